@@ -1,0 +1,133 @@
+//! FILES. The only floor that meets the operating system: it moves bytes and does not know what they mean.
+//!
+//! A [`Volume`] is one directory, a [`Segment`] one file in it. Both are narrow traits, so that the same store
+//! runs on real files, in memory, and on disks that fail on demand.
+
+mod buffer;
+mod memory;
+mod queue;
+mod real;
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod fault;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(crate) use buffer::Buffer;
+pub(crate) use memory::MemoryVolume;
+pub(crate) use queue::Queue;
+pub(crate) use real::RealVolume;
+
+use crate::error::Result;
+
+/// Offsets, lengths and buffers of direct reads and writes are multiples of this many bytes.
+pub(crate) const SECTOR_BYTES: u64 = 4096;
+
+/// How the bytes of a new file are provided for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allocation {
+    /// Every byte is allocated now; the file system cannot run full later.
+    Full,
+    /// The file has its length and no blocks; a later write may find the disk full.
+    Sparse,
+}
+
+/// What an opened file is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reads only.
+    Read,
+    /// Reads and writes.
+    Write,
+}
+
+/// Whether transfers pass through the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// Through the page cache: small metadata, and the source of maps.
+    Cached,
+    /// Past the page cache (`O_DIRECT`) where the file system can; otherwise through it.
+    Direct,
+}
+
+/// Who may hold a lock file at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockKind {
+    /// One holder, and no shared ones.
+    Exclusive,
+    /// Any number of shared holders.
+    Shared,
+}
+
+/// A held lock; dropping it (or the death of the process) releases it.
+pub(crate) trait Lock: Send + Sync {}
+
+/// One directory of files.
+pub(crate) trait Volume: Send + Sync {
+    /// The directory, for messages.
+    fn path(&self) -> &Path;
+
+    /// The path of a file in it, for messages.
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Makes a new file of `len_bytes` zeros, readable by its owner only. Neither the file's length nor its name
+    /// is durable before `sync` and `sync_dir`.
+    fn create(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<()>;
+
+    /// Opens an existing regular file; never follows a symbolic link.
+    fn open(&self, name: &str, access: Access, caching: Caching) -> Result<Arc<dyn Segment>>;
+
+    /// The names of all files.
+    fn list(&self) -> Result<Vec<String>>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> Result<()>;
+
+    /// Renames a file over another; durable after `sync_dir`.
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+
+    /// Makes file names durable: those in the directory, and the directory's own in its parent.
+    fn sync_dir(&self) -> Result<()>;
+
+    /// Bytes that this user can still allocate.
+    fn free_bytes(&self) -> Result<u64>;
+
+    /// Tries to lock a file, without waiting; `None` if another holder is in the way.
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>>;
+}
+
+/// One open file. All calls take `&self` and may run on several threads at once.
+pub(crate) trait Segment: Send + Sync {
+    /// The file's path, for messages.
+    fn path(&self) -> &Path;
+
+    /// The length in bytes.
+    fn len_bytes(&self) -> Result<u64>;
+
+    /// Bytes that the file system has really allocated.
+    fn allocated_bytes(&self) -> Result<u64>;
+
+    /// Reads exactly `buffer.len()` bytes; a file that ends earlier is an error.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Writes all of `buffer` inside the file's length.
+    fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes everything written so far durable (`fdatasync`). A failure is final: never retried.
+    fn sync(&self) -> Result<()>;
+
+    /// A read-only view of a byte range, every page of it present when this returns; `offset` is a multiple of
+    /// [`SECTOR_BYTES`]. Dropping the view gives its pages back to the operating system.
+    fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>>;
+}
+
+/// Bytes of a file seen in place.
+pub(crate) trait Mapped: Send + Sync {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+}
