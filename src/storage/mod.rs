@@ -45,7 +45,7 @@ pub(crate) enum Access {
 }
 
 /// Whether transfers pass through the page cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Caching {
     /// Through the page cache: small metadata, and the source of maps.
     Cached,
