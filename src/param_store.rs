@@ -148,8 +148,8 @@ impl ParamStore {
     /// [`Error::NoSpace`] with what is needed and free, [`Error::AlreadyExists`], [`Error::Invalid`] for a schema that
     /// cannot be, [`Error::Io`].
     pub fn create(path: impl AsRef<Path>, schema: &Schema, options: &Options) -> Result<Self> {
-        let volume: Arc<dyn Volume> = Arc::new(RealVolume::create_dir(path.as_ref())?);
-        Self::create_in(volume, schema, options)
+        let (volume, _) = RealVolume::create_dir(path.as_ref())?;
+        Self::create_in(Arc::new(volume), schema, options)
     }
 
     /// As [`create`](Self::create), in a volume of any kind.

@@ -53,7 +53,8 @@ impl Pager {
         if self.frames.hot_bytes() + self.pool.streaming_bytes() > self.pool.budget_bytes() {
             self.evict(key)?;
         }
-        self.drain()
+        self.drain()?;
+        Ok(())
     }
 
     /// Starts to read a block ahead if memory is free for it; true if it is near or on its way.
@@ -96,12 +97,13 @@ impl Pager {
             if let Some(error) = self.failed.remove(&key) {
                 return Err(error);
             }
-            match self.frames.get(key) {
+            let moving = match self.frames.get(key) {
                 Some(Frame::Ready { .. }) => return Ok(()),
-                Some(Frame::Reading { .. } | Frame::Writing { .. }) if self.wait_one(Stall::Read)? => {}
-                _ => {
-                    return Err(Error::invalid("lease", format!("{key:?}"), "a block that nobody has leased"));
-                }
+                Some(Frame::Reading { .. } | Frame::Writing { .. }) => self.wait_one(Stall::Read)?,
+                _ => false,
+            };
+            if !moving {
+                return Err(Error::invalid("lease", format!("{key:?}"), "a block that nobody has leased"));
             }
         }
     }

@@ -173,9 +173,11 @@ impl Pager {
         Ok(())
     }
 
-    /// Waits for the next finished job; false if nothing is in flight.
+    /// Takes in what has finished, or waits for the next job to finish; false if nothing is in flight.
     pub(super) fn wait_one(&mut self, stall: Stall) -> Result<bool> {
-        self.drain()?;
+        if self.drain()? > 0 {
+            return Ok(true);
+        }
         let start = Instant::now();
         let completion = self.queue.recv();
         let waited = elapsed_ns(start);
@@ -189,12 +191,14 @@ impl Pager {
         }
     }
 
-    /// Takes in what has finished, without waiting.
-    pub(super) fn drain(&mut self) -> Result<()> {
+    /// Takes in what has finished, without waiting, and returns how many jobs that were.
+    pub(super) fn drain(&mut self) -> Result<usize> {
+        let mut taken = 0;
         while let Some(completion) = self.queue.try_recv() {
             self.take_in(completion)?;
+            taken += 1;
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Waits until nothing is in flight.

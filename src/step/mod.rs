@@ -214,7 +214,7 @@ impl<'a> Step<'a> {
         coefficient: Option<f32>,
     ) -> Result<()> {
         let rule = self.begin_update(tensor, &range)?;
-        let prepare = Preparation { coefficient, ..self.preparation(&rule) };
+        let prepare = Preparation { divisor: self.divisor(), coefficient, ..Preparation::default() };
         let directory = self.store.directory();
         let planes = self.store.state_planes(tensor) + 1;
         let planes = if matches!(gradient, Gradient::Staged) { planes + 1 } else { planes };
@@ -233,10 +233,10 @@ impl<'a> Step<'a> {
         Ok(())
     }
 
-    fn preparation(&self, rule: &Prepared) -> Preparation {
-        #[expect(clippy::cast_possible_truncation, reason = "a scalar is computed in f64 and rounded once at use")]
-        let divisor = self.options.loss_scale.map(|scale| scale as f32);
-        Preparation { divisor, coefficient: None, negate: rule.negate() }
+    /// The loss scale as the kernels use it.
+    #[expect(clippy::cast_possible_truncation, reason = "a scalar is computed in f64 and rounded once at use")]
+    fn divisor(&self) -> Option<f32> {
+        self.options.loss_scale.map(|scale| scale as f32)
     }
 
     /// The tensor's scalars of this step, computed at its first update.

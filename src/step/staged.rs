@@ -106,9 +106,7 @@ impl Step<'_> {
     /// The global norm of all staged gradients, summed in an order that depends on nothing but the tensors; refuses
     /// non-finite ones if asked to.
     fn measure_staged(&mut self) -> Result<f64> {
-        #[expect(clippy::cast_possible_truncation, reason = "a scalar is computed in f64 and rounded once at use")]
-        let divisor = self.options.loss_scale.map(|scale| scale as f32);
-        let prepare = Preparation { divisor, ..Preparation::default() };
+        let prepare = Preparation { divisor: self.divisor(), ..Preparation::default() };
         let mut total = 0.0;
         let mut non_finite = 0;
         let mut first_bad = None;

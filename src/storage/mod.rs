@@ -3,9 +3,11 @@
 //! A [`Volume`] is one directory, a [`Segment`] one file in it. Both are narrow traits, so that the same store
 //! runs on real files, in memory, and on disks that fail on demand.
 
+mod available;
 mod buffer;
 mod check;
 mod mapped;
+#[cfg(test)]
 mod memory;
 mod queue;
 mod real;
@@ -18,7 +20,9 @@ pub(crate) mod fault;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
+#[cfg(test)]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
 pub(crate) use real::RealVolume;
