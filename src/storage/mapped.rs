@@ -95,13 +95,16 @@ mod linux {
         }
     }
 
-    /// Says why a page could not be had: the kernel answers alike for a file cut short and for a bad medium.
+    /// Says why a page could not be had; the kernel answers alike for a file cut short, a bad medium, and a hole
+    /// that needs memory on a full `tmpfs`.
     fn unreadable(file: &File, offset: u64, len_bytes: usize) -> io::Error {
         match file.metadata() {
             Ok(metadata) if metadata.len() < offset.saturating_add(len_bytes as u64) => {
                 check::past_end(metadata.len())
             }
-            _ => Errno::IO.into(),
+            _ => io::Error::other(
+                "a page cannot be read: the medium is bad, or the file has a hole on a full disk",
+            ),
         }
     }
 

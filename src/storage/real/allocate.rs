@@ -11,6 +11,9 @@ use rustix::process::{Resource, getrlimit};
 use crate::error::{Error, Result};
 use crate::storage::Allocation;
 
+/// Offsets in files are signed numbers of 64 bits.
+const FILE_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
+
 /// One allocation call covers at most this much, so that a signal in between costs at most one piece.
 #[cfg(target_os = "linux")]
 const PIECE_BYTES: u64 = 1 << 30;
@@ -34,10 +37,13 @@ pub(super) fn provide(file: &File, path: &Path, len_bytes: u64, allocation: Allo
         if len_bytes > free {
             return Err(no_space());
         }
-        allocate(file, len_bytes).map_err(failed)?;
     }
-    // The last word on the length, also after `fallocate`: exact, or an error.
-    file.set_len(len_bytes).map_err(failed)
+    // First of all, so that a length which the file system cannot hold is refused before anything is allocated.
+    file.set_len(len_bytes).map_err(failed)?;
+    match allocation {
+        Allocation::Full => allocate(file, len_bytes).map_err(failed),
+        Allocation::Sparse => Ok(()),
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -81,6 +87,9 @@ fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
 /// The kernel would answer with SIGXFSZ, which kills. Asking first turns it into an error; only a limit that is
 /// lowered while a file is open is not seen, and against that a program can ignore the signal.
 pub(super) fn check_size_limit(len_bytes: u64) -> io::Result<()> {
+    if len_bytes > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "no file can be that long"));
+    }
     match getrlimit(Resource::Fsize).current {
         Some(limit) if len_bytes > limit => Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -131,10 +140,11 @@ mod tests {
     fn length_that_no_file_system_holds_is_an_error() {
         let file = tempfile::tempfile().unwrap();
         for len_bytes in [1 << 63, u64::MAX] {
-            let error = provide(&file, Path::new("segment"), len_bytes, Allocation::Sparse).unwrap_err();
-            assert!(matches!(error, Error::Io { action: "allocate", .. }), "{error}");
-            let error = provide(&file, Path::new("segment"), len_bytes, Allocation::Full).unwrap_err();
-            assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+            for allocation in [Allocation::Sparse, Allocation::Full] {
+                let error = provide(&file, Path::new("segment"), len_bytes, allocation).unwrap_err();
+                let Error::Io { action: "allocate", source, .. } = error else { panic!("{error}") };
+                assert_eq!(source.kind(), io::ErrorKind::FileTooLarge);
+            }
         }
         assert_eq!(file.metadata().unwrap().len(), 0);
     }

@@ -57,3 +57,22 @@ fn has_name(volume: &RealVolume, file: &File, name: &str) -> Result<bool, Errno>
 fn provide_length(file: &File) -> std::io::Result<()> {
     if file.metadata()?.len() < LOCK_FILE_BYTES { file.set_len(LOCK_FILE_BYTES) } else { Ok(()) }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_was_removed_or_replaced_while_open_has_lost_its_name() {
+        let keep = tempfile::tempdir().unwrap();
+        let (volume, _) = RealVolume::create_dir(&keep.path().join("volume")).unwrap();
+        let make = || volume.open_file("lock", OFlags::RDWR | OFlags::CREATE, FILE_MODE).unwrap();
+        let old = make();
+        assert!(has_name(&volume, &old, "lock").unwrap());
+        volume.remove("lock").unwrap();
+        assert!(!has_name(&volume, &old, "lock").unwrap());
+        let new = make();
+        assert!(!has_name(&volume, &old, "lock").unwrap());
+        assert!(has_name(&volume, &new, "lock").unwrap());
+    }
+}

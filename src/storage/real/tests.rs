@@ -7,6 +7,10 @@ use std::os::unix::net::UnixListener;
 use super::*;
 use crate::storage::{Buffer, SECTOR_BYTES};
 
+/// Set in the process that runs a test again under a limit.
+#[cfg(target_os = "linux")]
+const LIMITED: &str = "PARAMSTORE_TEST_LIMITED";
+
 fn volume() -> (tempfile::TempDir, RealVolume) {
     let keep = tempfile::tempdir().unwrap();
     let (volume, existed) = RealVolume::create_dir(&keep.path().join("volume")).unwrap();
@@ -77,6 +81,7 @@ fn symbolic_link_is_never_followed() {
     assert!(!keep.path().join("nothing").exists());
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn pipe_or_socket_is_refused_without_waiting() {
     let (_keep, volume) = volume();
@@ -141,4 +146,35 @@ fn lock_keeps_out_another_process_and_ends_with_its_holder() {
     assert_eq!(flock().code(), Some(1));
     drop(lock);
     assert!(flock().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_size_limit_of_the_process_is_an_error_and_no_signal() {
+    let Some(directory) = std::env::var_os(LIMITED) else {
+        // The limit holds for a whole process, so that this test runs once more in one of its own.
+        let (_keep, volume) = volume();
+        volume.create("long", 8193, Allocation::Sparse).unwrap();
+        let mut command = std::process::Command::new("prlimit");
+        command.arg("--fsize=8192").arg(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            "storage::real::tests::file_size_limit_of_the_process_is_an_error_and_no_signal",
+        ]);
+        let output = command.env(LIMITED, volume.path()).output().expect("`prlimit` of util-linux");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
+        return;
+    };
+    let volume = RealVolume::open_dir(Path::new(&directory)).unwrap();
+    for allocation in [Allocation::Full, Allocation::Sparse] {
+        let error = volume.create("a", 8193, allocation).unwrap_err();
+        assert!(error.to_string().contains("may not make files above 8192 bytes"), "{error}");
+        volume.create("a", 8192, allocation).unwrap();
+        volume.open("a", Access::Write, Caching::Cached).unwrap().write_at(&[1; 8192], 0).unwrap();
+        volume.remove("a").unwrap();
+    }
+    assert_eq!(volume.list().unwrap(), ["long"]);
+    assert!(volume.open("long", Access::Write, Caching::Cached).is_err());
+    open(&volume, "long").unwrap().read_at(&mut [0; 8193], 0).unwrap();
 }
