@@ -22,6 +22,13 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The operating system refused something other than a file: memory, a thread.
+    Resource {
+        /// What was asked for.
+        what: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The file system cannot hold what has to be allocated.
     NoSpace {
         /// The file or directory that was being allocated.
@@ -212,6 +219,7 @@ impl fmt::Display for Error {
                 }
                 write!(f, ": {source}")
             }
+            Self::Resource { what, source } => write!(f, "cannot get {what}: {source}"),
             Self::NoSpace { path, needed, free } => {
                 write!(f, "no space for {}: {needed} bytes needed, {free} bytes free", path.display())
             }
@@ -267,7 +275,7 @@ impl fmt::Display for Damage {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } => Some(source),
+            Self::Io { source, .. } | Self::Resource { source, .. } => Some(source),
             _ => None,
         }
     }

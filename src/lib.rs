@@ -3,8 +3,29 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
 
 mod error;
+mod format;
+mod initial;
 mod kernel;
+mod layout;
 pub mod optim;
+mod options;
+mod pager;
+mod param_store;
+mod schema;
+mod step;
 mod storage;
+mod store;
+mod units;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{Damage, Error, Result};
+pub use format::directory::{Dtype, Init};
+pub use kernel::InstructionSet;
+pub use optim::Optimizer;
+pub use options::{NonFinitePolicy, Options, StepOptions};
+pub use pager::{IoPath, Stats, View};
+pub use param_store::{CommitReport, ParamStore, Recovery, TensorInfo};
+pub use schema::{ParamGroup, Schema, TensorSpec};
+pub use step::{Step, StepReport};

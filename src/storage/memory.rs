@@ -1,1 +1,345 @@
-//! (to be written)
+//! A volume in memory: for tests, and for tools that cannot see files (Miri).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    Access, Allocation, Buffer, Caching, LOCK_FILE_BYTES, Lock, LockKind, Mapped, SECTOR_BYTES, Segment,
+    Volume, check,
+};
+use crate::error::{Error, Result};
+
+const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == SECTOR_BYTES);
+
+/// A directory whose files live as long as the last handle; cloning makes another handle on the same files.
+///
+/// Files are kept as pages, and pages of zeros that nobody wrote take no memory, so that a sparse file may be of any
+/// length. Nothing here outlives the process: `sync` and `sync_dir` succeed and promise nothing.
+#[derive(Clone)]
+pub(crate) struct MemoryVolume {
+    disk: Arc<Disk>,
+    files: Arc<Mutex<BTreeMap<String, Arc<MemoryFile>>>>,
+}
+
+/// What all files of a volume share: the room that is left.
+struct Disk {
+    path: PathBuf,
+    free_bytes: Mutex<u64>,
+}
+
+struct MemoryFile {
+    disk: Arc<Disk>,
+    content: Mutex<Content>,
+    holders: Mutex<Holders>,
+}
+
+struct Content {
+    len_bytes: u64,
+    /// Bytes taken from the disk's room, in whole pages.
+    allocated_bytes: u64,
+    allocation: Allocation,
+    pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
+}
+
+enum Holders {
+    Shared(usize),
+    Exclusive,
+}
+
+impl MemoryVolume {
+    /// Makes an empty volume without a limit; `path` is for messages only.
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+        Self::with_capacity(path, u64::MAX)
+    }
+
+    /// Makes an empty volume that runs full after `capacity_bytes` in pages of 4096.
+    pub(crate) fn with_capacity(path: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
+        let disk = Disk { path: path.into(), free_bytes: Mutex::new(capacity_bytes) };
+        Self { disk: Arc::new(disk), files: Arc::default() }
+    }
+
+    fn find(&self, action: &'static str, name: &str) -> Result<Arc<MemoryFile>> {
+        check::name(self.path(), name)?;
+        let found = guard(&self.files).get(name).map(Arc::clone);
+        found.ok_or_else(|| Error::io(action, self.path_of(name), io::ErrorKind::NotFound.into()))
+    }
+
+    fn new_file(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<Arc<MemoryFile>> {
+        let path = self.path_of(name);
+        let allocated_bytes = match allocation {
+            Allocation::Full => len_bytes.checked_next_multiple_of(SECTOR_BYTES).unwrap_or(u64::MAX),
+            Allocation::Sparse => 0,
+        };
+        self.disk.take(&path, allocated_bytes)?;
+        let content = Content { len_bytes, allocated_bytes, allocation, pages: BTreeMap::new() };
+        Ok(Arc::new(MemoryFile {
+            disk: Arc::clone(&self.disk),
+            content: Mutex::new(content),
+            holders: Mutex::new(Holders::Shared(0)),
+        }))
+    }
+}
+
+/// Nothing below panics half way through a change, so that a poisoned lock still guards whole data.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Disk {
+    fn take(&self, path: &Path, needed: u64) -> Result<()> {
+        let mut free_bytes = guard(&self.free_bytes);
+        match free_bytes.checked_sub(needed) {
+            Some(rest) => {
+                *free_bytes = rest;
+                Ok(())
+            }
+            None => Err(Error::NoSpace { path: path.to_owned(), needed, free: *free_bytes }),
+        }
+    }
+}
+
+impl Volume for MemoryVolume {
+    fn path(&self) -> &Path {
+        &self.disk.path
+    }
+
+    fn create(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<()> {
+        check::name(self.path(), name)?;
+        let mut files = guard(&self.files);
+        if files.contains_key(name) {
+            return Err(Error::AlreadyExists { path: self.path_of(name) });
+        }
+        files.insert(name.to_owned(), self.new_file(name, len_bytes, allocation)?);
+        Ok(())
+    }
+
+    fn open(&self, name: &str, access: Access, caching: Caching) -> Result<Arc<dyn Segment>> {
+        let file = self.find("open", name)?;
+        Ok(Arc::new(MemorySegment { path: self.path_of(name), file, access, caching }))
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        Ok(guard(&self.files).keys().cloned().collect())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.find("remove", name)?;
+        guard(&self.files).remove(name);
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        check::name(self.path(), to)?;
+        let file = self.find("rename", from)?;
+        let mut files = guard(&self.files);
+        files.remove(from);
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(*guard(&self.disk.free_bytes))
+    }
+
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>> {
+        check::name(self.path(), name)?;
+        if kind == LockKind::Exclusive && !guard(&self.files).contains_key(name) {
+            match self.create(name, LOCK_FILE_BYTES, Allocation::Sparse) {
+                Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let file = self.find("lock", name)?;
+        let mut holders = guard(&file.holders);
+        *holders = match (kind, &*holders) {
+            (LockKind::Exclusive, Holders::Shared(0)) => Holders::Exclusive,
+            (LockKind::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
+            _ => return Ok(None),
+        };
+        drop(holders);
+        if kind == LockKind::Exclusive {
+            let mut content = guard(&file.content);
+            content.len_bytes = content.len_bytes.max(LOCK_FILE_BYTES);
+        }
+        Ok(Some(Box::new(MemoryLock { file })))
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        let content = self.content.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *guard(&self.disk.free_bytes) += content.allocated_bytes;
+    }
+}
+
+struct MemoryLock {
+    file: Arc<MemoryFile>,
+}
+
+impl Lock for MemoryLock {}
+
+impl Drop for MemoryLock {
+    fn drop(&mut self) {
+        let mut holders = guard(&self.file.holders);
+        *holders = match *holders {
+            Holders::Shared(count) => Holders::Shared(count.saturating_sub(1)),
+            Holders::Exclusive => Holders::Shared(0),
+        };
+    }
+}
+
+struct MemorySegment {
+    path: PathBuf,
+    file: Arc<MemoryFile>,
+    access: Access,
+    caching: Caching,
+}
+
+impl MemorySegment {
+    fn check(&self, action: &'static str, buffer: &[u8], offset: u64, file_bytes: u64) -> Result<()> {
+        check::inside(action, &self.path, offset, buffer.len(), file_bytes)?;
+        match self.caching {
+            Caching::Direct => check::aligned(action, &self.path, offset, buffer),
+            Caching::Cached => Ok(()),
+        }
+    }
+}
+
+/// Cuts a range into the parts that lie in one page each: page number, range in the page, range in the buffer.
+fn pages_of(
+    offset: u64,
+    len_bytes: usize,
+) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        if done == len_bytes {
+            return None;
+        }
+        let at = offset + done as u64;
+        let start = usize::try_from(at % SECTOR_BYTES).unwrap_or(0);
+        let count = (PAGE_BYTES - start).min(len_bytes - done);
+        let part = (at / SECTOR_BYTES, start..start + count, done..done + count);
+        done += count;
+        Some(part)
+    })
+}
+
+impl Segment for MemorySegment {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_direct(&self) -> bool {
+        false
+    }
+
+    fn len_bytes(&self) -> Result<u64> {
+        Ok(guard(&self.file.content).len_bytes)
+    }
+
+    fn allocated_bytes(&self) -> Result<u64> {
+        Ok(guard(&self.file.content).allocated_bytes)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let content = guard(&self.file.content);
+        self.check("read", buffer, offset, content.len_bytes)?;
+        for (number, in_page, in_buffer) in pages_of(offset, buffer.len()) {
+            match content.pages.get(&number) {
+                Some(page) => buffer[in_buffer].copy_from_slice(&page[in_page]),
+                None => buffer[in_buffer].fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()> {
+        if self.access == Access::Read {
+            return Err(Error::ReadOnly { action: "write" });
+        }
+        let mut content = guard(&self.file.content);
+        self.check("write", buffer, offset, content.len_bytes)?;
+        let content = &mut *content;
+        for (number, in_page, in_buffer) in pages_of(offset, buffer.len()) {
+            if content.allocation == Allocation::Sparse && !content.pages.contains_key(&number) {
+                self.file.disk.take(&self.path, SECTOR_BYTES)?;
+                content.allocated_bytes += SECTOR_BYTES;
+            }
+            let page = content.pages.entry(number).or_insert_with(|| Box::new([0; PAGE_BYTES]));
+            page[in_page].copy_from_slice(&buffer[in_buffer]);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A copy, as constant as the contract asks: what is mapped is not written.
+    fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
+        check::map_offset(&self.path, offset)?;
+        check::inside("map", &self.path, offset, len_bytes, self.len_bytes()?)?;
+        let mut buffer = Buffer::new(len_bytes)?;
+        let content = guard(&self.file.content);
+        for (number, in_page, in_buffer) in pages_of(offset, len_bytes) {
+            if let Some(page) = content.pages.get(&number) {
+                buffer[in_buffer].copy_from_slice(&page[in_page]);
+            }
+        }
+        Ok(Box::new(buffer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clone_sees_the_same_files() {
+        let volume = MemoryVolume::new("volume");
+        let other = volume.clone();
+        volume.create("a", 8192, Allocation::Full).unwrap();
+        volume.open("a", Access::Write, Caching::Cached).unwrap().write_at(b"shared", 4090).unwrap();
+        let mut bytes = [0; 6];
+        other.open("a", Access::Read, Caching::Cached).unwrap().read_at(&mut bytes, 4090).unwrap();
+        assert_eq!(&bytes, b"shared");
+    }
+
+    #[test]
+    fn sparse_file_of_an_exabyte_takes_the_pages_that_were_written() {
+        let volume = MemoryVolume::new("volume");
+        volume.create("giant", 1 << 60, Allocation::Sparse).unwrap();
+        let segment = volume.open("giant", Access::Write, Caching::Cached).unwrap();
+        segment.write_at(b"end", (1 << 60) - 3).unwrap();
+        assert_eq!(segment.allocated_bytes().unwrap(), 4096);
+    }
+
+    #[test]
+    fn write_to_a_sparse_file_on_a_full_disk_is_no_space() {
+        let volume = MemoryVolume::with_capacity("volume", 2 * 4096);
+        volume.create("a", 1 << 20, Allocation::Sparse).unwrap();
+        let segment = volume.open("a", Access::Write, Caching::Cached).unwrap();
+        segment.write_at(&[1; 8192], 0).unwrap();
+        segment.write_at(&[2; 8192], 0).unwrap();
+        let error = segment.write_at(&[1; 1], 8192).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { needed: 4096, free: 0, .. }), "{error}");
+    }
+
+    #[test]
+    fn room_of_a_removed_file_comes_back_when_its_last_handle_goes() {
+        let volume = MemoryVolume::with_capacity("volume", 4 * 4096);
+        volume.create("a", 3 * 4096, Allocation::Full).unwrap();
+        let segment = volume.open("a", Access::Read, Caching::Cached).unwrap();
+        volume.remove("a").unwrap();
+        assert_eq!(volume.free_bytes().unwrap(), 4096);
+        drop(segment);
+        assert_eq!(volume.free_bytes().unwrap(), 4 * 4096);
+    }
+}

@@ -3,7 +3,11 @@
 //! A [`Volume`] is one directory, a [`Segment`] one file in it. Both are narrow traits, so that the same store
 //! runs on real files, in memory, and on disks that fail on demand.
 
+mod available;
 mod buffer;
+mod check;
+mod mapped;
+#[cfg(test)]
 mod memory;
 mod queue;
 mod real;
@@ -11,12 +15,14 @@ mod real;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
-mod fault;
+pub(crate) mod fault;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
+#[cfg(test)]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
 pub(crate) use real::RealVolume;
@@ -25,6 +31,9 @@ use crate::error::Result;
 
 /// Offsets, lengths and buffers of direct reads and writes are multiples of this many bytes.
 pub(crate) const SECTOR_BYTES: u64 = 4096;
+
+/// A lock file is at least this long, so that the holder can write into it who it is.
+pub(crate) const LOCK_FILE_BYTES: u64 = 64;
 
 /// How the bytes of a new file are provided for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +54,7 @@ pub(crate) enum Access {
 }
 
 /// Whether transfers pass through the page cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Caching {
     /// Through the page cache: small metadata, and the source of maps.
     Cached,
@@ -79,10 +88,10 @@ pub(crate) trait Volume: Send + Sync {
     /// is durable before `sync` and `sync_dir`.
     fn create(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<()>;
 
-    /// Opens an existing regular file; never follows a symbolic link.
+    /// Opens an existing regular file; never follows a symbolic link. The file keeps the length that it has now.
     fn open(&self, name: &str, access: Access, caching: Caching) -> Result<Arc<dyn Segment>>;
 
-    /// The names of all files.
+    /// The names of everything in the directory, sorted; a name that is not UTF-8 has its bad bytes replaced.
     fn list(&self) -> Result<Vec<String>>;
 
     /// Removes a file.
@@ -94,10 +103,14 @@ pub(crate) trait Volume: Send + Sync {
     /// Makes file names durable: those in the directory, and the directory's own in its parent.
     fn sync_dir(&self) -> Result<()>;
 
-    /// Bytes that this user can still allocate.
+    /// Bytes that this user can still allocate; `u64::MAX` where the file system does not say.
     fn free_bytes(&self) -> Result<u64>;
 
     /// Tries to lock a file, without waiting; `None` if another holder is in the way.
+    ///
+    /// An exclusive lock makes the file where it is missing and leaves it at least [`LOCK_FILE_BYTES`] long. A shared
+    /// lock reads only, and a missing file is an error. A process made by `fork` inherits the lock with the open file,
+    /// and holds it until it ends or runs another program.
     fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>>;
 }
 
@@ -106,23 +119,30 @@ pub(crate) trait Segment: Send + Sync {
     /// The file's path, for messages.
     fn path(&self) -> &Path;
 
+    /// Whether transfers really pass the page cache by: `false` where [`Caching::Direct`] was asked for and the file
+    /// system refused it.
+    fn is_direct(&self) -> bool;
+
     /// The length in bytes.
     fn len_bytes(&self) -> Result<u64>;
 
     /// Bytes that the file system has really allocated.
     fn allocated_bytes(&self) -> Result<u64>;
 
-    /// Reads exactly `buffer.len()` bytes; a file that ends earlier is an error.
+    /// Reads exactly `buffer.len()` bytes; a file that ends earlier is an error. Opened [`Caching::Direct`], the
+    /// offset, the length and the address of the buffer must be multiples of [`SECTOR_BYTES`], whatever
+    /// [`is_direct`](Self::is_direct) says.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
-    /// Writes all of `buffer` inside the file's length.
+    /// Writes all of `buffer` inside the file's length, with the alignment that `read_at` asks for.
     fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()>;
 
     /// Makes everything written so far durable (`fdatasync`). A failure is final: never retried.
     fn sync(&self) -> Result<()>;
 
     /// A read-only view of a byte range, every page of it present when this returns; `offset` is a multiple of
-    /// [`SECTOR_BYTES`]. Dropping the view gives its pages back to the operating system.
+    /// [`SECTOR_BYTES`], and the bytes begin at such an address. Dropping the view gives its pages back to the
+    /// operating system.
     fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>>;
 }
 

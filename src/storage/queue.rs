@@ -1,1 +1,299 @@
-//! (to be written)
+//! A few threads that wait for the disk, so that nobody else has to.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crate::error::{Error, Result};
+
+type Job<T> = Box<dyn FnOnce() -> T + Send>;
+
+/// A pool of I/O threads: jobs go in, completions of type `T` come out.
+///
+/// Jobs begin in the order of submission, those of [`submit_first`](Self::submit_first) before the others;
+/// completions arrive in the order in which the jobs end. The queue has no bound of its own: whoever submits holds a
+/// bounded number of buffers. Dropping it waits for the jobs that run, and discards those that have not begun along
+/// with all completions that nobody received.
+pub(crate) struct Queue<T: Send + 'static> {
+    shared: Arc<Shared<T>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    /// Signalled when a job is added, and when the queue closes.
+    work: Condvar,
+    /// Signalled when a job has ended, and when the last completion was received.
+    ended: Condvar,
+}
+
+struct State<T> {
+    first: VecDeque<Job<T>>,
+    rest: VecDeque<Job<T>>,
+    ended: VecDeque<thread::Result<T>>,
+    /// Submitted and not yet received.
+    in_flight: usize,
+    is_closing: bool,
+}
+
+impl<T: Send + 'static> Queue<T> {
+    /// Starts `threads` threads, at least one.
+    ///
+    /// # Errors
+    /// `Invalid` for no threads at all; `Resource` if the system refuses one.
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        if threads == 0 {
+            return Err(Error::invalid("number of I/O threads", threads, "at least 1"));
+        }
+        let state = State {
+            first: VecDeque::new(),
+            rest: VecDeque::new(),
+            ended: VecDeque::new(),
+            in_flight: 0,
+            is_closing: false,
+        };
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), ended: Condvar::new() });
+        // Made before the threads: if one of them cannot start, dropping it ends the others.
+        let mut queue = Self { shared, threads: Vec::with_capacity(threads) };
+        for index in 0..threads {
+            let shared = Arc::clone(&queue.shared);
+            let thread = thread::Builder::new()
+                .name(format!("paramstore-io-{index}"))
+                .spawn(move || shared.run())
+                .map_err(|source| Error::Resource { what: format!("I/O thread {index}"), source })?;
+            queue.threads.push(thread);
+        }
+        Ok(queue)
+    }
+
+    /// Adds a job behind all others.
+    pub(crate) fn submit(&self, job: impl FnOnce() -> T + Send + 'static) {
+        let mut state = self.shared.lock();
+        state.rest.push_back(Box::new(job));
+        self.added(state);
+    }
+
+    /// Adds a job before those of [`submit`](Self::submit) and behind earlier ones of its own kind: for a read that
+    /// somebody waits for, ahead of writes that nobody does.
+    pub(crate) fn submit_first(&self, job: impl FnOnce() -> T + Send + 'static) {
+        let mut state = self.shared.lock();
+        state.first.push_back(Box::new(job));
+        self.added(state);
+    }
+
+    fn added(&self, mut state: MutexGuard<'_, State<T>>) {
+        state.in_flight += 1;
+        drop(state);
+        self.shared.work.notify_one();
+    }
+
+    /// Waits for the next completion; `None` if nothing is in flight.
+    ///
+    /// # Panics
+    /// Goes on with the panic of a job that panicked: it surfaces here, once, and the queue stays usable.
+    pub(crate) fn recv(&self) -> Option<T> {
+        let mut state = self.shared.lock();
+        while state.ended.is_empty() && state.in_flight > 0 {
+            state = self.shared.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.take(state)
+    }
+
+    /// The next completion if there is one, without waiting.
+    ///
+    /// # Panics
+    /// As [`recv`](Self::recv).
+    pub(crate) fn try_recv(&self) -> Option<T> {
+        self.take(self.shared.lock())
+    }
+
+    fn take(&self, mut state: MutexGuard<'_, State<T>>) -> Option<T> {
+        let ended = state.ended.pop_front()?;
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            // Others that wait in `recv` have nothing left to wait for.
+            self.shared.ended.notify_all();
+        }
+        drop(state);
+        match ended {
+            Ok(value) => Some(value),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// Jobs submitted whose completion was not received yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.shared.lock().in_flight
+    }
+}
+
+impl<T> Shared<T> {
+    /// No user code runs under this lock, so that a poisoned state is whole all the same.
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of one thread.
+    fn run(&self) {
+        while let Some(job) = self.next() {
+            // The job is consumed and its panic goes on in `recv`, so that nobody sees what it left half done.
+            let ended = catch_unwind(AssertUnwindSafe(job));
+            self.lock().ended.push_back(ended);
+            self.ended.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<Job<T>> {
+        let mut state = self.lock();
+        loop {
+            if state.is_closing {
+                return None;
+            }
+            if let Some(job) = state.first.pop_front() {
+                return Some(job);
+            }
+            if let Some(job) = state.rest.pop_front() {
+                return Some(job);
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Queue<T> {
+    fn drop(&mut self) {
+        self.shared.lock().is_closing = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread catches every panic of its jobs, and there is nobody to tell of another.
+            let _joined = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn one_thread_completes_jobs_in_order_and_then_reports_nothing_in_flight() {
+        let queue = Queue::new(1).unwrap();
+        for number in 0..100 {
+            queue.submit(move || number);
+        }
+        let received: Vec<i32> = std::iter::from_fn(|| queue.recv()).collect();
+        assert_eq!(received, (0..100).collect::<Vec<_>>());
+        assert_eq!(queue.in_flight(), 0);
+        assert_eq!(queue.try_recv(), None);
+    }
+
+    #[test]
+    fn jobs_submitted_first_begin_before_the_others_and_in_their_own_order() {
+        let queue = Queue::new(1).unwrap();
+        let (go, gate) = mpsc::channel::<()>();
+        queue.submit(move || {
+            gate.recv().unwrap();
+            "gate"
+        });
+        queue.submit(|| "write 1");
+        queue.submit(|| "write 2");
+        queue.submit_first(|| "read 1");
+        queue.submit_first(|| "read 2");
+        go.send(()).unwrap();
+        let received: Vec<&str> = std::iter::from_fn(|| queue.recv()).collect();
+        // The thread may have taken nothing yet when the reads came, so the gate stands anywhere before the writes.
+        let without_gate: Vec<&str> = received.iter().copied().filter(|&name| name != "gate").collect();
+        assert_eq!(without_gate, ["read 1", "read 2", "write 1", "write 2"]);
+    }
+
+    #[test]
+    fn try_recv_returns_at_once_while_a_job_runs() {
+        let queue = Queue::new(2).unwrap();
+        let (go, gate) = mpsc::channel::<()>();
+        queue.submit(move || gate.recv().unwrap());
+        assert_eq!(queue.try_recv(), None);
+        assert_eq!(queue.in_flight(), 1);
+        go.send(()).unwrap();
+        assert_eq!(queue.recv(), Some(()));
+    }
+
+    #[test]
+    fn jobs_run_at_the_same_time_on_several_threads() {
+        let queue = Queue::new(2).unwrap();
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        for _ in 0..2 {
+            let barrier = Arc::clone(&barrier);
+            queue.submit(move || barrier.wait().is_leader());
+        }
+        let leaders = std::iter::from_fn(|| queue.recv()).filter(|&is_leader| is_leader).count();
+        assert_eq!(leaders, 1);
+    }
+
+    #[test]
+    fn panic_of_a_job_surfaces_in_recv_once_and_the_queue_goes_on() {
+        let queue: Queue<u32> = Queue::new(1).unwrap();
+        queue.submit(|| resume_unwind(Box::new("disk on fire")));
+        queue.submit(|| 7);
+        let panic = catch_unwind(AssertUnwindSafe(|| queue.recv())).unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"disk on fire"));
+        assert_eq!(queue.recv(), Some(7));
+        assert_eq!(queue.recv(), None);
+    }
+
+    #[test]
+    fn several_receivers_all_return_when_the_last_completion_is_taken() {
+        let queue = Queue::new(1).unwrap();
+        let (go, gate) = mpsc::channel::<()>();
+        queue.submit(move || gate.recv().unwrap());
+        thread::scope(|scope| {
+            let receivers: Vec<_> = (0..3).map(|_| scope.spawn(|| queue.recv())).collect();
+            go.send(()).unwrap();
+            let received = receivers.into_iter().filter_map(|receiver| receiver.join().unwrap()).count();
+            assert_eq!(received, 1);
+        });
+    }
+
+    #[test]
+    fn dropping_waits_for_the_running_job_and_discards_what_has_not_begun() {
+        let began = Arc::new(AtomicUsize::new(0));
+        let (started, has_started) = mpsc::channel::<()>();
+        let (go, gate) = mpsc::channel::<()>();
+        let queue = Queue::new(1).unwrap();
+        let counter = Arc::clone(&began);
+        queue.submit(move || {
+            started.send(()).unwrap();
+            gate.recv().unwrap();
+            counter.fetch_add(1, Ordering::SeqCst);
+        });
+        let counter = Arc::clone(&began);
+        queue.submit(move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        });
+        has_started.recv().unwrap();
+        let shared = Arc::clone(&queue.shared);
+        let dropper = thread::spawn(move || drop(queue));
+        while !shared.lock().is_closing {
+            thread::yield_now();
+        }
+        go.send(()).unwrap();
+        dropper.join().unwrap();
+        assert_eq!(began.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn queue_without_threads_is_refused() {
+        assert!(matches!(Queue::<()>::new(0), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn threads_carry_the_name_of_the_library() {
+        let queue = Queue::new(1).unwrap();
+        queue.submit(|| thread::current().name().map(str::to_owned));
+        assert_eq!(queue.recv().flatten().as_deref(), Some("paramstore-io-0"));
+    }
+}

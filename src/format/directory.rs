@@ -1,0 +1,386 @@
+//! The directory: tensors, planes, segments and extents of a store. Written at creation, then only read.
+
+use super::PAGE_BYTES;
+use super::codec::{Decoded, FormatError, Reader, Writer};
+use crate::units::round_up;
+
+/// Largest number of dimensions of a tensor.
+pub(crate) const MAX_RANK: usize = 16;
+/// Largest segment file in bytes: well below ext4's limit of 16 TiB.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = 1 << 40;
+/// Smallest and largest number of elements in a block; always a power of two.
+pub(crate) const MIN_BLOCK_ELEMENTS: u64 = 1024;
+/// See [`MIN_BLOCK_ELEMENTS`].
+pub(crate) const MAX_BLOCK_ELEMENTS: u64 = 1 << 26;
+
+/// The type of a plane's elements on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dtype {
+    /// IEEE 754 binary32, little-endian.
+    F32,
+}
+
+impl Dtype {
+    /// Bytes that `elements` of this type take in a block, without padding; `None` on overflow.
+    #[must_use]
+    pub fn bytes_of(self, elements: u64) -> Option<u64> {
+        match self {
+            Self::F32 => elements.checked_mul(4),
+        }
+    }
+
+    /// The name used in files, on the command line and in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+
+    /// The type of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "f32" => Some(Self::F32),
+            _ => None,
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::F32 => 1,
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
+        match r.u8("dtype")? {
+            1 => Ok(Self::F32),
+            code => Err(FormatError::unsupported("directory dtype", format!("code {code}"))),
+        }
+    }
+}
+
+/// What a plane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PlaneRole {
+    /// The parameters; exactly one plane has this role and it is the first.
+    Param,
+    /// State of an optimizer.
+    State,
+    /// Work space that no generation owns; one home, no table entry.
+    Scratch,
+}
+
+/// One plane: a component of the per-element record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plane {
+    pub(crate) name: String,
+    pub(crate) role: PlaneRole,
+}
+
+/// One segment file (each home of it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentSpec {
+    /// Index of its plane.
+    pub(crate) plane: u16,
+    /// Number among the segments of its plane.
+    pub(crate) index: u32,
+    /// How many homes exist: 2, or 1 for scratch.
+    pub(crate) homes: u8,
+    /// Exact length of the file.
+    pub(crate) bytes: u64,
+}
+
+/// How the elements of a never-written block come into being.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// All the same value.
+    Constant(f32),
+    /// Independent normal values.
+    Normal {
+        /// The mean.
+        mean: f32,
+        /// The standard deviation, not negative.
+        std: f32,
+    },
+    /// Independent uniform values from `low` to `high`.
+    Uniform {
+        /// The lower bound.
+        low: f32,
+        /// The upper bound.
+        high: f32,
+    },
+}
+
+impl Init {
+    fn encode(self, w: &mut Writer) {
+        let (code, a, b) = match self {
+            Self::Zeros => (0, 0.0, 0.0),
+            Self::Constant(value) => (1, value, 0.0),
+            Self::Normal { mean, std } => (2, mean, std),
+            Self::Uniform { low, high } => (3, low, high),
+        };
+        w.u8(code);
+        w.f32(a);
+        w.f32(b);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
+        let code = r.u8("init")?;
+        let (a, b) = (r.f32("init")?, r.f32("init")?);
+        match code {
+            0 => Ok(Self::Zeros),
+            1 => Ok(Self::Constant(a)),
+            2 => Ok(Self::Normal { mean: a, std: b }),
+            3 => Ok(Self::Uniform { low: a, high: b }),
+            _ => Err(FormatError::unsupported("directory init", format!("code {code}"))),
+        }
+    }
+}
+
+/// Where a plane of an extent stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ExtentPlane {
+    /// Index of the plane.
+    pub(crate) plane: u16,
+    pub(crate) dtype: Dtype,
+    /// Value of elements that were never written (the parameter plane asks the tensor's [`Init`] instead).
+    pub(crate) fill: f32,
+    /// Index of the segment that holds it.
+    pub(crate) segment: u32,
+    /// Offset of the first block in the segment.
+    pub(crate) offset: u64,
+}
+
+/// A run of blocks with the same planes: all or part of one large tensor, or several small tensors together.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Extent {
+    pub(crate) elements: u64,
+    /// Elements of each block but the last, a power of two.
+    pub(crate) block_elements: u64,
+    pub(crate) first_block: u64,
+    /// Table slot of the first plane of the first block.
+    pub(crate) first_slot: u64,
+    /// The parameter plane, then the state planes in the optimizer's order: each has a table slot per block.
+    pub(crate) planes: Vec<ExtentPlane>,
+    /// The `grad` plane, if the store has one.
+    pub(crate) scratch: Option<ExtentPlane>,
+}
+
+impl Extent {
+    pub(crate) fn blocks(&self) -> u64 {
+        self.elements.div_ceil(self.block_elements)
+    }
+}
+
+/// A named array.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<u64>,
+    /// Index of its parameter group.
+    pub(crate) group: u32,
+    pub(crate) init: Init,
+    /// The first of its extents.
+    pub(crate) extent: u32,
+    /// How many extents it spans; its elements continue from one to the next.
+    pub(crate) extents: u32,
+    /// Its first element in the first extent; not 0 only where small tensors share one.
+    pub(crate) offset: u64,
+}
+
+impl Tensor {
+    pub(crate) fn elements(&self) -> Option<u64> {
+        self.shape.iter().try_fold(1_u64, |n, &d| n.checked_mul(d))
+    }
+}
+
+/// Everything that is fixed at creation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Directory {
+    /// Seed of lazy initialisation.
+    pub(crate) seed: u64,
+    pub(crate) planes: Vec<Plane>,
+    pub(crate) segments: Vec<SegmentSpec>,
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) tensors: Vec<Tensor>,
+    /// How many parameter groups the record holds.
+    pub(crate) groups: u32,
+}
+
+/// Whether a plane may have this name: it becomes part of file names.
+pub(crate) fn is_plane_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+impl Directory {
+    /// Entries of the table: one per tensor, then one per plane and block.
+    pub(crate) fn slots(&self) -> u64 {
+        self.extents.last().map_or(0, |last| {
+            last.first_slot + last.blocks() * crate::units::to_u64(last.planes.len())
+        })
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u64(self.seed);
+        w.u32(self.groups);
+        w.count(self.planes.len());
+        for plane in &self.planes {
+            w.string(&plane.name);
+            w.u8(match plane.role {
+                PlaneRole::Param => 0,
+                PlaneRole::State => 1,
+                PlaneRole::Scratch => 2,
+            });
+        }
+        w.count(self.segments.len());
+        for segment in &self.segments {
+            w.u16(segment.plane);
+            w.u32(segment.index);
+            w.u8(segment.homes);
+            w.u64(segment.bytes);
+        }
+        w.count(self.extents.len());
+        for extent in &self.extents {
+            encode_extent(&mut w, extent);
+        }
+        w.count(self.tensors.len());
+        for tensor in &self.tensors {
+            encode_tensor(&mut w, tensor);
+        }
+        w.into_bytes()
+    }
+
+    /// Decodes and judges a directory; everything after it may assume that it is consistent.
+    pub(crate) fn decode(bytes: &[u8]) -> Decoded<Self> {
+        let mut r = Reader::new("directory", bytes);
+        let seed = r.u64("seed")?;
+        let groups = r.u32("group count")?;
+        let count = r.count("plane count", 4)?;
+        let planes = (0..count).map(|_| decode_plane(&mut r)).collect::<Decoded<Vec<_>>>()?;
+        let count = r.count("segment count", 15)?;
+        let segments = (0..count).map(|_| decode_segment(&mut r)).collect::<Decoded<Vec<_>>>()?;
+        let count = r.count("extent count", 34)?;
+        let extents = (0..count).map(|_| decode_extent(&mut r)).collect::<Decoded<Vec<_>>>()?;
+        let count = r.count("tensor count", 33)?;
+        let tensors = (0..count).map(|_| decode_tensor(&mut r)).collect::<Decoded<Vec<_>>>()?;
+        r.end()?;
+        let directory = Self { seed, planes, segments, extents, tensors, groups };
+        super::validate::directory(&directory)?;
+        Ok(directory)
+    }
+}
+
+/// Bytes that one block of a plane takes in its segment, padded for direct transfers.
+pub(crate) fn padded_bytes(dtype: Dtype, elements: u64) -> Option<u64> {
+    dtype.bytes_of(elements).and_then(|bytes| round_up(bytes, PAGE_BYTES))
+}
+
+/// Bytes that all blocks of a plane of an extent take in their segment.
+pub(crate) fn extent_bytes(dtype: Dtype, elements: u64, block_elements: u64) -> Option<u64> {
+    let full = elements / block_elements;
+    let full = padded_bytes(dtype, block_elements)?.checked_mul(full)?;
+    full.checked_add(padded_bytes(dtype, elements % block_elements)?)
+}
+
+fn encode_extent(w: &mut Writer, extent: &Extent) {
+    w.u64(extent.elements);
+    w.u64(extent.block_elements);
+    w.u64(extent.first_block);
+    w.u64(extent.first_slot);
+    w.u8(u8::try_from(extent.planes.len()).unwrap_or(u8::MAX));
+    w.u8(u8::from(extent.scratch.is_some()));
+    for plane in extent.planes.iter().chain(&extent.scratch) {
+        w.u16(plane.plane);
+        w.u8(plane.dtype.code());
+        w.f32(plane.fill);
+        w.u32(plane.segment);
+        w.u64(plane.offset);
+    }
+}
+
+fn decode_extent(r: &mut Reader<'_>) -> Decoded<Extent> {
+    let elements = r.u64("extent elements")?;
+    let block_elements = r.u64("extent block elements")?;
+    let first_block = r.u64("extent first block")?;
+    let first_slot = r.u64("extent first slot")?;
+    let count = r.u8("extent plane count")?;
+    let scratch = r.u8("extent scratch flag")?;
+    if scratch > 1 {
+        return Err(r.error("extent scratch flag", scratch, "0 or 1"));
+    }
+    let planes = (0..count).map(|_| decode_extent_plane(r)).collect::<Decoded<Vec<_>>>()?;
+    let scratch = if scratch == 1 { Some(decode_extent_plane(r)?) } else { None };
+    Ok(Extent { elements, block_elements, first_block, first_slot, planes, scratch })
+}
+
+fn decode_extent_plane(r: &mut Reader<'_>) -> Decoded<ExtentPlane> {
+    Ok(ExtentPlane {
+        plane: r.u16("extent plane")?,
+        dtype: Dtype::decode(r)?,
+        fill: r.f32("extent fill")?,
+        segment: r.u32("extent segment")?,
+        offset: r.u64("extent offset")?,
+    })
+}
+
+fn encode_tensor(w: &mut Writer, tensor: &Tensor) {
+    w.string(&tensor.name);
+    w.u8(tensor.dtype.code());
+    w.u8(u8::try_from(tensor.shape.len()).unwrap_or(u8::MAX));
+    for &dim in &tensor.shape {
+        w.u64(dim);
+    }
+    w.u32(tensor.group);
+    tensor.init.encode(w);
+    w.u32(tensor.extent);
+    w.u32(tensor.extents);
+    w.u64(tensor.offset);
+}
+
+fn decode_tensor(r: &mut Reader<'_>) -> Decoded<Tensor> {
+    let name = r.string("tensor name")?;
+    let dtype = Dtype::decode(r)?;
+    let rank = usize::from(r.u8("tensor rank")?);
+    if rank > MAX_RANK {
+        return Err(r.error("tensor rank", rank, format!("at most {MAX_RANK}")));
+    }
+    let shape = (0..rank).map(|_| r.u64("tensor dimension")).collect::<Decoded<Vec<_>>>()?;
+    Ok(Tensor {
+        name,
+        dtype,
+        shape,
+        group: r.u32("tensor group")?,
+        init: Init::decode(r)?,
+        extent: r.u32("tensor extent")?,
+        extents: r.u32("tensor extent count")?,
+        offset: r.u64("tensor offset")?,
+    })
+}
+
+fn decode_plane(r: &mut Reader<'_>) -> Decoded<Plane> {
+    let name = r.string("plane name")?;
+    let role = match r.u8("plane role")? {
+        0 => PlaneRole::Param,
+        1 => PlaneRole::State,
+        2 => PlaneRole::Scratch,
+        code => return Err(FormatError::unsupported("directory plane role", format!("code {code}"))),
+    };
+    Ok(Plane { name, role })
+}
+
+fn decode_segment(r: &mut Reader<'_>) -> Decoded<SegmentSpec> {
+    Ok(SegmentSpec {
+        plane: r.u16("segment plane")?,
+        index: r.u32("segment index")?,
+        homes: r.u8("segment homes")?,
+        bytes: r.u64("segment length")?,
+    })
+}

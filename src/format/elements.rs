@@ -1,0 +1,15 @@
+//! Elements in place: bytes of a plane seen as numbers, without a copy.
+
+#[cfg(target_endian = "big")]
+compile_error!("stored elements are little-endian and used in place; big-endian hosts are not supported");
+
+/// Sees bytes of an f32 plane as elements. `bytes` is a page-aligned buffer cut at a multiple of four bytes; an
+/// unaligned or ragged slice gives no elements, which every caller's length check refuses.
+pub(crate) fn as_f32(bytes: &[u8]) -> &[f32] {
+    bytemuck::try_cast_slice(bytes).unwrap_or_default()
+}
+
+/// As [`as_f32`], for changing the elements.
+pub(crate) fn as_f32_mut(bytes: &mut [u8]) -> &mut [f32] {
+    bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
+}

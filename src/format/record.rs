@@ -1,0 +1,64 @@
+//! The record: what changes with every commit and is not in blocks: settings of the groups and the user's bytes.
+
+use super::codec::{Decoded, Reader, Writer};
+
+/// Largest user record in bytes.
+pub(crate) const MAX_USER_BYTES: u64 = 1 << 20;
+/// Most settings of one group.
+const MAX_SETTINGS: usize = 256;
+
+/// One parameter group as saved: its optimizer by name, with every setting in force.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupRecord {
+    pub(crate) name: String,
+    pub(crate) optimizer: String,
+    pub(crate) settings: Vec<(String, f64)>,
+}
+
+/// Groups and user record of one generation.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Record {
+    pub(crate) groups: Vec<GroupRecord>,
+    pub(crate) user: Vec<u8>,
+}
+
+impl Record {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.count(self.groups.len());
+        for group in &self.groups {
+            w.string(&group.name);
+            w.string(&group.optimizer);
+            w.count(group.settings.len());
+            for (key, value) in &group.settings {
+                w.string(key);
+                w.f64(*value);
+            }
+        }
+        w.count(self.user.len());
+        w.raw(&self.user);
+        w.into_bytes()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Decoded<Self> {
+        let mut r = Reader::new("record", bytes);
+        let count = r.count("group count", 10)?;
+        let mut groups = Vec::with_capacity(count);
+        for _ in 0..count {
+            let name = r.string("group name")?;
+            let optimizer = r.string("optimizer name")?;
+            let settings = r.count("setting count", 11)?;
+            if settings > MAX_SETTINGS {
+                return Err(r.error("setting count", settings, format!("at most {MAX_SETTINGS}")));
+            }
+            let settings = (0..settings)
+                .map(|_| Ok((r.string("setting name")?, r.f64("setting")?)))
+                .collect::<Decoded<Vec<_>>>()?;
+            groups.push(GroupRecord { name, optimizer, settings });
+        }
+        let user = r.count("user record length", 1)?;
+        let user = r.raw("user record", user)?.to_vec();
+        r.end()?;
+        Ok(Self { groups, user })
+    }
+}

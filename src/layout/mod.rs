@@ -1,0 +1,7 @@
+//! PLACE. Which element of which tensor stands in which block of which segment. Pure: counts and ranges.
+
+mod pieces;
+mod placement;
+
+pub(crate) use pieces::{BlockPlace, Piece, block_elements, block_place, describe_block, pieces};
+pub(crate) use placement::{GRAD_PLANE, PARAM_PLANE, Request, TensorRequest, default_block_elements, place};

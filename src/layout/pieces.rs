@@ -1,0 +1,195 @@
+//! From a range of a tensor to pieces of blocks, and from a block's plane to its bytes.
+
+use std::ops::Range;
+
+use crate::format::directory::{Directory, Extent, ExtentPlane, padded_bytes};
+use crate::units::{BlockIndex, SlotIndex, to_u64, to_usize};
+
+/// The part of a tensor that one block holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Index of the extent.
+    pub(crate) extent: usize,
+    pub(crate) block: BlockIndex,
+    /// Elements inside the block.
+    pub(crate) within: Range<usize>,
+    /// The same elements inside the tensor.
+    pub(crate) of_tensor: Range<u64>,
+}
+
+/// Cuts a range of a tensor's elements at block ends, in ascending order. The range lies inside the tensor.
+pub(crate) fn pieces(
+    directory: &Directory,
+    tensor: usize,
+    range: Range<u64>,
+) -> impl Iterator<Item = Piece> + '_ {
+    let (first, count, offset) = directory
+        .tensors
+        .get(tensor)
+        .map_or((0, 0, 0), |t| (to_usize(t.extent.into()), to_usize(t.extents.into()), t.offset));
+    let mut extent = first;
+    // Elements of the tensor before this extent; the offset of a shared tensor counts as negative.
+    let mut before = 0_u64;
+    let mut position = range.start;
+    std::iter::from_fn(move || {
+        if position >= range.end {
+            return None;
+        }
+        loop {
+            if extent >= first + count {
+                return None;
+            }
+            let e = directory.extents.get(extent)?;
+            let end = before + e.elements - if extent == first { offset } else { 0 };
+            if position < end {
+                let local = position - before + if extent == first { offset } else { 0 };
+                let number = local / e.block_elements;
+                let start = local % e.block_elements;
+                let left = (e.block_elements - start).min(end - position).min(range.end - position);
+                let piece = Piece {
+                    extent,
+                    block: BlockIndex(e.first_block + number),
+                    within: to_usize(start)..to_usize(start + left),
+                    of_tensor: position..position + left,
+                };
+                position += left;
+                return Some(piece);
+            }
+            before = end;
+            extent += 1;
+        }
+    })
+}
+
+/// Where one plane of one block stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockPlace {
+    /// Index of the segment.
+    pub(crate) segment: usize,
+    /// Offset in each home of the segment.
+    pub(crate) offset: u64,
+    /// Bytes that count.
+    pub(crate) bytes: usize,
+    /// Bytes transferred: `bytes` rounded up for direct I/O.
+    pub(crate) padded: usize,
+    /// Table entry; scratch planes have none.
+    pub(crate) slot: SlotIndex,
+}
+
+/// The place of a block's plane; `plane` counts the extent's planes, and one past the last is the scratch plane.
+pub(crate) fn block_place(extent: &Extent, block: BlockIndex, plane: usize) -> Option<BlockPlace> {
+    let number = block.0.checked_sub(extent.first_block)?;
+    let planes = extent.planes.len();
+    let spec: &ExtentPlane = match extent.planes.get(plane) {
+        Some(spec) => spec,
+        None if plane == planes => extent.scratch.as_ref()?,
+        None => return None,
+    };
+    let elements = block_elements(extent, block)?;
+    let stride = padded_bytes(spec.dtype, extent.block_elements)?;
+    Some(BlockPlace {
+        segment: to_usize(spec.segment.into()),
+        offset: spec.offset + number * stride,
+        bytes: to_usize(spec.dtype.bytes_of(elements)?),
+        padded: to_usize(padded_bytes(spec.dtype, elements)?),
+        slot: SlotIndex(extent.first_slot + number * to_u64(planes) + to_u64(plane)),
+    })
+}
+
+/// Elements of a block; the last one of an extent may be shorter.
+pub(crate) fn block_elements(extent: &Extent, block: BlockIndex) -> Option<u64> {
+    let number = block.0.checked_sub(extent.first_block)?;
+    let start = number.checked_mul(extent.block_elements)?;
+    let left = extent.elements.checked_sub(start).filter(|&left| left > 0)?;
+    Some(left.min(extent.block_elements))
+}
+
+/// Names a block's plane for a message: the tensors in it, the plane, the block.
+pub(crate) fn describe_block(directory: &Directory, block: BlockIndex, plane: usize) -> String {
+    let after = directory.extents.partition_point(|extent| extent.first_block <= block.0);
+    let at = after.saturating_sub(1);
+    let Some(extent) = directory.extents.get(at) else { return format!("block {}", block.0) };
+    let start = (block.0 - extent.first_block) * extent.block_elements;
+    let end = (start + extent.block_elements).min(extent.elements);
+    let inside = |tensor: &&crate::format::directory::Tensor| {
+        let first = to_usize(tensor.extent.into());
+        let whole = to_usize(tensor.extents.into()) > 1;
+        let here = (first..first + to_usize(tensor.extents.into())).contains(&at);
+        here && (whole || (tensor.offset < end && tensor.offset + tensor.elements().unwrap_or(0) > start))
+    };
+    let mut names = directory.tensors.iter().filter(inside).map(|tensor| format!("{:?}", tensor.name));
+    let mut tensors = names.next().unwrap_or_default();
+    let more = names.count();
+    if more > 0 {
+        tensors = format!("{tensors} and {more} more");
+    }
+    let spec = extent.planes.get(plane).or(extent.scratch.as_ref());
+    let plane = spec.and_then(|spec| directory.planes.get(usize::from(spec.plane)));
+    let plane = plane.map_or("?", |plane| plane.name.as_str());
+    format!("tensor {tensors}, plane {plane}, block {}", block.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Request, TensorRequest, place};
+    use super::*;
+    use crate::format::directory::Init;
+
+    fn directory(shapes: &[u64]) -> Directory {
+        let tensors = shapes.iter().enumerate().map(|(i, &n)| TensorRequest {
+            name: format!("t{i}"),
+            shape: vec![n],
+            group: 0,
+            init: Init::Zeros,
+            state: vec![("exp_avg".into(), 0.0)],
+        });
+        let request = Request {
+            tensors: tensors.collect(),
+            groups: 1,
+            seed: 0,
+            block_elements: 1024,
+            gradient_plane: true,
+        };
+        place(&request).unwrap()
+    }
+
+    #[test]
+    fn pieces_cover_a_range_once_and_in_order() {
+        let directory = directory(&[5, 5000, 60, 1024, 1025]);
+        for (tensor, spec) in directory.tensors.iter().enumerate() {
+            let n = spec.elements().unwrap();
+            for range in [0..n, 0..1, n - 1..n, n / 3..n / 2 + 1] {
+                let mut position = range.start;
+                for piece in pieces(&directory, tensor, range.clone()) {
+                    assert_eq!(piece.of_tensor.start, position);
+                    assert_eq!(to_u64(piece.within.len()), piece.of_tensor.end - piece.of_tensor.start);
+                    let extent = &directory.extents[piece.extent];
+                    let elements = block_elements(extent, piece.block).unwrap();
+                    assert!(to_u64(piece.within.end) <= elements);
+                    position = piece.of_tensor.end;
+                }
+                assert_eq!(position, range.end);
+            }
+        }
+    }
+
+    #[test]
+    fn places_of_all_blocks_are_disjoint_and_inside_their_segments() {
+        let directory = directory(&[5, 5000, 60, 1024, 1025]);
+        let mut taken = std::collections::HashSet::new();
+        let mut slots = std::collections::HashSet::new();
+        for extent in &directory.extents {
+            for block in (extent.first_block..extent.first_block + extent.blocks()).map(BlockIndex) {
+                for plane in 0..=extent.planes.len() {
+                    let place = block_place(extent, block, plane).unwrap();
+                    assert!(place.offset + to_u64(place.padded) <= directory.segments[place.segment].bytes);
+                    for page in 0..place.padded / 4096 {
+                        assert!(taken.insert((place.segment, place.offset / 4096 + to_u64(page))));
+                    }
+                    assert!(plane == extent.planes.len() || slots.insert(place.slot));
+                }
+            }
+        }
+        assert_eq!(to_u64(slots.len()) + to_u64(directory.tensors.len()), directory.slots());
+    }
+}

@@ -1,0 +1,41 @@
+//! Reading ahead of a walk over the pieces of a tensor.
+
+use std::iter::Peekable;
+use std::ops::Range;
+
+use super::{Key, Pager};
+use crate::error::Result;
+use crate::format::directory::Directory;
+use crate::layout::{Piece, pieces};
+
+/// The same pieces as the walk's, some steps in front of it, as far as the streaming memory allows.
+pub(crate) struct ReadAhead<I: Iterator<Item = Piece>> {
+    pieces: Peekable<I>,
+    planes: Range<usize>,
+}
+
+/// Reads planes of a range of a tensor ahead. `planes` counts as in [`Key`].
+pub(crate) fn read_ahead(
+    directory: &Directory,
+    tensor: usize,
+    range: Range<u64>,
+    planes: Range<usize>,
+) -> ReadAhead<impl Iterator<Item = Piece> + '_> {
+    ReadAhead { pieces: pieces(directory, tensor, range).peekable(), planes }
+}
+
+impl<I: Iterator<Item = Piece>> ReadAhead<I> {
+    /// Starts the reads that now fit; the walk is at `current`.
+    pub(crate) fn advance(&mut self, pager: &mut Pager, current: &Piece) -> Result<()> {
+        while self.pieces.next_if(|next| next.of_tensor.start < current.of_tensor.start).is_some() {}
+        while let Some(next) = self.pieces.peek() {
+            for plane in self.planes.clone() {
+                if !pager.prefetch(Key { block: next.block, plane })? {
+                    return Ok(());
+                }
+            }
+            self.pieces.next();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! Which initial values a never-written block has.
+
+use crate::format::directory::{Directory, Init};
+use crate::initial::{fill, tensor_key};
+use crate::units::{BlockIndex, to_usize};
+
+/// A tensor's part of an extent.
+struct Part {
+    /// First element in the extent.
+    start: u64,
+    elements: u64,
+    /// The same element in the tensor.
+    of_tensor: u64,
+    init: Init,
+    key: u64,
+}
+
+/// The parts of every extent, in ascending order.
+pub(super) struct Births {
+    extents: Vec<Vec<Part>>,
+}
+
+/// What to fill one block's plane with: ranges of elements, each from one tensor's generator.
+pub(super) struct Birth {
+    pieces: Vec<(std::ops::Range<usize>, Init, u64, u64)>,
+}
+
+impl Births {
+    pub(super) fn new(directory: &Directory) -> Self {
+        let mut extents: Vec<Vec<Part>> = directory.extents.iter().map(|_| Vec::new()).collect();
+        for tensor in &directory.tensors {
+            let key = tensor_key(directory.seed, &tensor.name);
+            let mut left = tensor.elements().unwrap_or(0);
+            let mut of_tensor = 0;
+            let first = to_usize(tensor.extent.into());
+            for at in first..first + to_usize(tensor.extents.into()) {
+                let (Some(parts), Some(extent)) = (extents.get_mut(at), directory.extents.get(at)) else { break };
+                let elements = left.min(extent.elements);
+                let part = Part { start: tensor.offset, elements, of_tensor, init: tensor.init, key };
+                parts.push(part);
+                (left, of_tensor) = (left - elements, of_tensor + elements);
+            }
+        }
+        for parts in &mut extents {
+            parts.sort_by_key(|part| part.start);
+        }
+        Self { extents }
+    }
+
+    /// How the parameter plane of a block begins.
+    pub(super) fn of_block(&self, directory: &Directory, extent: usize, block: BlockIndex) -> Birth {
+        let mut pieces = Vec::new();
+        if let (Some(parts), Some(spec)) = (self.extents.get(extent), directory.extents.get(extent)) {
+            let start = (block.0 - spec.first_block) * spec.block_elements;
+            let end = (start + spec.block_elements).min(spec.elements);
+            let first = parts.partition_point(|part| part.start + part.elements <= start);
+            for part in parts.iter().skip(first).take_while(|part| part.start < end) {
+                let from = part.start.max(start);
+                let to = (part.start + part.elements).min(end);
+                let range = to_usize(from - start)..to_usize(to - start);
+                pieces.push((range, part.init, part.key, part.of_tensor + (from - part.start)));
+            }
+        }
+        Birth { pieces }
+    }
+}
+
+impl Birth {
+    /// A plane that holds one value everywhere.
+    pub(super) fn constant(value: f32, elements: usize) -> Self {
+        Self { pieces: vec![(0..elements, Init::Constant(value), 0, 0)] }
+    }
+
+    /// Writes the values; elements that belong to no tensor become zero.
+    pub(super) fn fill(&self, out: &mut [f32]) {
+        out.fill(0.0);
+        for (range, init, key, first) in &self.pieces {
+            if let Some(part) = out.get_mut(range.clone()) {
+                fill(*init, *key, *first, part);
+            }
+        }
+    }
+}

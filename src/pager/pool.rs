@@ -1,0 +1,145 @@
+//! The memory of the pager: a fixed number of bytes, handed out in a few sizes and taken back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Result;
+use crate::storage::Buffer;
+use crate::units::to_u64;
+
+/// Size of the memory that holds `bytes`: at most an eighth more, so that few sizes are in use.
+pub(super) fn class_of(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 8).max(4096);
+    bytes.next_multiple_of(step)
+}
+
+/// Bytes that are taken from the budget until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    used: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+pub(super) struct Pool {
+    budget: u64,
+    /// Bytes of all buffers and reservations, free buffers included.
+    used: Arc<AtomicU64>,
+    free: BTreeMap<usize, Vec<Buffer>>,
+    free_bytes: u64,
+}
+
+impl Pool {
+    pub(super) fn new(budget: u64) -> Self {
+        Self { budget, used: Arc::default(), free: BTreeMap::new(), free_bytes: 0 }
+    }
+
+    pub(super) fn budget_bytes(&self) -> u64 {
+        self.budget
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that can be handed out without taking anything away from anybody.
+    pub(super) fn available_bytes(&self) -> u64 {
+        self.budget.saturating_sub(self.used_bytes()) + self.free_bytes
+    }
+
+    /// Bytes that stay free for blocks on their way, so that reading, computing and writing overlap even while the
+    /// rest of the budget is full of hot blocks.
+    pub(super) fn streaming_bytes(&self) -> u64 {
+        const STREAM_MAX_BYTES: u64 = 128 << 20;
+        (self.budget / 2).min(STREAM_MAX_BYTES)
+    }
+
+    /// A buffer of at least `bytes`, or `None` if the budget has no room.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<Option<Buffer>> {
+        let class = class_of(bytes);
+        if let Some(list) = self.free.get_mut(&class)
+            && let Some(buffer) = list.pop()
+        {
+            self.free_bytes -= to_u64(class);
+            return Ok(Some(buffer));
+        }
+        if !self.make_room(to_u64(class)) {
+            return Ok(None);
+        }
+        let buffer = Buffer::new(class)?;
+        self.used.fetch_add(to_u64(class), Ordering::Relaxed);
+        Ok(Some(buffer))
+    }
+
+    /// Takes bytes from the budget for memory that the pool does not hand out itself.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Option<Reservation> {
+        if !self.make_room(bytes) {
+            return None;
+        }
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Some(Reservation { used: Arc::clone(&self.used), bytes })
+    }
+
+    /// Gives free buffers of other sizes back to the operating system until `bytes` more fit the budget.
+    fn make_room(&mut self, bytes: u64) -> bool {
+        if bytes > self.available_bytes() {
+            return false;
+        }
+        while self.used_bytes() + bytes > self.budget {
+            let Some(mut largest) = self.free.last_entry() else { return false };
+            if largest.get_mut().pop().is_some() {
+                let class = to_u64(*largest.key());
+                self.free_bytes -= class;
+                self.used.fetch_sub(class, Ordering::Relaxed);
+            } else {
+                largest.remove();
+            }
+        }
+        true
+    }
+
+    pub(super) fn put(&mut self, buffer: Buffer) {
+        self.free_bytes += to_u64(buffer.len());
+        self.free.entry(buffer.len()).or_default().push(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handed_out_memory_never_exceeds_the_budget() {
+        let mut pool = Pool::new(64 << 10);
+        let mut held = Vec::new();
+        while let Some(buffer) = pool.take(16 << 10).unwrap() {
+            held.push(buffer);
+        }
+        assert_eq!(held.len(), 4);
+        assert!(pool.reserve(1).is_none());
+        pool.put(held.pop().unwrap());
+        assert_eq!((pool.used_bytes(), pool.available_bytes()), (64 << 10, 16 << 10));
+        let small = pool.take(4096).unwrap().unwrap();
+        assert_eq!((small.len(), pool.used_bytes()), (4096, 52 << 10));
+        let reservation = pool.reserve(12 << 10).unwrap();
+        assert!(pool.take(4096).unwrap().is_none());
+        drop(reservation);
+        assert!(pool.take(4096).unwrap().is_some());
+    }
+
+    #[test]
+    fn sizes_grow_by_at_most_an_eighth() {
+        for bytes in [1, 4096, 4097, 70_000, 1 << 20, (1 << 20) + 1, 1_064_960] {
+            let class = class_of(bytes);
+            assert!(class >= bytes && class.is_multiple_of(4096), "{bytes}");
+            assert!(class <= bytes + bytes / 4 + 4096, "{bytes}");
+        }
+        assert_eq!(class_of(1 << 20), 1 << 20);
+    }
+}

@@ -1,0 +1,76 @@
+//! Counters with names: the performance model of the store.
+
+use std::time::Instant;
+
+/// Counters since the store was opened; subtract two of them to see one step. Times are wall-clock nanoseconds of
+/// the thread that trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Bytes read from data segments.
+    pub bytes_read: u64,
+    /// Bytes written to data segments.
+    pub bytes_written: u64,
+    /// Bytes of metadata written by commits.
+    pub meta_bytes_written: u64,
+    /// Block planes that were leased and already in memory.
+    pub blocks_hit: u64,
+    /// Block planes that had to be read (or born) for a lease or ahead of one.
+    pub blocks_missed: u64,
+    /// Block planes that were born: filled with their initial values, without a read.
+    pub blocks_born: u64,
+    /// Reads that went past the page cache.
+    pub reads_direct: u64,
+    /// Reads through a memory map.
+    pub reads_mapped: u64,
+    /// Time spent waiting for reads.
+    pub stall_read_ns: u64,
+    /// Time spent waiting for writes to give memory back.
+    pub stall_write_ns: u64,
+    /// Time spent in update kernels and reductions.
+    pub compute_ns: u64,
+    /// Time spent in commits, writing of hot blocks included.
+    pub commit_ns: u64,
+    /// Commits made.
+    pub commits: u64,
+    /// Bytes of memory held now: frames, gathered views, and buffers kept for reuse.
+    pub held_bytes: u64,
+    /// Bytes of block-table pages in memory now.
+    pub table_bytes: u64,
+}
+
+impl Stats {
+    /// What happened between an earlier reading and this one; `held_bytes` and `table_bytes` are those of now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            bytes_read: self.bytes_read - earlier.bytes_read,
+            bytes_written: self.bytes_written - earlier.bytes_written,
+            meta_bytes_written: self.meta_bytes_written - earlier.meta_bytes_written,
+            blocks_hit: self.blocks_hit - earlier.blocks_hit,
+            blocks_missed: self.blocks_missed - earlier.blocks_missed,
+            blocks_born: self.blocks_born - earlier.blocks_born,
+            reads_direct: self.reads_direct - earlier.reads_direct,
+            reads_mapped: self.reads_mapped - earlier.reads_mapped,
+            stall_read_ns: self.stall_read_ns - earlier.stall_read_ns,
+            stall_write_ns: self.stall_write_ns - earlier.stall_write_ns,
+            compute_ns: self.compute_ns - earlier.compute_ns,
+            commit_ns: self.commit_ns - earlier.commit_ns,
+            commits: self.commits - earlier.commits,
+            ..*self
+        }
+    }
+
+    /// The share of leased block planes that were in memory already; 1 where nothing was leased.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn hit_rate(&self) -> f64 {
+        let leased = self.blocks_hit + self.blocks_missed;
+        if leased == 0 { 1.0 } else { self.blocks_hit as f64 / leased as f64 }
+    }
+}
+
+/// Nanoseconds since `start`.
+pub(crate) fn elapsed_ns(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

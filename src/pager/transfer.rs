@@ -1,0 +1,300 @@
+//! Jobs for the I/O queue: fill a frame, write a frame. Each owns its frame's memory and checks its own bytes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::births::Birth;
+use super::frames::Frame;
+use super::stats::elapsed_ns;
+use super::{IoPath, Key, Pager};
+use crate::error::{Error, Result};
+use crate::format::Uuid;
+use crate::format::checksum::{block_crc, crc32};
+use crate::format::elements::as_f32_mut;
+use crate::storage::{Buffer, Caching, Segment};
+use crate::store::{Home, Written};
+use crate::units::{SlotIndex, to_u64};
+
+/// What a wait is for, to count it under its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stall {
+    Read,
+    Write,
+}
+
+/// A finished job.
+pub(super) struct Completion {
+    key: Key,
+    buffer: Buffer,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Read { bytes: u64, result: Result<(), ReadFailure> },
+    Written { slot: SlotIndex, bytes: u64, result: Result<Written> },
+    ScratchWritten { bytes: u64, result: Result<u32> },
+}
+
+enum ReadFailure {
+    Io(Error),
+    Checksum { got: u32, expected: u32 },
+}
+
+/// Where the bytes of a frame come from.
+enum Source {
+    Birth(Birth),
+    File { file: Arc<dyn Segment>, offset: u64, path: ReadPath, check: Check },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadPath {
+    Direct,
+    Mapped,
+}
+
+#[derive(Clone, Copy)]
+enum Check {
+    Block { uuid: Uuid, slot: SlotIndex, generation: u64, crc: u32 },
+    Scratch { crc: u32 },
+}
+
+impl Check {
+    fn verify(self, bytes: &[u8]) -> Result<(), ReadFailure> {
+        let (got, expected) = match self {
+            Self::Block { uuid, slot, generation, crc } => (block_crc(uuid, slot, generation, bytes), crc),
+            Self::Scratch { crc } => (crc32(bytes), crc),
+        };
+        if got == expected { Ok(()) } else { Err(ReadFailure::Checksum { got, expected }) }
+    }
+}
+
+impl Pager {
+    /// Starts to fill a frame from disk, or with its initial values where the block was never written.
+    pub(super) fn start_read(&mut self, key: Key, mut buffer: Buffer) -> Result<()> {
+        let place = self.place(key)?;
+        let source = self.source(key)?;
+        self.stats.blocks_missed += 1;
+        match &source {
+            Source::Birth(_) => self.stats.blocks_born += 1,
+            Source::File { path: ReadPath::Direct, .. } => self.stats.reads_direct += 1,
+            Source::File { path: ReadPath::Mapped, .. } => self.stats.reads_mapped += 1,
+        }
+        self.frames.set(key, Frame::Reading { bytes: buffer.len() });
+        self.queue.submit_first(move || {
+            let (bytes, result) = fill_buffer(&source, &mut buffer, place.bytes, place.padded);
+            Completion { key, buffer, outcome: Outcome::Read { bytes, result } }
+        });
+        Ok(())
+    }
+
+    fn source(&mut self, key: Key) -> Result<Source> {
+        let place = self.place(key)?;
+        if self.is_scratch(key) {
+            let Some(&crc) = self.scratch.get(&key.block) else {
+                return Ok(Source::Birth(Birth::constant(0.0, place.bytes / 4)));
+            };
+            return self.file_source(place.segment, Home(0), place.offset, Check::Scratch { crc });
+        }
+        let entry = self.store.block_entry(place.slot)?;
+        if entry.generation == 0 {
+            return Ok(Source::Birth(self.birth(key, place.bytes / 4)));
+        }
+        let uuid = self.store.uuid();
+        let check =
+            Check::Block { uuid, slot: place.slot, generation: entry.generation, crc: entry.crc };
+        self.file_source(place.segment, Home(entry.home), place.offset, check)
+    }
+
+    /// The initial values of a block's plane.
+    pub(super) fn birth(&self, key: Key, elements: usize) -> Birth {
+        let index = self.directory.extents.partition_point(|e| e.first_block <= key.block.0) - 1;
+        if key.plane == 0 {
+            return self.births.of_block(&self.directory, index, key.block);
+        }
+        let fill = self.directory.extents.get(index).and_then(|e| e.planes.get(key.plane));
+        Birth::constant(fill.map_or(0.0, |plane| plane.fill), elements)
+    }
+
+    fn file_source(&mut self, segment: usize, home: Home, offset: u64, check: Check) -> Result<Source> {
+        let (caching, path) = match self.path {
+            IoPath::Mapped => (Caching::Cached, ReadPath::Mapped),
+            IoPath::Direct | IoPath::Auto => (Caching::Direct, ReadPath::Direct),
+        };
+        let mut file = self.store.segment(segment, home, caching)?;
+        let mut path = path;
+        if self.path == IoPath::Auto && !file.is_direct() {
+            file = self.store.segment(segment, home, Caching::Cached)?;
+            path = ReadPath::Mapped;
+        }
+        Ok(Source::File { file, offset, path, check })
+    }
+
+    /// Starts to write a changed frame into its home of the working generation; `keep` says whether it stays near.
+    pub(super) fn write_out(&mut self, key: Key, keep: bool) -> Result<()> {
+        let place = self.place(key)?;
+        let scratch = self.is_scratch(key);
+        let home = if scratch { Home(0) } else { self.store.write_home(place.slot)? };
+        let caching = if self.path == IoPath::Mapped { Caching::Cached } else { Caching::Direct };
+        let file = self.store.segment(place.segment, home, caching)?;
+        let (uuid, generation) = (self.store.uuid(), self.store.working_generation());
+        let Some(Frame::Ready { mut buffer, .. }) = self.frames.remove(key) else {
+            return Err(Error::invalid("frame to write", format!("{key:?}"), "one that nobody has"));
+        };
+        self.frames.set(key, Frame::Writing { keep });
+        self.queue.submit(move || {
+            if let Some(tail) = buffer.get_mut(place.bytes..place.padded) {
+                tail.fill(0);
+            }
+            let crc = match buffer.get(..place.bytes) {
+                Some(bytes) if scratch => crc32(bytes),
+                bytes => block_crc(uuid, place.slot, generation, bytes.unwrap_or_default()),
+            };
+            let result = file.write_at(buffer.get(..place.padded).unwrap_or_default(), place.offset);
+            let bytes = to_u64(place.padded);
+            let outcome = if scratch {
+                Outcome::ScratchWritten { bytes, result: result.map(|()| crc) }
+            } else {
+                let written = Written { segment: place.segment, home, caching, crc };
+                Outcome::Written { slot: place.slot, bytes, result: result.map(|()| written) }
+            };
+            Completion { key, buffer, outcome }
+        });
+        Ok(())
+    }
+
+    /// Lets a frame go: at once if it is clean, after its write if not.
+    pub(super) fn evict(&mut self, key: Key) -> Result<()> {
+        if let Some(Frame::Ready { dirty: true, .. }) = self.frames.get(key) {
+            return self.write_out(key, false);
+        }
+        if let Some(Frame::Ready { buffer, .. }) = self.frames.remove(key) {
+            self.pool.put(buffer);
+        }
+        Ok(())
+    }
+
+    /// Takes in what has finished, or waits for the next job to finish; false if nothing is in flight.
+    pub(super) fn wait_one(&mut self, stall: Stall) -> Result<bool> {
+        if self.drain()? > 0 {
+            return Ok(true);
+        }
+        let start = Instant::now();
+        let completion = self.queue.recv();
+        let waited = elapsed_ns(start);
+        match stall {
+            Stall::Read => self.stats.stall_read_ns += waited,
+            Stall::Write => self.stats.stall_write_ns += waited,
+        }
+        match completion {
+            Some(completion) => self.take_in(completion).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes in what has finished, without waiting, and returns how many jobs that were.
+    pub(super) fn drain(&mut self) -> Result<usize> {
+        let mut taken = 0;
+        while let Some(completion) = self.queue.try_recv() {
+            self.take_in(completion)?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    /// Waits until nothing is in flight.
+    pub(super) fn wait_idle(&mut self) -> Result<()> {
+        while self.wait_one(Stall::Write)? {}
+        Ok(())
+    }
+
+    /// Waits until the I/O queue has given a frame back.
+    pub(super) fn settle(&mut self, key: Key) -> Result<()> {
+        while matches!(self.frames.get(key), Some(Frame::Reading { .. } | Frame::Writing { .. })) {
+            if !self.wait_one(Stall::Write)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, completion: Completion) -> Result<()> {
+        let Completion { key, buffer, outcome } = completion;
+        match outcome {
+            Outcome::Read { bytes, result: Ok(()) } => {
+                self.stats.bytes_read += bytes;
+                self.frames.set(key, Frame::Ready { buffer, dirty: false, used: false });
+                Ok(())
+            }
+            Outcome::Read { result: Err(failure), .. } => {
+                self.frames.remove(key);
+                self.pool.put(buffer);
+                // Told to whoever leases the block; a block that was only read ahead may never be needed.
+                let error = self.read_error(key, failure)?;
+                self.failed.insert(key, error);
+                Ok(())
+            }
+            Outcome::Written { slot, bytes, result } => {
+                self.stats.bytes_written += bytes;
+                self.after_write(key, buffer);
+                let result = result.and_then(|written| self.store.note_written(slot, written));
+                result.inspect_err(|error| self.store.poison(error))
+            }
+            Outcome::ScratchWritten { bytes, result } => {
+                self.stats.bytes_written += bytes;
+                self.after_write(key, buffer);
+                let crc = result.inspect_err(|error| self.store.poison(error))?;
+                self.scratch.insert(key.block, crc);
+                Ok(())
+            }
+        }
+    }
+
+    fn after_write(&mut self, key: Key, buffer: Buffer) {
+        if let Some(Frame::Writing { keep: true }) = self.frames.get(key) {
+            self.frames.set(key, Frame::Ready { buffer, dirty: false, used: true });
+        } else {
+            self.frames.remove(key);
+            self.pool.put(buffer);
+        }
+    }
+
+    fn read_error(&mut self, key: Key, failure: ReadFailure) -> Result<Error> {
+        let (got, expected) = match failure {
+            ReadFailure::Io(error) => return Ok(error),
+            ReadFailure::Checksum { got, expected } => (got, expected),
+        };
+        let place = self.place(key)?;
+        let home = if self.is_scratch(key) { Home(0) } else { Home(self.store.block_entry(place.slot)?.home) };
+        let path = self.store.segment(place.segment, home, Caching::Cached)?.path().to_owned();
+        let what = crate::layout::describe_block(&self.directory, key.block, key.plane);
+        let (got, expected) = (format!("checksum {got:08x}"), format!("{expected:08x}"));
+        Ok(Error::damaged(path, what, (place.offset, to_u64(place.bytes)), got, expected))
+    }
+}
+
+/// Fills a buffer from its source; returns the bytes that came from disk.
+fn fill_buffer(
+    source: &Source,
+    buffer: &mut Buffer,
+    bytes: usize,
+    padded: usize,
+) -> (u64, Result<(), ReadFailure>) {
+    let Source::File { file, offset, path, check } = source else {
+        if let Source::Birth(birth) = source {
+            birth.fill(as_f32_mut(buffer.get_mut(..bytes).unwrap_or_default()));
+        }
+        return (0, Ok(()));
+    };
+    let result = match path {
+        ReadPath::Direct => {
+            file.read_at(buffer.get_mut(..padded).unwrap_or_default(), *offset).map_err(ReadFailure::Io)
+        }
+        ReadPath::Mapped => file.map(*offset, bytes).map_err(ReadFailure::Io).map(|map| {
+            if let Some(target) = buffer.get_mut(..bytes) {
+                target.copy_from_slice(map.bytes());
+            }
+        }),
+    };
+    let result = result.and_then(|()| check.verify(buffer.get(..bytes).unwrap_or_default()));
+    (to_u64(padded), result)
+}

@@ -1,0 +1,235 @@
+//! What a store is to hold: tensors, parameter groups and their optimizers.
+
+use crate::error::{Error, Result};
+use crate::format::directory::Init;
+use crate::format::record::GroupRecord;
+use crate::layout::{Request, TensorRequest, default_block_elements};
+use crate::optim::Optimizer;
+use crate::units::to_u64;
+
+/// Tensors that share an optimizer and its hyperparameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamGroup {
+    name: String,
+    optimizer: Optimizer,
+}
+
+impl ParamGroup {
+    /// A group of this name, updated by this optimizer.
+    #[must_use]
+    pub fn new(name: impl Into<String>, optimizer: Optimizer) -> Self {
+        Self { name: name.into(), optimizer }
+    }
+
+    /// The name, unique in the store.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The update rule and the hyperparameters in force.
+    #[must_use]
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// Sets the learning rate; it is read at the next step and saved by the next commit.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a negative or non-finite rate.
+    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
+        let mut changed = self.optimizer.clone();
+        changed.set_lr(lr);
+        changed.validate()?;
+        self.optimizer = changed;
+        Ok(())
+    }
+
+    /// Sets a hyperparameter by its PyTorch name, e.g. `("weight_decay", "0.1")`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown name, a value out of range, or one that would change which state the
+    /// optimizer keeps (`momentum` from 0, `amsgrad`, `centered`): that is fixed at creation.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let mut changed = self.optimizer.clone();
+        changed.set(key, value)?;
+        changed.validate()?;
+        let names = |o: &Optimizer| o.state_planes().iter().map(|plane| plane.name).collect::<Vec<_>>();
+        if names(&changed) != names(&self.optimizer) {
+            return Err(Error::invalid(
+                format!("{key} of group {:?}", self.name),
+                value,
+                "a value that keeps the same state per element; which planes exist is fixed at creation",
+            ));
+        }
+        self.optimizer = changed;
+        Ok(())
+    }
+
+    pub(crate) fn to_record(&self) -> GroupRecord {
+        let settings = self.optimizer.settings();
+        GroupRecord {
+            name: self.name.clone(),
+            optimizer: self.optimizer.name().to_owned(),
+            settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        }
+    }
+
+    pub(crate) fn from_record(record: &GroupRecord) -> Result<Self> {
+        let optimizer = Optimizer::from_settings(&record.optimizer, &record.settings)?;
+        Ok(Self { name: record.name.clone(), optimizer })
+    }
+}
+
+/// One tensor of a schema: f32, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorSpec {
+    name: String,
+    shape: Vec<u64>,
+    group: Option<String>,
+    init: Init,
+}
+
+impl TensorSpec {
+    /// A tensor of this name and shape (no dimensions: a scalar), zero at first, in the schema's first group.
+    #[must_use]
+    pub fn new(name: impl Into<String>, shape: &[u64]) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), group: None, init: Init::Zeros }
+    }
+
+    /// Puts it into a group.
+    #[must_use]
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
+        self
+    }
+
+    /// Gives it initial values. They are computed when a block is first touched, from the schema's seed and the
+    /// tensor's name, and do not depend on block size or order.
+    #[must_use]
+    pub fn init(mut self, init: Init) -> Self {
+        self.init = init;
+        self
+    }
+}
+
+/// Everything that `create` fixes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Schema {
+    groups: Vec<ParamGroup>,
+    tensors: Vec<TensorSpec>,
+    seed: u64,
+    block_bytes: Option<u64>,
+    gradient_plane: bool,
+}
+
+impl Schema {
+    /// An empty schema.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a parameter group.
+    #[must_use]
+    pub fn group(mut self, group: ParamGroup) -> Self {
+        self.groups.push(group);
+        self
+    }
+
+    /// Adds a tensor.
+    #[must_use]
+    pub fn tensor(mut self, tensor: TensorSpec) -> Self {
+        self.tensors.push(tensor);
+        self
+    }
+
+    /// The seed of initial values (default 0).
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Bytes of a block's parameter plane: a power of two from 4 KiB to 256 MiB. Without it, 4 MiB or less, so that
+    /// the memory budget of `create` holds sixteen blocks. Results do not depend on it.
+    #[must_use]
+    pub fn block_bytes(mut self, bytes: u64) -> Self {
+        self.block_bytes = Some(bytes);
+        self
+    }
+
+    /// Reserves a `grad` plane (4 bytes per parameter on disk), which gradient accumulation, clipping by global norm
+    /// and refusing of non-finite gradients need.
+    #[must_use]
+    pub fn gradient_plane(mut self, reserve: bool) -> Self {
+        self.gradient_plane = reserve;
+        self
+    }
+
+    pub(crate) fn group_records(&self) -> Vec<GroupRecord> {
+        self.groups.iter().map(ParamGroup::to_record).collect()
+    }
+
+    /// Checks names and settings, and turns the schema into a request for places.
+    pub(crate) fn request(&self, budget_bytes: u64) -> Result<Request> {
+        if self.groups.is_empty() {
+            return Err(Error::invalid("schema", "no parameter group", "at least one"));
+        }
+        let mut names = std::collections::HashSet::new();
+        for group in &self.groups {
+            let name = group.name();
+            if name.is_empty() || name.len() > 1024 || !names.insert(name) {
+                return Err(Error::invalid("group name", format!("{name:?}"), "distinct names of 1 to 1,024 bytes"));
+            }
+            group.optimizer.validate()?;
+        }
+        let tensors = self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
+        let planes = tensors.iter().map(|t| 1 + t.state.len()).max().unwrap_or(1);
+        let planes = to_u64(planes) + u64::from(self.gradient_plane);
+        let total = tensors.iter().map(|t| t.shape.iter().copied().fold(1, u64::saturating_mul));
+        let total = total.fold(0, u64::saturating_add);
+        let block_elements = match self.block_bytes {
+            Some(bytes) if bytes.is_multiple_of(4) => bytes / 4,
+            Some(bytes) => return Err(Error::invalid("block_bytes", bytes, "a power of two from 4 KiB to 256 MiB")),
+            None => default_block_elements(total, planes, budget_bytes),
+        };
+        let groups = u32::try_from(self.groups.len())
+            .map_err(|_| Error::invalid("schema", self.groups.len(), "fewer groups"))?;
+        Ok(Request { tensors, groups, seed: self.seed, block_elements, gradient_plane: self.gradient_plane })
+    }
+
+    fn tensor_request(&self, tensor: &TensorSpec) -> Result<TensorRequest> {
+        let group = match &tensor.group {
+            None => 0,
+            Some(name) => self
+                .groups
+                .iter()
+                .position(|group| group.name == *name)
+                .ok_or_else(|| Error::Unknown { kind: "parameter group", name: name.clone() })?,
+        };
+        check_init(&tensor.name, tensor.init)?;
+        let state = self.groups.get(group).map(|group| group.optimizer.state_planes()).unwrap_or_default();
+        Ok(TensorRequest {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            group: u32::try_from(group).unwrap_or(u32::MAX),
+            init: tensor.init,
+            state: state.iter().map(|plane| (plane.name.to_owned(), plane.fill)).collect(),
+        })
+    }
+}
+
+fn check_init(tensor: &str, init: Init) -> Result<()> {
+    let sound = match init {
+        Init::Zeros => true,
+        Init::Constant(value) => value.is_finite(),
+        Init::Normal { mean, std } => mean.is_finite() && std.is_finite() && std >= 0.0,
+        Init::Uniform { low, high } => low.is_finite() && high.is_finite() && low <= high,
+    };
+    if sound {
+        return Ok(());
+    }
+    let what = format!("initial values of tensor {tensor:?}");
+    Err(Error::invalid(what, format!("{init:?}"), "finite values, a deviation of 0 or more, low up to high"))
+}

@@ -1,0 +1,87 @@
+//! Which elements of a tensor a step has seen. Pure.
+
+use std::ops::Range;
+
+/// A set of elements, as ascending ranges that do not touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Coverage {
+    ranges: Vec<Range<u64>>,
+}
+
+impl Coverage {
+    /// Whether any element of a range is in the set.
+    pub(super) fn overlaps(&self, range: &Range<u64>) -> bool {
+        let at = self.ranges.partition_point(|r| r.end <= range.start);
+        !range.is_empty() && self.ranges.get(at).is_some_and(|r| r.start < range.end)
+    }
+
+    /// Adds a range; joins it with its neighbours.
+    pub(super) fn insert(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let first = self.ranges.partition_point(|r| r.end < range.start);
+        let last = self.ranges.partition_point(|r| r.start <= range.end);
+        let joined = self.ranges.get(first..last).unwrap_or_default();
+        let start = joined.first().map_or(range.start, |r| r.start.min(range.start));
+        let end = joined.last().map_or(range.end, |r| r.end.max(range.end));
+        self.ranges.splice(first..last, std::iter::once(start..end));
+    }
+
+    /// Cuts a range into parts that are in the set (true) and parts that are not (false), ascending.
+    pub(super) fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
+        let mut parts = Vec::new();
+        let mut position = range.start;
+        let first = self.ranges.partition_point(|r| r.end <= range.start);
+        for seen in self.ranges.iter().skip(first).take_while(|r| r.start < range.end) {
+            if position < seen.start {
+                parts.push((position..seen.start, false));
+            }
+            let end = seen.end.min(range.end);
+            parts.push((position.max(seen.start)..end, true));
+            position = end;
+        }
+        if position < range.end {
+            parts.push((position..range.end, false));
+        }
+        parts
+    }
+
+    /// Whether every element below `len` is in the set.
+    pub(super) fn is_whole(&self, len: u64) -> bool {
+        self.ranges == [0..len]
+    }
+
+    /// The first element below `len` that is not in the set.
+    pub(super) fn first_gap(&self) -> u64 {
+        self.ranges.first().map_or(0, |r| if r.start == 0 { r.end } else { 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_in_any_order_join_to_the_whole() {
+        let mut coverage = Coverage::default();
+        for range in [6..8, 0..2, 4..6, 9..9, 2..3, 3..4, 8..10] {
+            assert!(!coverage.overlaps(&range));
+            coverage.insert(range);
+        }
+        assert!(coverage.is_whole(10) && !coverage.is_whole(11));
+        assert_eq!(coverage.first_gap(), 10);
+    }
+
+    #[test]
+    fn split_tells_seen_parts_from_new_ones() {
+        let mut coverage = Coverage::default();
+        coverage.insert(2..4);
+        coverage.insert(6..7);
+        let parts = coverage.split(0..10);
+        assert_eq!(parts, [(0..2, false), (2..4, true), (4..6, false), (6..7, true), (7..10, false)]);
+        assert_eq!(coverage.split(3..6), [(3..4, true), (4..6, false)]);
+        assert!(coverage.overlaps(&(3..5)) && !coverage.overlaps(&(4..6)) && !coverage.overlaps(&(5..5)));
+        assert_eq!(coverage.first_gap(), 0);
+    }
+}

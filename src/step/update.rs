@@ -1,0 +1,163 @@
+//! One block's update on all threads: spans for rayon, chunks for the cache.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::kernel::InstructionSet;
+use crate::kernel::reduce::{LEAF_LEN, Preparation, count_non_finite, prepare_gradient, sum_of_squares_leaf};
+use crate::optim::Prepared;
+use crate::units::to_u64;
+
+/// Elements that one thread takes at a time.
+const SPAN_LEN: usize = 1 << 16;
+/// Elements whose gradient is made or scaled at a time: it stays in the first-level cache.
+const CHUNK_LEN: usize = 4096;
+const _: () = assert!(CHUNK_LEN.is_multiple_of(LEAF_LEN) && SPAN_LEN.is_multiple_of(CHUNK_LEN));
+
+/// Makes the gradient of a range of a tensor's elements.
+pub(super) type MakeGradient<'a> = dyn Fn(Range<u64>, &mut [f32]) + Sync + 'a;
+
+/// Where a gradient comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Gradient<'a> {
+    /// Values in memory, as long as the planes.
+    Given(&'a [f32]),
+    /// Made chunk by chunk, near the update.
+    Made(&'a MakeGradient<'a>),
+    /// In the block's scratch plane.
+    Staged,
+}
+
+/// Everything that is the same for all blocks of a tensor in a step.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) isa: InstructionSet,
+    pub(super) threads: Option<&'a rayon::ThreadPool>,
+    pub(super) rule: &'a Prepared,
+    pub(super) prepare: Preparation,
+}
+
+struct Span<'a> {
+    /// The parameter plane, then the state planes.
+    planes: Vec<&'a mut [f32]>,
+    gradient: Gradient<'a>,
+    /// First element in the tensor.
+    first: u64,
+}
+
+/// Runs `work` on the store's own threads, or on rayon's.
+pub(super) fn on_threads<R: Send>(
+    threads: Option<&rayon::ThreadPool>,
+    work: impl FnOnce() -> R + Send,
+) -> R {
+    match threads {
+        Some(pool) => pool.install(work),
+        None => work(),
+    }
+}
+
+/// Updates a run of elements of a tensor: `planes` are the parameter plane and the state planes, equally long;
+/// `first` is the run's first element in the tensor. Returns how many gradients were NaN or infinite.
+pub(super) fn update(job: Job<'_>, planes: Vec<&mut [f32]>, gradient: Gradient<'_>, first: u64) -> u64 {
+    let mut spans = cut(planes, gradient, first);
+    match spans.as_mut_slice() {
+        [one] => one.run(job),
+        many => on_threads(job.threads, || many.par_iter_mut().map(|span| span.run(job)).sum()),
+    }
+}
+
+fn cut<'a>(mut planes: Vec<&'a mut [f32]>, mut gradient: Gradient<'a>, mut first: u64) -> Vec<Span<'a>> {
+    let mut spans = Vec::new();
+    loop {
+        let len = planes.iter().map(|plane| plane.len()).min().unwrap_or(0).min(SPAN_LEN);
+        if len == 0 {
+            return spans;
+        }
+        let mut now = Vec::with_capacity(planes.len());
+        for plane in &mut planes {
+            let (head, tail) = std::mem::take(plane).split_at_mut(len);
+            now.push(head);
+            *plane = tail;
+        }
+        let part = match &mut gradient {
+            Gradient::Given(values) => {
+                let (head, tail) = values.split_at(len.min(values.len()));
+                *values = tail;
+                Gradient::Given(head)
+            }
+            other => *other,
+        };
+        spans.push(Span { planes: now, gradient: part, first });
+        first += to_u64(len);
+    }
+}
+
+impl Span<'_> {
+    fn run(&mut self, job: Job<'_>) -> u64 {
+        let Some((param, state)) = self.planes.split_first_mut() else { return 0 };
+        let mut made = [0.0; CHUNK_LEN];
+        let mut ready = [0.0; CHUNK_LEN];
+        let plain = job.prepare == Preparation::default();
+        let mut non_finite = 0;
+        for (number, param) in param.chunks_mut(CHUNK_LEN).enumerate() {
+            let start = number * CHUNK_LEN;
+            let len = param.len();
+            let gradient = match self.gradient {
+                Gradient::Given(values) => values.get(start..start + len).unwrap_or_default(),
+                Gradient::Made(make) => {
+                    let first = self.first + to_u64(start);
+                    let out = made.get_mut(..len).unwrap_or_default();
+                    make(first..first + to_u64(len), out);
+                    &*out
+                }
+                Gradient::Staged => &[],
+            };
+            non_finite += count_non_finite(job.isa, gradient);
+            let gradient = if plain {
+                gradient
+            } else {
+                let out = ready.get_mut(..len).unwrap_or_default();
+                prepare_gradient(job.isa, out, gradient, job.prepare);
+                &*out
+            };
+            let mut state: Vec<&mut [f32]> =
+                state.iter_mut().map(|plane| plane.get_mut(start..start + len).unwrap_or_default()).collect();
+            job.rule.run(job.isa, param, gradient, &mut state);
+        }
+        non_finite
+    }
+}
+
+/// What one block's gradients add to the global norm.
+pub(super) struct Measured {
+    /// Sums of squares of runs of [`LEAF_LEN`] elements, in order.
+    pub(super) leaves: Vec<f64>,
+    pub(super) non_finite: u64,
+}
+
+/// Measures a run of gradients that begins at a multiple of [`LEAF_LEN`] elements of its tensor.
+pub(super) fn measure(
+    isa: InstructionSet,
+    threads: Option<&rayon::ThreadPool>,
+    gradient: &[f32],
+    prepare: Preparation,
+) -> Measured {
+    let leaves_per_chunk = CHUNK_LEN / LEAF_LEN;
+    let mut leaves = vec![0.0; gradient.len().div_ceil(LEAF_LEN)];
+    let non_finite = on_threads(threads, || {
+        let chunks = leaves.par_chunks_mut(leaves_per_chunk).zip(gradient.par_chunks(CHUNK_LEN));
+        chunks
+            .map(|(sums, values)| {
+                let mut ready = [0.0; CHUNK_LEN];
+                let out = ready.get_mut(..values.len()).unwrap_or_default();
+                prepare_gradient(isa, out, values, prepare);
+                for (sum, leaf) in sums.iter_mut().zip(out.chunks(LEAF_LEN)) {
+                    *sum = sum_of_squares_leaf(isa, leaf);
+                }
+                count_non_finite(isa, values)
+            })
+            .sum()
+    });
+    Measured { leaves, non_finite }
+}

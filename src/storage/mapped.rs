@@ -1,0 +1,156 @@
+//! Files seen in place: the one room of this floor that needs unsafe code.
+
+#![cfg_attr(
+    target_os = "linux",
+    expect(
+        unsafe_code,
+        reason = "a map of a file is only as constant as the file; the argument stands at the block"
+    )
+)]
+
+use std::fs::File;
+use std::path::Path;
+
+use super::real::transfer;
+use super::{Buffer, Mapped};
+use crate::error::{Error, Result};
+
+/// Maps a range that lies inside the file, and makes every page of it present.
+///
+/// A page that cannot be read is an error here and not a signal later. Where the system cannot promise that (not
+/// Linux, or a kernel before 5.14), the range is read into memory instead: a copy, and never a signal.
+pub(super) fn map(file: &File, path: &Path, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
+    #[cfg(target_os = "linux")]
+    if len_bytes > 0
+        && let Some(map) = linux::map(file, path, offset, len_bytes)?
+    {
+        return Ok(Box::new(map));
+    }
+    copy(file, path, offset, len_bytes)
+}
+
+/// Reads the range into a buffer of its own.
+fn copy(file: &File, path: &Path, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
+    let mut buffer = Buffer::new(len_bytes)?;
+    transfer::read_exact(&mut buffer, offset, 1, |part, at| transfer::read_at(file, part, at))
+        .map_err(|source| Error::io_at("read", path, (offset, len_bytes as u64), source))?;
+    Ok(Box::new(buffer))
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs::File;
+    use std::io;
+    use std::path::Path;
+
+    use memmap2::{Advice, Mmap, MmapOptions};
+    use rustix::io::Errno;
+
+    use crate::error::{Error, Result};
+    use crate::storage::{Mapped, check};
+
+    struct FileMap(Mmap);
+
+    impl Mapped for FileMap {
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    /// A map with all pages present; `None` if the kernel cannot promise that.
+    pub(super) fn map(
+        file: &File,
+        path: &Path,
+        offset: u64,
+        len_bytes: usize,
+    ) -> Result<Option<impl Mapped + use<>>> {
+        let failed = |source| Error::io_at("map", path, (offset, len_bytes as u64), source);
+        // SAFETY: the bytes must not change while the map lives, and must stay readable. We rely on this:
+        // - the range lies inside the file (checked by the caller), and no code of this crate ever shortens a file;
+        // - the file is a regular one in the store's own directory, opened without following links;
+        // - a home that is mapped is not written: it belongs to the committed generation, which the holder of the
+        //   exclusive lock never overwrites, or to one that a reader has pinned, which the writer leaves alone.
+        //   The map is read-only, so that this process cannot write through it either.
+        // What cannot be ruled out: a program that ignores the lock and writes (the bytes change under a `&[u8]`) or
+        // shortens the file (SIGBUS at the next touch); and a page that was present, was evicted under memory
+        // pressure, and can no longer be read from the medium (SIGBUS). The bytes are plain numbers under a
+        // checksum, never lengths or pointers that are followed. Foreign files are therefore never mapped but read.
+        let map = unsafe { MmapOptions::new().offset(offset).len(len_bytes).map(file) }.map_err(failed)?;
+        match populate(&map) {
+            Ok(()) => Ok(Some(FileMap(map))),
+            Err(Errno::INVAL) => Ok(None),
+            Err(Errno::FAULT | Errno::IO) => Err(failed(unreadable(file, offset, len_bytes))),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Makes all pages present; the kernel answers with an error where touching a page would raise a signal.
+    fn populate(map: &Mmap) -> Result<(), Errno> {
+        loop {
+            let populated = map.advise(Advice::PopulateRead);
+            match populated.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Says why a page could not be had; the kernel answers alike for a file cut short, a bad medium, and a hole
+    /// that needs memory on a full `tmpfs`.
+    fn unreadable(file: &File, offset: u64, len_bytes: usize) -> io::Error {
+        match file.metadata() {
+            Ok(metadata) if metadata.len() < offset.saturating_add(len_bytes as u64) => {
+                check::past_end(metadata.len())
+            }
+            _ => io::Error::other(
+                "a page cannot be read: the medium is bad, or the file has a hole on a full disk",
+            ),
+        }
+    }
+
+    #[cfg(all(test, not(miri)))]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn file_cut_short_between_the_check_and_the_map_is_an_error_and_no_signal() {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(3 * 4096).unwrap();
+            file.set_len(4096).unwrap();
+            let error = map(&file, Path::new("segment"), 0, 3 * 4096).err().unwrap();
+            assert_eq!(
+                error.to_string(),
+                "cannot map segment at byte 0 (12288 bytes): the file ends at byte 4096"
+            );
+        }
+
+        #[test]
+        fn whole_file_is_mapped_in_place() {
+            let file = tempfile::tempfile().unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[7; 8192], 0).unwrap();
+            let map = map(&file, Path::new("segment"), 4096, 4096).unwrap().unwrap();
+            assert_eq!(map.bytes(), [7; 4096]);
+        }
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn copy_holds_the_bytes_of_the_range() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"0123456789", 4096).unwrap();
+        assert_eq!(copy(&file, Path::new("segment"), 4096, 10).unwrap().bytes(), b"0123456789");
+        assert!(copy(&file, Path::new("segment"), 4096, 11).is_err());
+    }
+
+    #[test]
+    fn empty_range_is_an_empty_view() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(map(&file, Path::new("segment"), 0, 0).unwrap().bytes(), b"");
+    }
+}

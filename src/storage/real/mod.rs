@@ -1,0 +1,200 @@
+//! Files of the operating system.
+//!
+//! All of them are opened relative to an open directory and without following links, so that neither a renamed
+//! path nor a planted link leads anywhere else.
+
+mod allocate;
+mod lock;
+mod segment;
+#[cfg(all(test, not(miri)))]
+mod tests;
+pub(super) mod transfer;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Access, Allocation, Caching, Lock, LockKind, Segment, Volume, check};
+use crate::error::{Error, Result};
+use segment::RealSegment;
+
+/// Directories and files belong to their owner alone.
+const DIRECTORY_MODE: Mode = Mode::RWXU;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Every file is opened with these: never through a link, never handed to another program, never waiting for a pipe.
+const OPEN_FLAGS: OFlags =
+    OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// One directory of the file system.
+pub(crate) struct RealVolume {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl RealVolume {
+    /// Makes the directory, for its owner only, and opens it; tells whether it existed already.
+    ///
+    /// What an existing directory holds is for the caller to judge, through [`Volume::list`].
+    ///
+    /// # Errors
+    /// `AlreadyExists` if something that is not a directory stands there; `Io` for all else.
+    pub(crate) fn create_dir(path: &Path) -> Result<(Self, bool)> {
+        let existed = match rustix::fs::mkdir(path, DIRECTORY_MODE) {
+            Ok(()) => false,
+            Err(Errno::EXIST) => true,
+            Err(errno) => return Err(Error::io("create the directory", path, errno.into())),
+        };
+        match Self::open_dir(path) {
+            Ok(volume) => Ok((volume, existed)),
+            Err(Error::Io { source, .. }) if existed && source.kind() == io::ErrorKind::NotADirectory => {
+                Err(Error::AlreadyExists { path: path.to_owned() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens an existing directory; a link to one is followed here, and nowhere below.
+    ///
+    /// # Errors
+    /// `Io` if there is none, or none that may be read.
+    pub(crate) fn open_dir(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(directory) => Ok(Self { path: path.to_owned(), directory }),
+            Err(errno) => Err(Error::io("open the directory", path, errno.into())),
+        }
+    }
+
+    /// Opens a file of the directory, and refuses everything that is not a regular one.
+    fn open_file(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, io::Error> {
+        let opened = rustix::fs::openat(&self.directory, name, flags | OPEN_FLAGS, mode);
+        let file = File::from(opened.map_err(explained)?);
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+        if kind.is_file() { Ok(file) } else { Err(not_regular(&format!("a {kind:?}"))) }
+    }
+
+    /// Makes the directory's own name durable, which stands in its parent.
+    fn sync_parent(&self) -> Result<()> {
+        let failed = |errno: Errno| Error::io("make durable the parent of", &self.path, errno.into());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, "..", flags, Mode::empty()) {
+            Ok(parent) => rustix::fs::fsync(&parent).map_err(failed),
+            // The parent may be closed to us for reading and hold our directory all the same.
+            #[cfg(target_os = "linux")]
+            Err(Errno::ACCESS) => rustix::fs::syncfs(&self.directory).map_err(failed),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+}
+
+impl Volume for RealVolume {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<()> {
+        check::name(&self.path, name)?;
+        let path = self.path_of(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = self.open_file(name, flags, FILE_MODE).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => Error::AlreadyExists { path: path.clone() },
+            io::ErrorKind::StorageFull => self.no_space(path.clone(), len_bytes),
+            _ => Error::io("create", &path, source),
+        })?;
+        allocate::provide(&file, &path, len_bytes, allocation).inspect_err(|_| {
+            // The first error is the one to tell; a file that cannot even be removed is found by `list`.
+            let _removed = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+        })
+    }
+
+    fn open(&self, name: &str, access: Access, caching: Caching) -> Result<Arc<dyn Segment>> {
+        check::name(&self.path, name)?;
+        let path = self.path_of(name);
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+        };
+        let (file, is_direct) = self
+            .open_caching(name, flags, caching)
+            .map_err(|source| Error::io("open", path.as_path(), source))?;
+        Ok(Arc::new(RealSegment::new(file, path, access, caching, is_direct)?))
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        let failed = |errno: Errno| Error::io("list", &self.path, errno.into());
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy();
+            if name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        check::name(&self.path, name)?;
+        rustix::fs::unlinkat(&self.directory, name, AtFlags::empty())
+            .map_err(|errno| Error::io("remove", self.path_of(name), errno.into()))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        check::name(&self.path, from)?;
+        check::name(&self.path, to)?;
+        rustix::fs::renameat(&self.directory, from, &self.directory, to)
+            .map_err(|errno| Error::io("rename", self.path_of(from), errno.into()))
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        rustix::fs::fsync(&self.directory)
+            .map_err(|errno| Error::io("make durable", &self.path, errno.into()))?;
+        self.sync_parent()
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        allocate::free_bytes(&self.directory)
+            .map_err(|errno| Error::io("measure the free space of", &self.path, errno.into()))
+    }
+
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>> {
+        check::name(&self.path, name)?;
+        lock::try_lock(self, name, kind)
+    }
+}
+
+impl RealVolume {
+    /// Opens past the page cache if that is asked for and the file system can; tells which it became.
+    fn open_caching(&self, name: &str, flags: OFlags, caching: Caching) -> io::Result<(File, bool)> {
+        #[cfg(target_os = "linux")]
+        if caching == Caching::Direct {
+            match self.open_file(name, flags | OFlags::DIRECT, Mode::empty()) {
+                Err(refused) if transfer::is_invalid(&refused) => {}
+                other => return other.map(|file| (file, true)),
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = caching;
+        self.open_file(name, flags, Mode::empty()).map(|file| (file, false))
+    }
+
+    fn no_space(&self, path: PathBuf, needed: u64) -> Error {
+        Error::NoSpace { path, needed, free: allocate::free_bytes(&self.directory).unwrap_or(0) }
+    }
+}
+
+/// Says in words what the system's number hides: with `O_NOFOLLOW`, "too many links" means "one link".
+fn explained(errno: Errno) -> io::Error {
+    if errno == Errno::LOOP { not_regular("a symbolic link") } else { errno.into() }
+}
+
+fn not_regular(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, expected a regular file"))
+}

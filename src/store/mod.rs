@@ -1,0 +1,235 @@
+//! THE OBJECT. Bytes, files and places become the blocks of a store with a committed and a working generation.
+
+mod commit;
+mod create;
+mod open;
+mod pins;
+mod segments;
+mod table;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) use commit::Committed;
+pub(crate) use create::{Creation, create};
+pub(crate) use open::{Found, SlotState};
+pub(crate) use pins::PinWait;
+pub(crate) use segments::Home;
+
+use crate::error::{Error, Result};
+use crate::format::FormatError;
+use crate::format::directory::Directory;
+use crate::format::page::{BlockEntry, TensorEntry};
+use crate::format::progress::Progress;
+use crate::format::record::Record;
+use crate::format::superblock::Superblock;
+use crate::format::{Uuid, checksum};
+use crate::storage::{Caching, Lock, Segment, Volume};
+use crate::units::SlotIndex;
+
+/// An open store: the committed generation on disk, and what has been written since.
+pub(crate) struct BlockStore {
+    volume: Arc<dyn Volume>,
+    directory: Arc<Directory>,
+    meta: Arc<dyn Segment>,
+    segments: segments::Segments,
+    table: table::Table,
+    committed: Superblock,
+    committed_crc: u32,
+    record: Record,
+    found: Found,
+    access: Holder,
+    progress: Option<Arc<dyn Segment>>,
+    /// Homes of segments written since the last commit: what it has to make durable.
+    written: BTreeSet<(usize, u8, Caching)>,
+    poison: Option<String>,
+}
+
+/// By what right the store is open.
+enum Holder {
+    /// Reads the generation that the lock pins.
+    Reader { _pin: Box<dyn Lock> },
+    /// The only writer. `reuse` is held while homes of the generation before the committed one may be overwritten.
+    Writer { _lock: Box<dyn Lock>, reuse: Option<Box<dyn Lock>>, wait: PinWait },
+}
+
+impl BlockStore {
+    pub(crate) fn path(&self) -> &Path {
+        self.volume.path()
+    }
+
+    pub(crate) fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.committed
+    }
+
+    /// Groups and user record of the committed generation.
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What `open` found.
+    pub(crate) fn found(&self) -> &Found {
+        &self.found
+    }
+
+    pub(crate) fn uuid(&self) -> Uuid {
+        self.committed.uuid
+    }
+
+    /// The generation that is being written, one after the committed one.
+    pub(crate) fn working_generation(&self) -> u64 {
+        self.committed.generation + 1
+    }
+
+    pub(crate) fn is_writer(&self) -> bool {
+        matches!(self.access, Holder::Writer { .. })
+    }
+
+    /// Remembers a failure after which the disk's content is unknown to this handle.
+    pub(crate) fn poison(&mut self, cause: &Error) {
+        self.poison.get_or_insert_with(|| cause.to_string());
+    }
+
+    /// Refuses to go on after a failure.
+    pub(crate) fn check_sound(&self) -> Result<()> {
+        match &self.poison {
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to change a store that is open for reading, or after a failure.
+    pub(crate) fn check_writable(&self, action: &'static str) -> Result<()> {
+        if !self.is_writer() {
+            return Err(Error::ReadOnly { action });
+        }
+        self.check_sound()
+    }
+
+    pub(crate) fn block_entry(&mut self, slot: SlotIndex) -> Result<BlockEntry> {
+        self.table.block(&self.meta, slot)
+    }
+
+    pub(crate) fn tensor_entry(&mut self, tensor: usize) -> Result<TensorEntry> {
+        self.table.tensor(&self.meta, SlotIndex(crate::units::to_u64(tensor)))
+    }
+
+    /// Sets a tensor's clock in the working generation.
+    pub(crate) fn set_tensor_entry(&mut self, tensor: usize, entry: TensorEntry) -> Result<()> {
+        self.table.set_tensor(&self.meta, SlotIndex(crate::units::to_u64(tensor)), entry)
+    }
+
+    /// The home to which a block's plane goes in the working generation; what a durable superblock names is never
+    /// overwritten. Waits for readers of the generation whose homes are taken over.
+    pub(crate) fn write_home(&mut self, slot: SlotIndex) -> Result<Home> {
+        self.check_writable("write a block")?;
+        self.take_over_homes()?;
+        let entry = self.block_entry(slot)?;
+        Ok(if entry.generation == 0 {
+            Home(0)
+        } else if entry.generation == self.working_generation() {
+            Home(entry.home)
+        } else {
+            Home(1 - entry.home)
+        })
+    }
+
+    /// Enters a finished write into the table of the working generation.
+    pub(crate) fn note_written(&mut self, slot: SlotIndex, write: Written) -> Result<()> {
+        let Written { segment, home, caching, crc } = write;
+        let generation = self.working_generation();
+        self.written.insert((segment, home.0, caching));
+        self.table.set_block(&self.meta, slot, BlockEntry { generation, crc, home: home.0 })
+    }
+
+    /// An open file of a segment's home.
+    pub(crate) fn segment(&mut self, segment: usize, home: Home, caching: Caching) -> Result<Arc<dyn Segment>> {
+        self.segments.get(&self.volume, segment, home, caching, self.is_writer())
+    }
+
+    /// Pages of the table that stand in memory.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        self.table.bytes()
+    }
+
+    /// Forgets the working generation: the next read sees the committed one.
+    pub(crate) fn discard_working(&mut self) -> Result<()> {
+        self.check_writable("roll back")?;
+        self.table.discard(self.committed.root);
+        Ok(())
+    }
+
+    /// Leaves a note of the last finished step for people; it is never needed for recovery, so that a failure to
+    /// write it is no failure of the step.
+    pub(crate) fn note_progress(&mut self, step: u64) {
+        let note =
+            Progress { uuid: self.uuid(), generation: self.committed.generation, step, pid: std::process::id() };
+        if let Some(file) = &self.progress
+            && file.write_at(&note.encode(), 0).is_err()
+        {
+            self.progress = None;
+        }
+    }
+
+    /// Bytes that the files of the store have (lengths) and that the file system has allocated for them, by file.
+    pub(crate) fn files(&mut self) -> Result<Vec<FileUse>> {
+        let mut files = self.segments.files(&self.volume)?;
+        files.push(FileUse::of(crate::format::META_FILE.to_owned(), None, self.meta.as_ref())?);
+        Ok(files)
+    }
+}
+
+/// A block's plane that has been written: where, through which handle, and the checksum of what was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    pub(crate) segment: usize,
+    pub(crate) home: Home,
+    /// Errors of delayed writes are reported to the handle that wrote, so the same one is made durable.
+    pub(crate) caching: Caching,
+    pub(crate) crc: u32,
+}
+
+/// What one file takes on disk.
+pub(crate) struct FileUse {
+    pub(crate) name: String,
+    /// Index of its plane, for segments.
+    pub(crate) plane: Option<u16>,
+    pub(crate) len_bytes: u64,
+    pub(crate) allocated_bytes: u64,
+}
+
+impl FileUse {
+    fn of(name: String, plane: Option<u16>, segment: &dyn Segment) -> Result<Self> {
+        Ok(Self { name, plane, len_bytes: segment.len_bytes()?, allocated_bytes: segment.allocated_bytes()? })
+    }
+}
+
+/// Adds the file to an error of decoding.
+pub(crate) fn decode_error(path: &Path, base: u64, error: FormatError) -> Error {
+    if error.unsupported {
+        return Error::Unsupported { path: path.to_owned(), what: format!("{}: {}", error.what, error.got) };
+    }
+    Error::damaged(path, error.what, (base + error.offset, 1), error.got, error.expected)
+}
+
+/// Reads a region of the metadata file and checks its checksum.
+fn read_region(
+    meta: &Arc<dyn Segment>,
+    name: &str,
+    region: crate::format::superblock::Region,
+) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; crate::units::to_usize(region.bytes)];
+    meta.read_at(&mut bytes, region.offset)?;
+    let crc = checksum::crc32(&bytes);
+    if crc != region.crc {
+        let range = (region.offset, region.bytes);
+        let (got, expected) = (format!("checksum {crc:08x}"), format!("{:08x}", region.crc));
+        return Err(Error::damaged(meta.path(), name, range, got, expected));
+    }
+    Ok(bytes)
+}

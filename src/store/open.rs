@@ -1,0 +1,293 @@
+//! What open does: lock or pin, choose the generation, believe nothing that a checksum does not vouch for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::segments::Segments;
+use super::table::Table;
+use super::{BlockStore, Holder, PinWait, decode_error, pins, read_region};
+use crate::error::{Error, Result};
+use crate::format::directory::Directory;
+use crate::format::page::TableShape;
+use crate::format::progress::{PROGRESS_BYTES, Progress};
+use crate::format::record::Record;
+use crate::format::superblock::{KNOWN_RO_COMPAT, Superblock, superblock_crc};
+use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES, PROGRESS_FILE};
+use crate::storage::{Access, Caching, LockKind, Segment, Volume};
+use crate::units::to_usize;
+
+/// What one of the two superblock slots holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SlotState {
+    /// A whole superblock of this generation.
+    Valid(u64),
+    /// Nothing was ever written.
+    Empty,
+    /// Bytes that are not a superblock, and why.
+    Damaged(String),
+}
+
+/// What `open` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) slots: [SlotState; 2],
+    /// Last step that a writer had finished, where its note survived.
+    pub(crate) last_step: Option<u64>,
+}
+
+/// A superblock that was chosen, with everything it names in the metadata file.
+struct Chosen {
+    superblock: Superblock,
+    crc: u32,
+    directory: Directory,
+    record: Record,
+}
+
+/// How often a reader looks again when writers overtake it between its looks.
+const PIN_TRIES: usize = 500;
+
+impl BlockStore {
+    /// Opens the store for its only writer.
+    pub(crate) fn open_writer(volume: Arc<dyn Volume>, wait: PinWait) -> Result<Self> {
+        let meta = open_meta(&volume, Access::Write)?;
+        let lock = volume.try_lock(LOCK_FILE, LockKind::Exclusive)?;
+        let Some(lock) = lock else {
+            let holder = holder(&volume);
+            return Err(Error::Locked { path: volume.path().to_owned(), holder });
+        };
+        // After a crash of the process the page cache may show a superblock that the disk never got. Its barrier
+        // order makes everything it names durable already, so one sync of this file is enough to believe it.
+        meta.sync()?;
+        let (slots, candidates) = read_slots(&meta)?;
+        let (slots, chosen) = choose(&volume, &meta, slots, candidates)?;
+        let unknown = chosen.superblock.ro_compat & !KNOWN_RO_COMPAT;
+        if unknown != 0 {
+            let what = format!("feature bits {unknown:#x} are unknown; it can be opened for reading only");
+            return Err(Error::Unsupported { path: meta.path().to_owned(), what });
+        }
+        sign_lock(&volume);
+        let access = Holder::Writer { _lock: lock, reuse: None, wait };
+        Self::assemble(volume, meta, slots, chosen, access)
+    }
+
+    /// Opens the committed generation for reading, beside a writer or not, and pins it.
+    pub(crate) fn open_reader(volume: Arc<dyn Volume>) -> Result<Self> {
+        let meta = open_meta(&volume, Access::Read)?;
+        for _ in 0..PIN_TRIES {
+            let (slots, candidates) = read_slots(&meta)?;
+            let Some(seen) = candidates.first().map(|(superblock, _)| superblock.generation) else {
+                return Err(no_superblock(&volume, &slots));
+            };
+            let Some(pin) = pins::try_pin(&volume, seen)? else {
+                pins::pause();
+                continue;
+            };
+            // Between the look and the lock the writer may have gone on; one commit later the homes are still whole.
+            let (slots, candidates) = read_slots(&meta)?;
+            let newest = candidates.first().map_or(0, |(superblock, _)| superblock.generation);
+            if newest != seen && newest != seen + 1 {
+                continue;
+            }
+            let candidates = candidates.into_iter().filter(|(s, _)| s.generation <= seen).collect();
+            let (slots, chosen) = choose(&volume, &meta, slots, candidates)?;
+            if chosen.superblock.generation != seen {
+                return Self::open_older(volume, meta, slots, chosen);
+            }
+            return Self::assemble(volume, meta, slots, chosen, Holder::Reader { _pin: pin });
+        }
+        Err(Error::Locked {
+            path: volume.path().to_owned(),
+            holder: Some("a writer that commits faster than this reader can pin a generation".to_owned()),
+        })
+    }
+
+    /// Reads the older generation where what the newest superblock names is damaged.
+    fn open_older(
+        volume: Arc<dyn Volume>,
+        meta: Arc<dyn Segment>,
+        slots: [SlotState; 2],
+        chosen: Chosen,
+    ) -> Result<Self> {
+        match pins::try_pin(&volume, chosen.superblock.generation)? {
+            Some(pin) => Self::assemble(volume, meta, slots, chosen, Holder::Reader { _pin: pin }),
+            None => Err(Error::Locked {
+                path: volume.path().to_owned(),
+                holder: Some("a writer that is replacing the only generation left whole".to_owned()),
+            }),
+        }
+    }
+
+    fn assemble(
+        volume: Arc<dyn Volume>,
+        meta: Arc<dyn Segment>,
+        slots: [SlotState; 2],
+        chosen: Chosen,
+        access: Holder,
+    ) -> Result<Self> {
+        let Chosen { superblock, crc, directory, record } = chosen;
+        let writer = matches!(access, Holder::Writer { .. });
+        let directory = Arc::new(directory);
+        let mut segments = Segments::new(Arc::clone(&directory));
+        segments.check_lengths(&volume, writer)?;
+        let shape = TableShape::new(superblock.table_slots).ok_or_else(|| {
+            Error::damaged(meta.path(), "superblock table slots", (0, PAGE_BYTES), superblock.table_slots, "1 or more")
+        })?;
+        let table = Table::new(shape, superblock.table_offset, superblock.uuid, superblock.root);
+        let last_step = read_progress(&volume, &superblock);
+        let progress =
+            if writer { volume.open(PROGRESS_FILE, Access::Write, Caching::Cached).ok() } else { None };
+        Ok(Self {
+            volume,
+            directory,
+            meta,
+            segments,
+            table,
+            committed: superblock,
+            committed_crc: crc,
+            record,
+            found: Found { slots, last_step },
+            access,
+            progress,
+            written: BTreeSet::new(),
+            poison: None,
+        })
+    }
+}
+
+fn open_meta(volume: &Arc<dyn Volume>, access: Access) -> Result<Arc<dyn Segment>> {
+    match volume.open(META_FILE, access, Caching::Cached) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let unfinished = volume.list().is_ok_and(|names| names.iter().any(|name| name == LOCK_FILE));
+            let reason = if unfinished {
+                "its creation was interrupted; create it again"
+            } else {
+                "it has no file named `meta`"
+            };
+            Err(Error::NotAStore { path: volume.path().to_owned(), reason: reason.to_owned() })
+        }
+        other => other,
+    }
+}
+
+type Candidates = Vec<(Superblock, u32)>;
+
+/// Reads both slots; the valid superblocks come newest first.
+fn read_slots(meta: &Arc<dyn Segment>) -> Result<([SlotState; 2], Candidates)> {
+    let len_bytes = meta.len_bytes()?;
+    if len_bytes < 2 * PAGE_BYTES {
+        let expected = format!("at least {} bytes", 2 * PAGE_BYTES);
+        let what = "length of the metadata file";
+        return Err(Error::damaged(meta.path(), what, (0, len_bytes), format!("{len_bytes} bytes"), expected));
+    }
+    let mut slots = [SlotState::Empty, SlotState::Empty];
+    let mut candidates = Vec::new();
+    for (slot, state) in slots.iter_mut().enumerate() {
+        let mut page = vec![0; to_usize(PAGE_BYTES)];
+        let offset = crate::units::to_u64(slot) * PAGE_BYTES;
+        meta.read_at(&mut page, offset)?;
+        if page.iter().all(|&byte| byte == 0) {
+            continue;
+        }
+        let decoded = Superblock::decode(&page).and_then(|superblock| {
+            superblock.validate(len_bytes)?;
+            Ok((superblock, superblock_crc(&page)?))
+        });
+        *state = match decoded {
+            Ok((superblock, crc)) if Superblock::slot_offset(superblock.generation) == offset => {
+                let generation = superblock.generation;
+                candidates.push((superblock, crc));
+                SlotState::Valid(generation)
+            }
+            Ok((superblock, _)) => {
+                SlotState::Damaged(format!("generation {} stands in the wrong slot", superblock.generation))
+            }
+            Err(error) if error.unsupported => return Err(decode_error(meta.path(), offset, error)),
+            Err(error) => {
+                SlotState::Damaged(format!("{}: got {}, expected {}", error.what, error.got, error.expected))
+            }
+        };
+    }
+    candidates.sort_by_key(|(superblock, _)| std::cmp::Reverse(superblock.generation));
+    Ok((slots, candidates))
+}
+
+/// Takes the newest superblock whose directory, record and table root are whole.
+fn choose(
+    volume: &Arc<dyn Volume>,
+    meta: &Arc<dyn Segment>,
+    mut slots: [SlotState; 2],
+    candidates: Candidates,
+) -> Result<([SlotState; 2], Chosen)> {
+    let mut first_error = None;
+    for (superblock, crc) in candidates {
+        let slot = to_usize(superblock.generation % 2);
+        match load(meta, superblock, crc) {
+            Ok(chosen) => return Ok((slots, chosen)),
+            Err(error @ Error::Unsupported { .. }) => return Err(error),
+            Err(error) => {
+                if let Some(state) = slots.get_mut(slot) {
+                    *state = SlotState::Damaged(error.to_string());
+                }
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| no_superblock(volume, &slots)))
+}
+
+fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Chosen> {
+    let bytes = read_region(meta, "directory", superblock.directory)?;
+    let directory =
+        Directory::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.directory.offset, e))?;
+    let bytes = read_region(meta, "record", superblock.record)?;
+    let record = Record::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.record.offset, e))?;
+    let range = (0, PAGE_BYTES);
+    if directory.slots() != superblock.table_slots {
+        let (got, expected) = (superblock.table_slots, directory.slots());
+        return Err(Error::damaged(meta.path(), "superblock table slots", range, got, expected));
+    }
+    if crate::units::to_u64(record.groups.len()) != u64::from(directory.groups) {
+        let (got, expected) = (record.groups.len(), directory.groups);
+        return Err(Error::damaged(meta.path(), "groups in the record", range, got, expected));
+    }
+    let shape = TableShape::new(superblock.table_slots);
+    if let Some(shape) = shape {
+        // Reading the first entry checks the root and one path below it.
+        let mut table = Table::new(shape, superblock.table_offset, superblock.uuid, superblock.root);
+        table.tensor(meta, crate::units::SlotIndex(0))?;
+    }
+    Ok(Chosen { superblock, crc, directory, record })
+}
+
+fn no_superblock(volume: &Arc<dyn Volume>, slots: &[SlotState; 2]) -> Error {
+    let path = volume.path_of(META_FILE);
+    let got = format!("slot 0: {:?}, slot 1: {:?}", slots[0], slots[1]);
+    Error::damaged(path, "both superblocks", (0, 2 * PAGE_BYTES), got, "one whole superblock")
+}
+
+/// What the lock file says of its holder.
+fn holder(volume: &Arc<dyn Volume>) -> Option<String> {
+    let file = volume.open(LOCK_FILE, Access::Read, Caching::Cached).ok()?;
+    let mut bytes = [0; 64];
+    file.read_at(&mut bytes, 0).ok()?;
+    let text = std::str::from_utf8(&bytes).ok()?.trim_matches('\0').trim();
+    text.parse::<u32>().ok().map(|pid| format!("process {pid}"))
+}
+
+/// Leaves this process's id in the lock file, for the message that another writer gets; nothing relies on it.
+fn sign_lock(volume: &Arc<dyn Volume>) {
+    let mut text = std::process::id().to_string().into_bytes();
+    text.resize(64, 0);
+    if let Ok(file) = volume.open(LOCK_FILE, Access::Write, Caching::Cached) {
+        drop(file.write_at(&text, 0));
+    }
+}
+
+fn read_progress(volume: &Arc<dyn Volume>, superblock: &Superblock) -> Option<u64> {
+    let file = volume.open(PROGRESS_FILE, Access::Read, Caching::Cached).ok()?;
+    let mut bytes = vec![0; to_usize(PROGRESS_BYTES)];
+    file.read_at(&mut bytes, 0).ok()?;
+    let progress = Progress::decode(&bytes).ok()?;
+    let ours = progress.uuid == superblock.uuid && progress.generation <= superblock.generation;
+    (ours && progress.step >= superblock.step).then_some(progress.step)
+}

@@ -1,0 +1,72 @@
+//! Which generations are being read, across processes, without anything that a killed reader could leave behind.
+//!
+//! There are two lock files, one for each parity of generations. A reader of generation g holds a shared lock on
+//! the file of g's parity. While the working generation is g + 1, its writes go to homes that generation g - 1 used,
+//! so the writer first takes the file of that parity exclusively, and gives it back when g + 1 is committed. The
+//! operating system drops the locks of a process that dies.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{BlockStore, Holder};
+use crate::error::{Error, Result};
+use crate::format::pin_file;
+use crate::storage::{Lock, LockKind, Volume};
+
+/// How long a writer waits for readers of a generation whose homes it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum PinWait {
+    /// As long as a reader lives.
+    #[default]
+    Unlimited,
+    /// Until this much time has passed, then an error.
+    Limit(Duration),
+}
+
+/// Time between two looks at a lock.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// Tries to pin a generation for reading; `None` if the writer is already reusing its homes.
+pub(super) fn try_pin(volume: &Arc<dyn Volume>, generation: u64) -> Result<Option<Box<dyn Lock>>> {
+    volume.try_lock(pin_file(generation), LockKind::Shared)
+}
+
+/// Waits a moment before the next try to pin.
+pub(super) fn pause() {
+    std::thread::sleep(RETRY);
+}
+
+impl BlockStore {
+    /// Makes sure that nobody reads the generation whose homes the working generation overwrites.
+    pub(super) fn take_over_homes(&mut self) -> Result<()> {
+        let path = self.volume.path().to_owned();
+        let working = self.committed.generation + 1;
+        let Holder::Writer { reuse, wait, .. } = &mut self.access else {
+            return Err(Error::ReadOnly { action: "write a block" });
+        };
+        if reuse.is_some() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        loop {
+            *reuse = self.volume.try_lock(pin_file(working), LockKind::Exclusive)?;
+            if reuse.is_some() {
+                return Ok(());
+            }
+            if let PinWait::Limit(limit) = *wait
+                && start.elapsed() >= limit
+            {
+                let waited_s = start.elapsed().as_secs_f64();
+                return Err(Error::Pinned { path, generation: working.saturating_sub(2), waited_s });
+            }
+            pause();
+        }
+    }
+
+    /// Lets readers pin generations of that parity again, after a commit.
+    pub(super) fn give_back_homes(&mut self) {
+        if let Holder::Writer { reuse, .. } = &mut self.access {
+            *reuse = None;
+        }
+    }
+}
