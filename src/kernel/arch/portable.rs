@@ -1,0 +1,29 @@
+//! Shells for what every CPU of the compilation target has: the reference and the fallback.
+//!
+//! They are never inlined: the arguments of a real function are known not to overlap, and the loops vectorise only
+//! with that knowledge.
+
+use crate::kernel::reduce;
+use crate::kernel::sweep::{self, Rule};
+
+#[inline(never)]
+pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
+    rule: R,
+    param: &mut [f32],
+    grad: &[f32],
+    a: &mut [f32],
+    b: &mut [f32],
+    c: &mut [f32],
+) {
+    sweep::sweep(rule, param, grad, a, b, c);
+}
+
+#[inline(never)]
+pub(in crate::kernel) fn sum_of_squares_leaf(leaf: &[f32]) -> f64 {
+    reduce::sum_of_squares_body(leaf)
+}
+
+#[inline(never)]
+pub(in crate::kernel) fn count_non_finite(values: &[f32]) -> u64 {
+    reduce::count_non_finite_body(values)
+}

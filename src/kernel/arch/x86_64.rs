@@ -1,0 +1,82 @@
+//! Shells for the vector extensions of x86-64.
+//!
+//! The shells only raise the instruction set around loops written in safe code; there are no intrinsics. FMA comes
+//! with AVX-512 but is never used: the compiler does not contract a multiplication and an addition by itself.
+
+#![expect(
+    unsafe_code,
+    reason = "calls across a target_feature boundary; each is guarded by a proof of the features"
+)]
+
+use crate::kernel::reduce;
+use crate::kernel::sweep::{self, Rule};
+
+/// Defines the proof that a CPU has some features, and the shells compiled with them.
+macro_rules! shells {
+    ($proof:ident, $shells:ident, $features:literal, [$($feature:tt),+]) => {
+        #[doc = concat!("Proof that this CPU has the features `", $features, "`.")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(in crate::kernel) struct $proof(());
+
+        impl $proof {
+            /// Asks the CPU (and the operating system, which must save the registers).
+            pub(in crate::kernel) fn detect() -> Option<Self> {
+                ($(std::arch::is_x86_feature_detected!($feature))&&+).then_some(Self(()))
+            }
+        }
+
+        pub(in crate::kernel) mod $shells {
+            use super::{$proof, Rule, reduce};
+
+            pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
+                _proof: $proof,
+                rule: R,
+                param: &mut [f32],
+                grad: &[f32],
+                a: &mut [f32],
+                b: &mut [f32],
+                c: &mut [f32],
+            ) {
+                #[target_feature(enable = $features)]
+                fn shell<R: Rule<N>, const N: usize>(
+                    rule: R,
+                    param: &mut [f32],
+                    grad: &[f32],
+                    a: &mut [f32],
+                    b: &mut [f32],
+                    c: &mut [f32],
+                ) {
+                    super::sweep::sweep(rule, param, grad, a, b, c);
+                }
+                // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
+                unsafe { shell(rule, param, grad, a, b, c) }
+            }
+
+            pub(in crate::kernel) fn sum_of_squares_leaf(_proof: $proof, leaf: &[f32]) -> f64 {
+                #[target_feature(enable = $features)]
+                fn shell(leaf: &[f32]) -> f64 {
+                    reduce::sum_of_squares_body(leaf)
+                }
+                // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
+                unsafe { shell(leaf) }
+            }
+
+            pub(in crate::kernel) fn count_non_finite(_proof: $proof, values: &[f32]) -> u64 {
+                #[target_feature(enable = $features)]
+                fn shell(values: &[f32]) -> u64 {
+                    reduce::count_non_finite_body(values)
+                }
+                // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
+                unsafe { shell(values) }
+            }
+        }
+    };
+}
+
+shells!(Avx2, avx2, "avx2", ["avx2"]);
+shells!(
+    Avx512,
+    avx512,
+    "avx512f,avx512bw,avx512dq,avx512vl",
+    ["avx512f", "avx512bw", "avx512dq", "avx512vl"]
+);

@@ -1,0 +1,79 @@
+//! Adagrad.
+
+use super::prepared::{Body, Prepared};
+use super::settings::{Field, Range, Settings};
+use super::{StatePlane, TensorClock, UpdateRule, real, round};
+use crate::kernel::body;
+
+/// Adagrad: J. Duchi, E. Hazan, Y. Singer, "Adaptive subgradient methods for online learning and stochastic
+/// optimization", JMLR 12, 2011.
+///
+/// With gradient `g`, parameter `p`, step `t` from 1, and state `sum` (`s`, filled with `initial_accumulator_value`):
+///
+/// ```text
+/// g = g + weight_decay * p
+/// s = s + g * g
+/// p = p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adagrad {
+    /// Learning rate, at least 0.
+    pub lr: f64,
+    /// How the learning rate falls with the steps, at least 0.
+    pub lr_decay: f64,
+    /// Coupled weight decay, at least 0.
+    pub weight_decay: f64,
+    /// What the sum of squares starts with, at least 0.
+    pub initial_accumulator_value: f64,
+    /// Added to the root, at least 0.
+    pub eps: f64,
+    /// Whether the step goes up the gradient.
+    pub maximize: bool,
+}
+
+impl Default for Adagrad {
+    fn default() -> Self {
+        Self {
+            lr: 1e-2,
+            lr_decay: 0.0,
+            weight_decay: 0.0,
+            initial_accumulator_value: 0.0,
+            eps: 1e-10,
+            maximize: false,
+        }
+    }
+}
+
+impl Settings for Adagrad {
+    fn fields(&mut self) -> Vec<Field<'_>> {
+        vec![
+            Field::number("lr", &mut self.lr, Range::NonNegative),
+            Field::number("lr_decay", &mut self.lr_decay, Range::NonNegative),
+            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
+            Field::number(
+                "initial_accumulator_value",
+                &mut self.initial_accumulator_value,
+                Range::NonNegative,
+            ),
+            Field::number("eps", &mut self.eps, Range::NonNegative),
+            Field::switch("maximize", &mut self.maximize),
+        ]
+    }
+}
+
+impl UpdateRule for Adagrad {
+    fn state_planes(&self) -> Vec<StatePlane> {
+        vec![StatePlane { name: "sum", fill: round(self.initial_accumulator_value) }]
+    }
+
+    fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
+        // The steps before this one are t - 1.
+        let rate = self.lr / (1.0 + real(clock.steps) * self.lr_decay);
+        let body = body::Adagrad {
+            minus_rate: round(-rate),
+            eps: round(self.eps),
+            weight_decay: super::some_unless_zero(self.weight_decay),
+        };
+        (Prepared::new(Body::Adagrad(body), self.maximize), clock.next())
+    }
+}

@@ -1,0 +1,98 @@
+//! Adam.
+
+use super::power::power;
+use super::prepared::{Body, Prepared};
+use super::settings::{Field, Range, Settings};
+use super::{StatePlane, TensorClock, UpdateRule, decay, lerp, round, squares, zeros};
+use crate::kernel::body;
+
+/// Adam: D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", arXiv:1412.6980, 2014; `amsgrad` is that of
+/// S. J. Reddi, S. Kale, S. Kumar, "On the convergence of Adam and beyond", ICLR 2018.
+///
+/// With gradient `g`, parameter `p`, step `t` from 1, and state `exp_avg` (`m`), `exp_avg_sq` (`v`), `max_exp_avg_sq`
+/// (`x`, only with `amsgrad`):
+///
+/// ```text
+/// g = g + weight_decay * p
+/// m = m + (1 - beta1) * (g - m)
+/// v = beta2 * v + (1 - beta2) * g * g
+/// x = max(x, v) with amsgrad, else v
+/// p = p - lr / (1 - beta1^t) * m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adam {
+    /// Learning rate, at least 0.
+    pub lr: f64,
+    /// Weight of the past in the first moment, 0 to below 1.
+    pub beta1: f64,
+    /// Weight of the past in the second moment, 0 to below 1.
+    pub beta2: f64,
+    /// Added to the root, at least 0.
+    pub eps: f64,
+    /// Coupled weight decay, at least 0.
+    pub weight_decay: f64,
+    /// Whether the largest second moment so far divides.
+    pub amsgrad: bool,
+    /// Whether the step goes up the gradient.
+    pub maximize: bool,
+}
+
+impl Default for Adam {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            amsgrad: false,
+            maximize: false,
+        }
+    }
+}
+
+impl Settings for Adam {
+    fn fields(&mut self) -> Vec<Field<'_>> {
+        vec![
+            Field::number("lr", &mut self.lr, Range::NonNegative),
+            Field::number("beta1", &mut self.beta1, Range::Decay),
+            Field::number("beta2", &mut self.beta2, Range::Decay),
+            Field::number("eps", &mut self.eps, Range::NonNegative),
+            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
+            Field::switch("amsgrad", &mut self.amsgrad),
+            Field::switch("maximize", &mut self.maximize),
+        ]
+    }
+}
+
+impl UpdateRule for Adam {
+    fn state_planes(&self) -> Vec<StatePlane> {
+        let mut planes = vec![zeros("exp_avg"), zeros("exp_avg_sq")];
+        if self.amsgrad {
+            planes.push(zeros("max_exp_avg_sq"));
+        }
+        planes
+    }
+
+    fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
+        self.prepare_with(clock, decay(self.weight_decay, self.lr, false))
+    }
+}
+
+impl Adam {
+    /// Computes a step of Adam or AdamW, which differ by their weight decay.
+    pub(super) fn prepare_with(&self, clock: TensorClock, decay: body::Decay) -> (Prepared, TensorClock) {
+        let next = clock.next();
+        let rate = self.lr / (1.0 - power(self.beta1, next.steps));
+        let body = body::Adam {
+            minus_rate: round(-rate),
+            first: lerp(self.beta1),
+            second: squares(self.beta2),
+            correction: round((1.0 - power(self.beta2, next.steps)).sqrt()),
+            eps: round(self.eps),
+            amsgrad: self.amsgrad,
+            decay,
+        };
+        (Prepared::new(Body::Adam(body), self.maximize), next)
+    }
+}

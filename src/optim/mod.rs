@@ -1,0 +1,345 @@
+//! RULE. Which planes an optimizer keeps, which scalars a step has, and which kernel runs.
+//!
+//! The rules follow PyTorch 2.x in their hyperparameters, defaults, state names and order of operations, so that a run
+//! can move between the two. Lion, which PyTorch does not have, follows its paper. All scalars of a step are computed
+//! in f64 from a u64 step count and rounded once to f32.
+//!
+//! ```
+//! use paramstore::InstructionSet;
+//! use paramstore::optim::{AdamW, Optimizer, TensorClock};
+//!
+//! let optimizer = Optimizer::AdamW(AdamW { lr: 0.1, ..AdamW::default() });
+//! let (mut param, grad) = ([1.0_f32, -2.0], [0.5_f32, 0.25]);
+//! let (mut exp_avg, mut exp_avg_sq) = ([0.0_f32; 2], [0.0_f32; 2]);
+//! let mut clock = TensorClock::default();
+//! let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_avg_sq];
+//! optimizer.update(InstructionSet::detect(), &mut clock, &mut param, &grad, state)?;
+//! assert_eq!(clock.steps, 1);
+//! assert!((param[0] - 0.899).abs() < 1e-6 && (param[1] + 2.098).abs() < 1e-6);
+//! # Ok::<(), paramstore::Error>(())
+//! ```
+
+mod adadelta;
+mod adagrad;
+mod adam;
+mod adamax;
+mod adamw;
+mod lion;
+mod nadam;
+mod power;
+mod prepared;
+mod radam;
+mod rmsprop;
+mod settings;
+mod sgd;
+
+#[cfg(test)]
+mod tests;
+
+pub use adadelta::Adadelta;
+pub use adagrad::Adagrad;
+pub use adam::Adam;
+pub use adamax::Adamax;
+pub use adamw::AdamW;
+pub use lion::Lion;
+pub use nadam::NAdam;
+pub(crate) use prepared::Prepared;
+pub use radam::RAdam;
+pub use rmsprop::RmsProp;
+pub use sgd::Sgd;
+
+use crate::error::{Error, Result};
+use crate::kernel::{InstructionSet, body};
+use settings::Settings;
+
+/// An update rule with its hyperparameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Optimizer {
+    /// Stochastic gradient descent, with or without momentum.
+    Sgd(Sgd),
+    /// Adagrad.
+    Adagrad(Adagrad),
+    /// Adadelta.
+    Adadelta(Adadelta),
+    /// RMSprop.
+    RmsProp(RmsProp),
+    /// Adam with coupled weight decay.
+    Adam(Adam),
+    /// Adam with decoupled weight decay.
+    AdamW(AdamW),
+    /// Adamax.
+    Adamax(Adamax),
+    /// NAdam.
+    NAdam(NAdam),
+    /// RAdam.
+    RAdam(RAdam),
+    /// Lion.
+    Lion(Lion),
+}
+
+/// A plane that an optimizer keeps beside the parameters, with one f32 per element.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StatePlane {
+    /// PyTorch's name of it, e.g. `exp_avg`.
+    pub name: &'static str,
+    /// The value of every element before the first step.
+    pub fill: f32,
+}
+
+/// What an optimizer keeps per tensor beside its planes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TensorClock {
+    /// Steps that the tensor has taken.
+    pub steps: u64,
+    /// NAdam's product of momenta so far, kept in f32 as PyTorch does; other rules leave it alone.
+    pub mu_product: f32,
+}
+
+impl Default for TensorClock {
+    /// The clock of a tensor before its first step.
+    fn default() -> Self {
+        Self { steps: 0, mu_product: 1.0 }
+    }
+}
+
+impl TensorClock {
+    /// Returns the clock after one more step.
+    const fn next(self) -> Self {
+        Self { steps: self.steps.saturating_add(1), ..self }
+    }
+}
+
+/// What each rule provides; [`Optimizer`] delegates to it.
+trait UpdateRule: Settings {
+    /// Lists the state planes in their fixed order.
+    fn state_planes(&self) -> Vec<StatePlane>;
+
+    /// Computes the scalars of the next step, and the clock after it.
+    fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock);
+}
+
+/// Evaluates an expression for the rule in an optimizer.
+macro_rules! delegate {
+    ($optimizer:expr, $rule:ident => $value:expr) => {
+        match $optimizer {
+            Optimizer::Sgd($rule) => $value,
+            Optimizer::Adagrad($rule) => $value,
+            Optimizer::Adadelta($rule) => $value,
+            Optimizer::RmsProp($rule) => $value,
+            Optimizer::Adam($rule) => $value,
+            Optimizer::AdamW($rule) => $value,
+            Optimizer::Adamax($rule) => $value,
+            Optimizer::NAdam($rule) => $value,
+            Optimizer::RAdam($rule) => $value,
+            Optimizer::Lion($rule) => $value,
+        }
+    };
+}
+
+impl Optimizer {
+    /// The names of all optimizers.
+    pub const NAMES: [&'static str; 10] =
+        ["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam", "lion"];
+
+    /// Returns the optimizer's name, one of [`NAMES`](Self::NAMES).
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd(_) => "sgd",
+            Self::Adagrad(_) => "adagrad",
+            Self::Adadelta(_) => "adadelta",
+            Self::RmsProp(_) => "rmsprop",
+            Self::Adam(_) => "adam",
+            Self::AdamW(_) => "adamw",
+            Self::Adamax(_) => "adamax",
+            Self::NAdam(_) => "nadam",
+            Self::RAdam(_) => "radam",
+            Self::Lion(_) => "lion",
+        }
+    }
+
+    /// Returns the optimizer of this name with its default hyperparameters.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the name is not one of [`NAMES`](Self::NAMES).
+    pub fn from_name(name: &str) -> Result<Self> {
+        Ok(match name {
+            "sgd" => Self::Sgd(Sgd::default()),
+            "adagrad" => Self::Adagrad(Adagrad::default()),
+            "adadelta" => Self::Adadelta(Adadelta::default()),
+            "rmsprop" => Self::RmsProp(RmsProp::default()),
+            "adam" => Self::Adam(Adam::default()),
+            "adamw" => Self::AdamW(AdamW::default()),
+            "adamax" => Self::Adamax(Adamax::default()),
+            "nadam" => Self::NAdam(NAdam::default()),
+            "radam" => Self::RAdam(RAdam::default()),
+            "lion" => Self::Lion(Lion::default()),
+            _ => {
+                let expected = format!("one of {}", Self::NAMES.join(", "));
+                return Err(Error::invalid("optimizer", format_args!("{name:?}"), expected));
+            }
+        })
+    }
+
+    /// Sets a hyperparameter by PyTorch's name of it, from text.
+    ///
+    /// `betas` takes both betas (`0.9,0.95`); `beta1` and `beta2` take one. A switch takes `on`, `true`, `1`, `off`,
+    /// `false` or `0`. What depends on several hyperparameters is left to [`validate`](Self::validate).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the rule has no such hyperparameter (the message names those that exist), or the value is
+    /// not a number of its range; the optimizer is then unchanged.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let name = self.name();
+        let mut changed = *self;
+        delegate!(&mut changed, rule => settings::set(name, &mut rule.fields(), key, value))?;
+        *self = changed;
+        Ok(())
+    }
+
+    /// Lists every hyperparameter in force, in a fixed order; switches are 0 or 1, betas are `beta1` and `beta2`.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, f64)> {
+        let mut copy = *self;
+        delegate!(&mut copy, rule => settings::read(&rule.fields()))
+    }
+
+    /// Makes the optimizer that [`settings`](Self::settings) listed, exactly.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the name is unknown, a setting is unknown, missing or given twice, or the optimizer is
+    /// not a valid one.
+    pub fn from_settings(name: &str, settings: &[(String, f64)]) -> Result<Self> {
+        let mut optimizer = Self::from_name(name)?;
+        delegate!(&mut optimizer, rule => settings::write(name, &mut rule.fields(), settings))?;
+        optimizer.validate()?;
+        Ok(optimizer)
+    }
+
+    /// Checks every hyperparameter against PyTorch's range, and that they go together.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] names the first one that does not fit.
+    pub fn validate(&self) -> Result<()> {
+        let name = self.name();
+        let mut copy = *self;
+        delegate!(&mut copy, rule => {
+            settings::check(name, &rule.fields())?;
+            rule.check_together()
+        })
+    }
+
+    /// Returns the learning rate.
+    #[must_use]
+    pub const fn lr(&self) -> f64 {
+        delegate!(self, rule => rule.lr)
+    }
+
+    /// Sets the learning rate, e.g. from a schedule before each step; [`validate`](Self::validate) checks it.
+    pub const fn set_lr(&mut self, lr: f64) {
+        delegate!(self, rule => rule.lr = lr);
+    }
+
+    /// Lists the planes that the optimizer keeps per element with these hyperparameters, in the order in which
+    /// [`update`](Self::update) takes them. The list is empty for SGD without momentum.
+    #[must_use]
+    pub fn state_planes(&self) -> Vec<StatePlane> {
+        delegate!(self, rule => rule.state_planes())
+    }
+
+    /// Computes the scalars of a tensor's next step, and its clock after the step.
+    pub(crate) fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
+        delegate!(self, rule => rule.prepare(clock))
+    }
+
+    /// Takes one step on a tensor in plain memory.
+    ///
+    /// The state planes are those of [`state_planes`](Self::state_planes), in that order, filled with their `fill`
+    /// before the first step. NaN and infinite gradients follow IEEE 754, as in PyTorch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the number of planes or a length does not fit; nothing is then changed. The
+    /// hyperparameters are not checked; see [`validate`](Self::validate).
+    pub fn update(
+        &self,
+        isa: InstructionSet,
+        clock: &mut TensorClock,
+        param: &mut [f32],
+        grad: &[f32],
+        state: &mut [&mut [f32]],
+    ) -> Result<()> {
+        let planes = self.state_planes();
+        let len = param.len();
+        if grad.len() != len {
+            return Err(Error::invalid(
+                "length of the gradient",
+                grad.len(),
+                format!("{len}, as the parameters"),
+            ));
+        }
+        if state.len() != planes.len() {
+            let names = planes.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");
+            let expected = format!("{} for {} ({names})", planes.len(), self.name());
+            return Err(Error::invalid("number of state planes", state.len(), expected));
+        }
+        for (plane, values) in planes.iter().zip(state.iter()) {
+            if values.len() != len {
+                let what = format!("length of the state plane {}", plane.name);
+                return Err(Error::invalid(what, values.len(), format!("{len}, as the parameters")));
+            }
+        }
+        let (prepared, next) = self.prepare(*clock);
+        prepared.run(isa, param, grad, state);
+        *clock = next;
+        Ok(())
+    }
+}
+
+/// Rounds a scalar of a step to the dtype of the planes: the one rounding that it gets.
+#[expect(clippy::cast_possible_truncation, reason = "rounding, or overflow to infinity, is what is wanted")]
+const fn round(x: f64) -> f32 {
+    x as f32
+}
+
+/// Returns a step count as f64: exact below 2^53, and where it is not, nothing computed from it notices.
+#[expect(clippy::cast_precision_loss, reason = "2^53 steps are 285 years of 1,000,000 steps a second")]
+const fn real(steps: u64) -> f64 {
+    steps as f64
+}
+
+/// A plane that starts with zeros.
+const fn zeros(name: &'static str) -> StatePlane {
+    StatePlane { name, fill: 0.0 }
+}
+
+/// Returns a weight decay as the kernels take it: 0 is none, and leaves every bit alone.
+fn some_unless_zero(weight_decay: f64) -> Option<f32> {
+    (weight_decay != 0.0).then_some(round(weight_decay))
+}
+
+/// Returns weight decay of one of both kinds.
+fn decay(weight_decay: f64, lr: f64, decoupled: bool) -> body::Decay {
+    if weight_decay == 0.0 {
+        body::Decay::None
+    } else if decoupled {
+        body::Decay::Decoupled(round(1.0 - lr * weight_decay))
+    } else {
+        body::Decay::Coupled(round(weight_decay))
+    }
+}
+
+/// Returns the average of gradients in which the past weighs `beta`.
+const fn lerp(beta: f64) -> body::Lerp {
+    body::Lerp::new(round(1.0 - beta))
+}
+
+/// Returns the average of squares in which the past weighs `beta`.
+const fn squares(beta: f64) -> body::Squares {
+    body::Squares { keep: round(beta), add: round(1.0 - beta) }
+}

@@ -1,0 +1,50 @@
+//! One step of one tensor, ready to run over its blocks.
+
+use crate::kernel::{InstructionSet, Sweep, body};
+
+/// The scalars of a tensor's step, and the kernel they belong to. One value serves all blocks, on any thread.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Prepared {
+    body: Body,
+    negate: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Body {
+    Sgd(body::Sgd),
+    Adagrad(body::Adagrad),
+    Adadelta(body::Adadelta),
+    RmsProp(body::RmsProp),
+    Adam(body::Adam),
+    Adamax(body::Adamax),
+    NAdam(body::NAdam),
+    RAdam(body::RAdam),
+    Lion(body::Lion),
+}
+
+impl Prepared {
+    pub(super) const fn new(body: Body, maximize: bool) -> Self {
+        Self { body, negate: maximize }
+    }
+
+    /// Updates a run of elements. `maximize` is taken care of inside, by a kernel compiled with the negation (it costs
+    /// nothing): the caller never negates the gradient.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths differ, or the planes are not as many as the rule has.
+    pub(crate) fn run(&self, isa: InstructionSet, param: &mut [f32], grad: &[f32], state: &mut [&mut [f32]]) {
+        let sweep = Sweep { isa, param, grad, state, negate: self.negate };
+        match self.body {
+            Body::Sgd(body) => body.run(sweep),
+            Body::Adagrad(body) => body.run(sweep),
+            Body::Adadelta(body) => body.run(sweep),
+            Body::RmsProp(body) => body.run(sweep),
+            Body::Adam(body) => body.run(sweep),
+            Body::Adamax(body) => body.run(sweep),
+            Body::NAdam(body) => body.run(sweep),
+            Body::RAdam(body) => body.run(sweep),
+            Body::Lion(body) => body.run(sweep),
+        }
+    }
+}

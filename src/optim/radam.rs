@@ -1,0 +1,98 @@
+//! RAdam.
+
+use super::power::power;
+use super::prepared::{Body, Prepared};
+use super::settings::{Field, Range, Settings};
+use super::{StatePlane, TensorClock, UpdateRule, decay, lerp, real, round, squares, zeros};
+use crate::kernel::body;
+
+/// RAdam, Adam with a rectified variance: L. Liu et al., "On the variance of the adaptive learning rate and beyond",
+/// arXiv:1908.03265, 2019.
+///
+/// With gradient `g`, parameter `p`, step `t` from 1, and state `exp_avg` (`m`), `exp_avg_sq` (`v`):
+///
+/// ```text
+/// g = g + weight_decay * p, or if decoupled p = p * (1 - lr * weight_decay)
+/// m = m + (1 - beta1) * (g - m)
+/// v = beta2 * v + (1 - beta2) * g * g
+/// limit = 2 / (1 - beta2) - 1
+/// rho = limit - 2 * t * beta2^t / (1 - beta2^t)
+/// if rho > 5:
+///     r = sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
+///     p = p - m / (1 - beta1^t) * lr * sqrt(1 - beta2^t) / (sqrt(v) + eps) * r
+/// else:
+///     p = p - m / (1 - beta1^t) * lr
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RAdam {
+    /// Learning rate, at least 0.
+    pub lr: f64,
+    /// Weight of the past in the first moment, 0 to below 1.
+    pub beta1: f64,
+    /// Weight of the past in the second moment, 0 to below 1.
+    pub beta2: f64,
+    /// Added to the root, at least 0.
+    pub eps: f64,
+    /// Weight decay, at least 0.
+    pub weight_decay: f64,
+    /// Whether weight decay shrinks the parameter instead of entering the gradient.
+    pub decoupled_weight_decay: bool,
+    /// Whether the step goes up the gradient.
+    pub maximize: bool,
+}
+
+impl Default for RAdam {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decoupled_weight_decay: false,
+            maximize: false,
+        }
+    }
+}
+
+impl Settings for RAdam {
+    fn fields(&mut self) -> Vec<Field<'_>> {
+        vec![
+            Field::number("lr", &mut self.lr, Range::NonNegative),
+            Field::number("beta1", &mut self.beta1, Range::Decay),
+            Field::number("beta2", &mut self.beta2, Range::Decay),
+            Field::number("eps", &mut self.eps, Range::NonNegative),
+            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
+            Field::switch("decoupled_weight_decay", &mut self.decoupled_weight_decay),
+            Field::switch("maximize", &mut self.maximize),
+        ]
+    }
+}
+
+impl UpdateRule for RAdam {
+    fn state_planes(&self) -> Vec<StatePlane> {
+        vec![zeros("exp_avg"), zeros("exp_avg_sq")]
+    }
+
+    fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
+        let next = clock.next();
+        let beta2_power = power(self.beta2, next.steps);
+        let correction = 1.0 - beta2_power;
+        let limit = 2.0 / (1.0 - self.beta2) - 1.0;
+        let rho = limit - 2.0 * real(next.steps) * beta2_power / correction;
+        let rectified = (rho > 5.0).then(|| {
+            let term = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho);
+            body::Rectified { correction: round(correction.sqrt()), term: round(term.sqrt()) }
+        });
+        let body = body::RAdam {
+            lr: round(self.lr),
+            correction: round(1.0 - power(self.beta1, next.steps)),
+            first: lerp(self.beta1),
+            second: squares(self.beta2),
+            eps: round(self.eps),
+            rectified,
+            decay: decay(self.weight_decay, self.lr, self.decoupled_weight_decay),
+        };
+        (Prepared::new(Body::RAdam(body), self.maximize), next)
+    }
+}
