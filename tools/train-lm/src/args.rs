@@ -113,7 +113,11 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Option<u64> {
     let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
     let (number, factor) = unit.unwrap_or((text, 1.0));
     if let Ok(whole) = number.trim().parse::<u64>() {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "factors are whole and below 2^53")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "factors are whole and below 2^53"
+        )]
         return whole.checked_mul(factor as u64);
     }
     let value = number.trim().parse::<f64>().ok()? * factor;

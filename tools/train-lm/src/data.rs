@@ -30,7 +30,8 @@ impl Text {
         }
         let mut text = String::new();
         for path in files {
-            let bytes = std::fs::read(path).with_context(|| format!("cannot read the text {}", path.display()))?;
+            let bytes =
+                std::fs::read(path).with_context(|| format!("cannot read the text {}", path.display()))?;
             match std::str::from_utf8(&bytes) {
                 Ok(part) => text.push_str(part),
                 Err(error) => bail!(
@@ -64,7 +65,11 @@ impl Text {
         while !rest.is_empty() {
             let cut = rest.bytes().enumerate().skip(target).find(|&(_, byte)| byte == b'\n');
             let (piece, tail) = rest.split_at(cut.map_or(rest.len(), |(at, _)| at + 1));
-            if index % VAL_EVERY == VAL_EVERY / 2 { val.push(piece) } else { train.push(piece) }
+            if index % VAL_EVERY == VAL_EVERY / 2 {
+                val.push(piece);
+            } else {
+                train.push(piece);
+            }
             rest = tail;
             index += 1;
         }
@@ -259,7 +264,9 @@ mod tests {
     fn an_epoch_visits_every_window_once_and_the_next_starts_elsewhere() {
         let corpus = corpus(3);
         let windows = corpus.windows();
-        let epoch = |from| (0..windows).map(|i| corpus.batch(from + i, 1).inputs).collect::<std::collections::BTreeSet<_>>();
+        let epoch = |from| {
+            (0..windows).map(|i| corpus.batch(from + i, 1).inputs).collect::<std::collections::BTreeSet<_>>()
+        };
         let first = epoch(0);
         assert!(first.len() as u64 >= windows - 1, "two windows of text may be equal, not more");
         assert_ne!(first, epoch(windows));

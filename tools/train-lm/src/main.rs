@@ -70,7 +70,8 @@ fn run(args: &Args) -> Result<ExitCode> {
 /// Prints the report on standard output, and what to do next on standard error.
 fn print(args: &Args, summary: &Summary) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let written = if args.json { writeln!(out, "{}", summary.json()) } else { write!(out, "\n{}", summary.text()) };
+    let written =
+        if args.json { writeln!(out, "{}", summary.json()) } else { write!(out, "\n{}", summary.text()) };
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other?,

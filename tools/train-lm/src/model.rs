@@ -31,7 +31,13 @@ impl Weights<'_> {
 }
 
 /// Computes a unit's output from its input, which holds whole sequences of `seq` tokens.
-pub(crate) fn forward(shape: &Shape, unit: Unit, weights: &Weights<'_>, x: &Tensor, seq: usize) -> Result<Tensor> {
+pub(crate) fn forward(
+    shape: &Shape,
+    unit: Unit,
+    weights: &Weights<'_>,
+    x: &Tensor,
+    seq: usize,
+) -> Result<Tensor> {
     match unit {
         Unit::Attention(_) => x + attention(shape, weights, x, seq)?,
         Unit::Mlp(_) => {
@@ -48,7 +54,11 @@ fn attention(shape: &Shape, weights: &Weights<'_>, x: &Tensor, seq: usize) -> Re
     let size = width / heads;
     let normed = weights.norm(x, 0)?;
     let split = |index: usize| -> Result<Tensor> {
-        weights.linear(&normed, index)?.reshape((tokens / seq, seq, heads, size))?.transpose(1, 2)?.contiguous()
+        weights
+            .linear(&normed, index)?
+            .reshape((tokens / seq, seq, heads, size))?
+            .transpose(1, 2)?
+            .contiguous()
     };
     let (q, k, v) = (split(1)?, split(2)?, split(3)?);
     #[expect(clippy::cast_precision_loss, reason = "a head has 64 elements")]
@@ -87,7 +97,12 @@ pub(crate) fn logits(x: &Tensor, table: &Tensor, slot: Option<Slot>) -> Result<T
 }
 
 /// Computes the logits of a run of the vocabulary again and pulls their gradient back to `x` and the sink.
-pub(crate) fn logits_backward(x: &Tensor, table: &Tensor, sink: &GradSink, grad: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+pub(crate) fn logits_backward(
+    x: &Tensor,
+    table: &Tensor,
+    sink: &GradSink,
+    grad: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
     let x = Var::from_tensor(x)?;
     let z = logits(x.as_tensor(), table, Some(Slot { sink: sink.clone(), index: 0 }))?;
     let grad = grad(&z)?;

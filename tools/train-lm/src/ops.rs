@@ -296,7 +296,9 @@ pub(crate) fn softmax_in_place(row: &mut [f32]) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total = exp_minus(row, max);
     let scale = 1.0 / total;
-    row.iter_mut().for_each(|x| *x *= scale);
+    for x in row {
+        *x *= scale;
+    }
 }
 
 /// Replaces each x of the row by e^(x − shift) and returns their sum.
@@ -333,7 +335,11 @@ fn exp(x: f32) -> f32 {
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = p * r + c;
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "n + 127 lies within 1..=254")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "n + 127 lies within 1..=254"
+    )]
     let power = f32::from_bits(((n + 127.0) as u32) << 23);
     if x < -87.0 { 0.0 } else { p * power }
 }

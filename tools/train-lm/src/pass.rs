@@ -105,7 +105,9 @@ impl Scores {
             if let Some(at) = usize::from(targets[token]).checked_sub(first).filter(|&at| at < rows) {
                 row[at] -= 1.0;
             }
-            row.iter_mut().for_each(|x| *x *= scale);
+            for x in row {
+                *x *= scale;
+            }
         }
     }
 }
@@ -125,7 +127,7 @@ impl Engine {
         Self { shape, parts: parts.collect(), runs: shape.table_runs() }
     }
 
-    fn cut<'a>(batch: &'a Batch, seq: usize) -> Vec<Shard<'a>> {
+    fn cut(batch: &Batch, seq: usize) -> Vec<Shard<'_>> {
         let sequences = batch.inputs.len() / seq;
         let count = shards(sequences);
         let cut = |i: usize| i * sequences / count * seq;
@@ -146,7 +148,12 @@ impl Engine {
     }
 
     /// Reads a run of rows of the embedding or the unembedding.
-    fn read_run(&self, source: &mut impl Source, name: &str, (first, rows): (usize, usize)) -> Result<Vec<f32>> {
+    fn read_run(
+        &self,
+        source: &mut impl Source,
+        name: &str,
+        (first, rows): (usize, usize),
+    ) -> Result<Vec<f32>> {
         let mut values = vec![0f32; rows * self.shape.d_model];
         source.read(name, first * self.shape.d_model, &mut values)?;
         Ok(values)
@@ -160,7 +167,8 @@ impl Engine {
     /// Looks up the tokens of each shard in the embedding.
     fn embed(&self, source: &mut impl Source, shards: &[Shard<'_>]) -> Result<Vec<Tensor>> {
         let d = self.shape.d_model;
-        let mut streams: Vec<Vec<f32>> = shards.iter().map(|shard| vec![0.0; shard.inputs.len() * d]).collect();
+        let mut streams: Vec<Vec<f32>> =
+            shards.iter().map(|shard| vec![0.0; shard.inputs.len() * d]).collect();
         for &(first, rows) in &self.runs {
             let table = self.read_run(source, EMBED, (first, rows))?;
             for (shard, stream) in shards.iter().zip(&mut streams) {
@@ -204,7 +212,12 @@ impl Engine {
     }
 
     /// Scores the targets of each shard, given the outputs of the last unit.
-    fn score(&self, source: &mut impl Source, outputs: &[Tensor], shards: &[Shard<'_>]) -> Result<Vec<Scores>> {
+    fn score(
+        &self,
+        source: &mut impl Source,
+        outputs: &[Tensor],
+        shards: &[Shard<'_>],
+    ) -> Result<Vec<Scores>> {
         let mut scores: Vec<Scores> = shards.iter().map(|shard| Scores::new(shard.targets.len())).collect();
         for &run in &self.runs {
             let table = self.read_table(source, run)?;

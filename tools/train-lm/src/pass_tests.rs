@@ -106,7 +106,8 @@ fn whole_loss(shape: &Shape, params: &BTreeMap<String, Var>, batch: &Batch) -> c
         let attn = |what: &str| get(&format!("blocks.{layer}.attn.{what}.weight"));
         let mlp = |what: &str| get(&format!("blocks.{layer}.mlp.{what}.weight"));
         let h = norm(&x, attn("norm"))?;
-        let split = |w: &Tensor| h.matmul(w)?.reshape((n, SEQ, heads, d / heads))?.transpose(1, 2)?.contiguous();
+        let split =
+            |w: &Tensor| h.matmul(w)?.reshape((n, SEQ, heads, d / heads))?.transpose(1, 2)?.contiguous();
         let (q, k, v) = (split(attn("q"))?, split(attn("k"))?, split(attn("v"))?);
         let scores = (q.matmul(&k.t()?)? * 0.125)?.broadcast_add(&bias)?;
         let mixed = softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((n * SEQ, d))?;
@@ -162,7 +163,10 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
             let mut memory = Memory::new(&shape);
             let loss = Engine::new(shape).train(&mut memory, &batch, SEQ).unwrap();
             let bits = |grad: Vec<f32>| grad.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-            (loss.to_bits(), memory.grads.into_iter().map(|(name, grad)| (name, bits(grad))).collect::<Vec<_>>())
+            (
+                loss.to_bits(),
+                memory.grads.into_iter().map(|(name, grad)| (name, bits(grad))).collect::<Vec<_>>(),
+            )
         })
     };
     let one = run(1);

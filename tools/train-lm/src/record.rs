@@ -97,7 +97,10 @@ impl Record {
         let mut rest = Bytes(bytes);
         ensure!(rest.take()? == MAGIC, "the store's user record was not written by train-lm");
         let version = rest.u32()?;
-        ensure!(version == VERSION, "the store's user record has version {version}, this train-lm reads {VERSION}");
+        ensure!(
+            version == VERSION,
+            "the store's user record has version {version}, this train-lm reads {VERSION}"
+        );
         let (step, cursor, seed) = (rest.u64()?, rest.u64()?, rest.u64()?);
         let (total, warmup) = (rest.u64()?, rest.u64()?);
         let schedule = Schedule { total, warmup, peak: f64::from_le_bytes(rest.take()?) };
@@ -112,19 +115,7 @@ impl Record {
         ensure!(rest.0.len() / 8 >= count, "the user record announces {count} merges and ends before");
         let merges = (0..count).map(|_| Ok((rest.u32()?, rest.u32()?))).collect::<Result<_>>()?;
         ensure!(rest.0.is_empty(), "the user record has {} bytes too many", rest.0.len());
-        Ok(Self {
-            step,
-            cursor,
-            seed,
-            schedule,
-            val_before,
-            shape,
-            seq,
-            batch,
-            text,
-            optimizer,
-            merges,
-        })
+        Ok(Self { step, cursor, seed, schedule, val_before, shape, seq, batch, text, optimizer, merges })
     }
 }
 

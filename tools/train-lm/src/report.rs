@@ -178,57 +178,73 @@ impl Summary {
 
     /// The report for people.
     pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        let mut row = |name: &str, text: String| out.push_str(&format!("{name:<11}{text}\n"));
+        let mut rows = Vec::new();
         if self.trained.0 > 0 {
-            row("trained", format!(
-                "{} tokens in {:.1} s, {:.0} tokens/s; the training text has {}",
-                grouped(self.trained.0),
-                self.train_s,
-                per_second(self.trained.0, self.train_s),
-                grouped(self.text_tokens as u64),
-            ));
+            rows.push(("trained", self.trained_row()));
         }
-        row("validation", format!(
-            "{:.3} bits per byte, {:.3} before the first step",
-            self.val.1, self.val.0
+        let (before, after) = self.val;
+        rows.push(("validation", format!("{after:.3} bits per byte, {before:.3} before the first step")));
+        let (bytes, tokens) = self.unigram;
+        rows.push((
+            "unigram",
+            format!(
+                "{bytes:.3} bits per byte is the entropy of the text's bytes, {tokens:.3} that of its tokens"
+            ),
         ));
-        row("unigram", format!(
-            "{:.3} bits per byte is the entropy of the text's bytes, {:.3} that of its tokens",
-            self.unigram.0, self.unigram.1
+        let times = to_float(self.state_bytes) / to_float(self.memory.0);
+        let params = grouped(self.params);
+        rows.push((
+            "state",
+            format!("{} for {params} parameters, {times:.1} times --memory", size_of(self.state_bytes)),
         ));
-        row("state", format!(
-            "{} for {} parameters, {:.1} times --memory",
-            size(to_float(self.state_bytes)),
-            grouped(self.params),
-            to_float(self.state_bytes) / to_float(self.memory.0),
-        ));
-        let peak = self.peak_rss.map_or_else(|| "not told by this system".to_owned(), |peak| size(to_float(peak)));
-        row("memory", format!(
-            "{} given ({} of it the store's budget), {peak} peak of the process, in which about {} are\n{:11}\
-             activations of the batch and about {} program and text",
-            size(to_float(self.memory.0)),
-            size(to_float(self.memory.1)),
-            size(to_float(self.activation_bytes)),
-            "",
-            size(to_float(FIXED_BYTES)),
-        ));
+        rows.push(("memory", self.memory_row()));
         if self.trained.0 > 0 {
-            row("disk", format!(
-                "{} read, {} written; stalled {:.1} s reading and {:.1} s writing; {} commits in {:.1} s",
-                size(to_float(self.traffic.read)),
-                size(to_float(self.traffic.written)),
-                self.traffic.stall_read_s,
-                self.traffic.stall_write_s,
-                self.commits.0,
-                self.commits.1,
-            ));
+            rows.push(("disk", self.disk_row()));
         }
-        row("store", format!("{}, step {}, digest {}", self.store, self.steps.0, self.digest));
+        rows.push(("store", format!("{}, step {}, digest {}", self.store, self.steps.0, self.digest)));
+        let mut out: String = rows.into_iter().fold(String::new(), |out, (name, row)| {
+            out + &format!("{name:<12}{}\n", row.replace('\n', &format!("\n{:12}", "")))
+        });
         if let Some((prompt, text)) = &self.sample {
-            out.push_str(&format!("\nSample: the model goes on after \"{}\"\n{}\n", prompt.trim(), indented(text)));
+            let heading = format!("\nSample: the model goes on after \"{}\"\n", prompt.trim());
+            out = out + &heading + &indented(text);
         }
         out
+    }
+
+    fn trained_row(&self) -> String {
+        format!(
+            "{} tokens in {:.1} s, {:.0} tokens/s; the training text has {} tokens",
+            grouped(self.trained.0),
+            self.train_s,
+            per_second(self.trained.0, self.train_s),
+            grouped(self.text_tokens as u64),
+        )
+    }
+
+    fn memory_row(&self) -> String {
+        let peak = self.peak_rss.map_or_else(|| "not told by this system".to_owned(), size_of);
+        let (given, budget) = self.memory;
+        format!(
+            "{} given, {} of it the store's budget; peak of the process {peak}\n\
+             (beside --memory about {} of activations for the batch, about {} of program and text)",
+            size_of(given),
+            size_of(budget),
+            size_of(self.activation_bytes),
+            size_of(FIXED_BYTES),
+        )
+    }
+
+    fn disk_row(&self) -> String {
+        format!(
+            "{} read, {} written; stalled {:.1} s reading and {:.1} s writing; {} commits in {:.1} s",
+            size_of(self.traffic.read),
+            size_of(self.traffic.written),
+            self.traffic.stall_read_s,
+            self.traffic.stall_write_s,
+            self.commits.0,
+            self.commits.1,
+        )
     }
 }
 
@@ -236,7 +252,7 @@ impl Summary {
 pub(crate) const FIXED_BYTES: u64 = 24 << 20;
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    text.lines().fold(String::new(), |out, line| out + "  " + line + "\n")
 }
 
 fn per_second(n: u64, seconds: f64) -> f64 {
@@ -246,6 +262,10 @@ fn per_second(n: u64, seconds: f64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "for display")]
 fn to_float(n: u64) -> f64 {
     n as f64
+}
+
+fn size_of(bytes: u64) -> String {
+    size(to_float(bytes))
 }
 
 /// A number of bytes for people, in binary units.

@@ -25,7 +25,8 @@ impl Schedule {
         if step < self.warmup {
             return self.peak * ratio(step + 1, self.warmup);
         }
-        let past = ratio((step - self.warmup).min(self.total), self.total.saturating_sub(self.warmup).max(1)).min(1.0);
+        let past = ratio((step - self.warmup).min(self.total), self.total.saturating_sub(self.warmup).max(1))
+            .min(1.0);
         self.peak * (FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * past).cos()))
     }
 }

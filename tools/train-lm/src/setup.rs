@@ -22,7 +22,7 @@ pub(crate) fn new_run(args: &Args, text: TextId, vocab: usize, merges: Vec<(u32,
     let shape = Shape::for_params(args.params.unwrap_or(DEFAULT_PARAMS), vocab)?;
     let seq = args.seq.unwrap_or(DEFAULT_SEQ);
     let optimizer = args.optimizer.clone().unwrap_or_else(|| DEFAULT_OPTIMIZER.to_owned());
-    let peak = args.lr.unwrap_or_else(|| weights::default_lr(&optimizer));
+    let peak = args.lr.map_or_else(|| weights::default_lr(&optimizer), Ok)?;
     Ok(Record {
         step: 0,
         cursor: 0,
@@ -64,7 +64,11 @@ pub(crate) fn resume(args: &Args, text: TextId, record: &mut Record) -> Result<u
     if let Some(params) = args.params {
         let shape = Shape::for_params(params, record.shape.vocab)?;
         if shape != record.shape {
-            bail!(differs("--params", record.shape.params().to_string(), format!("{params} ({})", shape.params())));
+            bail!(differs(
+                "--params",
+                record.shape.params().to_string(),
+                format!("{params} ({})", shape.params())
+            ));
         }
     }
     if let Some(name) = args.optimizer.as_ref().filter(|name| **name != record.optimizer) {
@@ -92,7 +96,7 @@ pub(crate) fn resume(args: &Args, text: TextId, record: &mut Record) -> Result<u
 }
 
 fn describe(text: TextId) -> String {
-    let digest: String = text.sha256[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = text.sha256[..6].iter().fold(String::new(), |digest, byte| digest + &format!("{byte:02x}"));
     format!("{} bytes, SHA-256 {digest}...", text.bytes)
 }
 
@@ -114,8 +118,12 @@ pub(crate) struct Memory {
 pub(crate) fn memory(given: Option<u64>, record: &Record) -> Result<Memory> {
     let state = record.shape.params() * weights::state_bytes_per_param(&record.optimizer)?;
     let held = record.shape.held_bytes(crate::config::shards(record.batch));
-    let least = held + weights::least_budget(&record.shape);
-    let total = given.unwrap_or_else(|| (state / 8).max(least) >> 20 << 20).max(if given.is_none() { least } else { 0 });
+    let least = held + weights::least_budget(&record.shape, &record.optimizer)?;
+    let total = given.unwrap_or_else(|| (state / 8).max(least) >> 20 << 20).max(if given.is_none() {
+        least
+    } else {
+        0
+    });
     if total < least {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         bail!(

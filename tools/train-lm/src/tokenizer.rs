@@ -4,7 +4,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
+use tokenizers::{
+    AddedToken, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer,
+};
 
 /// Token ids fit into 16 bits.
 pub(crate) const MAX_VOCAB: usize = 1 << 16;
@@ -73,7 +75,9 @@ impl Tokenizer {
         for &(left, right) in &merges {
             let at = |id: u32| usize::try_from(id).ok().filter(|&id| id < names.len());
             let (Some(l), Some(r)) = (at(left), at(right)) else {
-                return Err(anyhow!("the tokenizer joins tokens {left} and {right}, and one of them does not exist"));
+                return Err(anyhow!(
+                    "the tokenizer joins tokens {left} and {right}, and one of them does not exist"
+                ));
             };
             named.push((names[l].clone(), names[r].clone()));
             let name = format!("{}{}", names[l], names[r]);
@@ -124,7 +128,8 @@ impl Tokenizer {
 
     /// Turns tokens into text; what is not UTF-8 is replaced.
     pub(crate) fn decode(&self, tokens: &[u16]) -> String {
-        let bytes: Vec<u8> = tokens.iter().flat_map(|&id| self.pieces[usize::from(id)].iter().copied()).collect();
+        let bytes: Vec<u8> =
+            tokens.iter().flat_map(|&id| self.pieces[usize::from(id)].iter().copied()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -147,7 +152,10 @@ fn letter(byte: u8) -> char {
         return char::from(byte);
     }
     let shift = (0..byte).filter(|&earlier| !printable(earlier)).count();
-    u32::try_from(shift).ok().and_then(|shift| char::from_u32(256 + shift)).unwrap_or(char::REPLACEMENT_CHARACTER)
+    u32::try_from(shift)
+        .ok()
+        .and_then(|shift| char::from_u32(256 + shift))
+        .unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 #[cfg(test)]

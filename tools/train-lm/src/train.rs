@@ -1,6 +1,5 @@
 //! The flow of a run: begin or go on, train, commit, report.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -55,14 +54,18 @@ pub(crate) enum Ended {
 }
 
 /// Begins a run or goes on with it, until it is complete or `stop` is set.
-pub(crate) fn run(args: &Args, stop: &Arc<AtomicBool>) -> Result<Ended> {
+pub(crate) fn run(args: &Args, stop: &AtomicBool) -> Result<Ended> {
     let text = Text::load(&args.text)?;
-    let mut run = if args.store.try_exists().unwrap_or(false) { Run::resume(args, &text)? } else { Run::begin(args, &text)? };
+    let mut run = if args.store.try_exists().unwrap_or(false) {
+        Run::resume(args, &text)?
+    } else {
+        Run::begin(args, &text)?
+    };
     drop(text);
     run.announce(args);
     let trained = run.train(args.commit_every, stop)?;
     let stopped = run.record.step < run.total;
-    let summary = Box::new(run.summary(args, trained)?);
+    let summary = Box::new(run.summary(args, &trained)?);
     Ok(if stopped { Ended::Stopped(summary) } else { Ended::Complete(summary) })
 }
 
@@ -77,7 +80,8 @@ impl Run {
         if let Some(parent) = args.store.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
-        let weights = Weights::create(&args.store, &record.shape, &record.optimizer, record.seed, memory.budget)?;
+        let weights =
+            Weights::create(&args.store, &record.shape, &record.optimizer, record.seed, memory.budget)?;
         let total = record.schedule.total;
         let mut run = Self::assemble(text, weights, record, tokenizer, memory, total)?;
         run.measure_start()?;
@@ -92,14 +96,14 @@ impl Run {
             let tokenizer = text.train_tokenizer(setup::wanted_vocab(args))?;
             (setup::new_run(args, id, tokenizer.vocab(), tokenizer.merges().to_vec())?, tokenizer)
         } else {
-            let record = Record::decode(&bytes).with_context(|| format!("cannot go on with {}", args.store.display()))?;
+            let record = Record::decode(&bytes)
+                .with_context(|| format!("cannot go on with {}", args.store.display()))?;
             let tokenizer = Tokenizer::from_merges(record.merges.clone())?;
             (record, tokenizer)
         };
         let total = setup::resume(args, id, &mut record)?;
         let memory = setup::memory(args.memory, &record)?;
-        let weights = Weights::open(&args.store, memory.budget)?;
-        weights.check(&record.shape, &record.optimizer)?;
+        let weights = Weights::open(&args.store, &record.shape, memory.budget)?;
         ensure!(
             weights.step() == record.step,
             "{} is at step {} and its user record at step {}: it was changed by another program",
@@ -140,7 +144,8 @@ impl Run {
     fn validate(&mut self) -> Result<f64> {
         let Record { shape, seq, batch, .. } = self.record;
         let affordable = VALIDATION_FLOPS / (2 * shape.params() * seq as u64);
-        let sequences = usize::try_from(affordable)?.clamp(batch.min(VALIDATION_SEQUENCES), VALIDATION_SEQUENCES);
+        let sequences =
+            usize::try_from(affordable)?.clamp(batch.min(VALIDATION_SEQUENCES), VALIDATION_SEQUENCES);
         let (mut nats, mut bytes) = (0.0, 0);
         for part in self.corpus.validation(sequences, batch) {
             nats += self.engine.loss(&mut self.weights, &part, seq)?;
@@ -171,7 +176,9 @@ impl Run {
         let step = self.record.step;
         let lost = self.weights.lost_steps();
         note(&match self.continued_from {
-            Some(_) if step >= self.total => format!("Store      {} holds the complete run", args.store.display()),
+            Some(_) if step >= self.total => {
+                format!("Store      {} holds the complete run", args.store.display())
+            }
             Some(_) if lost > 0 => format!(
                 "Store      {} goes on from its last commit at step {step}; {lost} later steps were lost and are \
                  computed again",
@@ -230,13 +237,19 @@ impl Run {
         Ok(())
     }
 
-    fn summary(mut self, args: &Args, done: Trained) -> Result<Summary> {
+    fn summary(mut self, args: &Args, done: &Trained) -> Result<Summary> {
         let val_after = self.validate()?;
         let Record { shape, seq, batch, seed, step, val_before, .. } = self.record;
         let len = setup::sample_len(args, shape.params());
         let sample = match len {
             0 => None,
-            len => Some(sample(&self.engine, &mut self.weights, &self.corpus, &self.tokenizer, (seq, len, seed))?),
+            len => Some(sample(
+                &self.engine,
+                &mut self.weights,
+                &self.corpus,
+                &self.tokenizer,
+                (seq, len, seed),
+            )?),
         };
         Ok(Summary {
             store: args.store.display().to_string(),

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use paramstore::{AdamW, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Step, TensorSpec};
+use anyhow::{Context, Result, bail, ensure};
+use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Step, TensorSpec};
 
 use crate::config::{Shape, Start, TensorDef};
 use crate::pass::{Sink, Source};
@@ -19,30 +19,73 @@ pub(crate) struct Weights {
     store: ParamStore,
 }
 
-/// The optimizer of a new store by name, with this program's defaults where they differ from PyTorch's.
+/// Settings that differ from PyTorch's defaults: a momentum for SGD, and for the others what is usual for
+/// transformers. Decoupled weight decay goes to matrices only; coupled decay stays off, as in PyTorch.
+const SETTINGS: [(&str, &[(&str, &str)]); 4] = [
+    ("sgd", &[("momentum", "0.9")]),
+    ("adam", &[("beta2", "0.95")]),
+    ("adamw", &[("beta2", "0.95"), ("weight_decay", "0.1")]),
+    ("lion", &[("beta2", "0.98"), ("weight_decay", "1")]),
+];
+
+/// Learning rates that suit models of a few hundred dimensions at the default batch.
+const RATES: [(&str, f64); 10] = [
+    ("sgd", 0.3),
+    ("adagrad", 0.02),
+    ("adadelta", 1.0),
+    ("rmsprop", 1e-3),
+    ("adam", 3e-3),
+    ("adamw", 3e-3),
+    ("adamax", 4e-3),
+    ("nadam", 3e-3),
+    ("radam", 3e-3),
+    ("lion", 4e-4),
+];
+
+/// The optimizer of a new store.
 fn optimizer(name: &str, decay: bool) -> Result<Optimizer> {
-    let _ = name;
-    Ok(Optimizer::AdamW(AdamW { weight_decay: if decay { 0.1 } else { 0.0 }, beta2: 0.95, ..AdamW::default() }))
+    let mut optimizer = Optimizer::from_name(name)?;
+    for (key, value) in SETTINGS.iter().find(|(of, _)| *of == name).map_or(&[][..], |(_, settings)| settings)
+    {
+        optimizer.set(key, if *key == "weight_decay" && !decay { "0" } else { value })?;
+    }
+    Ok(optimizer)
 }
 
-/// A learning rate that suits an optimizer for models of about this width.
-pub(crate) fn default_lr(_name: &str) -> f64 {
-    3e-3
+/// The highest learning rate of a new run, unless one is asked for.
+pub(crate) fn default_lr(name: &str) -> Result<f64> {
+    // Says which names there are.
+    Optimizer::from_name(name)?;
+    RATES
+        .iter()
+        .find_map(|(of, rate)| (*of == name).then_some(*rate))
+        .with_context(|| format!("--optimizer {name} needs --lr"))
+}
+
+/// Planes of parameters and optimizer state.
+fn planes(name: &str) -> Result<u64> {
+    Ok(1 + optimizer(name, true)?.state_planes().len() as u64)
 }
 
 /// Bytes of parameters and optimizer state for each parameter.
-pub(crate) fn state_bytes_per_param(_name: &str) -> Result<u64> {
-    Ok(12)
+pub(crate) fn state_bytes_per_param(name: &str) -> Result<u64> {
+    Ok(planes(name)? * size_of::<f32>() as u64)
 }
 
-/// The least budget with which a store of this shape makes progress: a few blocks with all their planes.
-pub(crate) fn least_budget(shape: &Shape) -> u64 {
-    shape.block_bytes() as u64 * 3 * 4
+/// The least budget with which the store reads, updates and writes at the same time: four blocks with all planes.
+pub(crate) fn least_budget(shape: &Shape, optimizer: &str) -> Result<u64> {
+    Ok(shape.block_bytes() as u64 * planes(optimizer)? * 4)
 }
 
 impl Weights {
     /// Creates the store of a new run.
-    pub(crate) fn create(path: &Path, shape: &Shape, optimizer_name: &str, seed: u64, budget: u64) -> Result<Self> {
+    pub(crate) fn create(
+        path: &Path,
+        shape: &Shape,
+        optimizer_name: &str,
+        seed: u64,
+        budget: u64,
+    ) -> Result<Self> {
         let mut schema = Schema::new().seed(seed).block_bytes(shape.block_bytes() as u64);
         schema = schema.group(ParamGroup::new(DECAY, optimizer(optimizer_name, true)?));
         schema = schema.group(ParamGroup::new(NO_DECAY, optimizer(optimizer_name, false)?));
@@ -53,14 +96,22 @@ impl Weights {
         Ok(Self { store })
     }
 
-    /// Opens the store of a run that began earlier.
-    pub(crate) fn open(path: &Path, budget: u64) -> Result<Self> {
-        Ok(Self { store: ParamStore::open(path, &Options::new().memory_budget(budget))? })
-    }
-
-    /// The user record of the last commit; empty in a store that was created and never committed.
-    pub(crate) fn record(&self) -> &[u8] {
-        self.store.user_record()
+    /// Opens the store of a run that began earlier, and checks that it holds the tensors of this shape.
+    pub(crate) fn open(path: &Path, shape: &Shape, budget: u64) -> Result<Self> {
+        let store = ParamStore::open(path, &Options::new().memory_budget(budget))?;
+        let expected = shape.tensors();
+        let same = |(info, def): (paramstore::TensorInfo<'_>, &TensorDef)| {
+            info.name() == def.name && info.shape().iter().eq(&dims(def))
+        };
+        ensure!(
+            store.tensors().count() == expected.len() && store.tensors().zip(&expected).all(same),
+            "the tensors in {} are not those of the model that its user record describes ({} layers of width {}): \
+             choose another --store",
+            path.display(),
+            shape.layers,
+            shape.d_model
+        );
+        Ok(Self { store })
     }
 
     /// Optimizer steps finished.
@@ -74,7 +125,11 @@ impl Weights {
     }
 
     /// Takes one optimizer step at this learning rate; `pass` reads parameters and hands gradients over.
-    pub(crate) fn take_step<T>(&mut self, lr: f64, pass: impl FnOnce(&mut Updates<'_>) -> Result<T>) -> Result<T> {
+    pub(crate) fn take_step<T>(
+        &mut self,
+        lr: f64,
+        pass: impl FnOnce(&mut Updates<'_>) -> Result<T>,
+    ) -> Result<T> {
         for group in [DECAY, NO_DECAY] {
             self.store.group_mut(group)?.set_lr(lr)?;
         }
@@ -112,7 +167,19 @@ impl Weights {
 
     /// A hash of the logical content: names, shapes, step, every value of every plane.
     pub(crate) fn digest(&mut self) -> Result<String> {
-        Ok(self.store.digest()?)
+        use sha2::Digest as _; // DEV
+        let mut hash = sha2::Sha256::new();
+        hash.update(self.store.step().to_le_bytes());
+        for info in self.store.tensors() {
+            for plane in info.planes() {
+                let mut values = vec![0f32; usize::try_from(info.elements())?];
+                self.store.read_plane_into(info.name(), plane, &mut values)?;
+                for x in values {
+                    hash.update(x.to_le_bytes());
+                }
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
@@ -121,13 +188,16 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 * 1e-9
 }
 
+fn dims(def: &TensorDef) -> Vec<u64> {
+    def.dims.iter().map(|&n| n as u64).collect()
+}
+
 fn spec(def: &TensorDef) -> TensorSpec {
-    let dims: Vec<u64> = def.dims.iter().map(|&n| n as u64).collect();
     let init = match def.start {
         Start::Constant(value) => Init::Constant(value),
         Start::Normal(std) => Init::Normal { mean: 0.0, std },
     };
-    TensorSpec::new(&def.name, &dims).group(if def.decays() { DECAY } else { NO_DECAY }).init(init)
+    TensorSpec::new(&def.name, &dims(def)).group(if def.decays() { DECAY } else { NO_DECAY }).init(init)
 }
 
 impl Source for Weights {
@@ -136,12 +206,8 @@ impl Source for Weights {
     }
 
     fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        Ok(self.store.read_range_into(name, range(start, out.len()), out)?)
+        Ok(self.store.read_range_into(name, start as u64, out)?)
     }
-}
-
-fn range(start: usize, len: usize) -> std::ops::Range<u64> {
-    start as u64..(start + len) as u64
 }
 
 /// One optimizer step under way.
@@ -155,7 +221,7 @@ impl Source for Updates<'_> {
     }
 
     fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        Ok(self.step.read_range_into(name, range(start, out.len()), out)?)
+        Ok(self.step.read_range_into(name, start as u64, out)?)
     }
 }
 
@@ -173,15 +239,8 @@ impl Sink for Updates<'_> {
     }
 }
 
-/// Reads the user record of a store without taking its lock.
+/// Reads the user record of a store's last commit without taking its lock; it is empty if the store was created and
+/// never committed.
 pub(crate) fn peek_record(path: &Path) -> Result<Vec<u8>> {
-    let store = ParamStore::open(path, &Options::new())?;
-    Ok(store.user_record().to_vec())
-}
-
-impl Weights {
-    /// Checks that the store holds the tensors of this shape.
-    pub(crate) fn check(&self, _shape: &Shape, _optimizer: &str) -> Result<()> {
-        Ok(())
-    }
+    Ok(ParamStore::open_read_only(path, &Options::new())?.user_record().to_vec())
 }
