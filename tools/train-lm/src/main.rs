@@ -29,7 +29,6 @@ use clap::Parser as _;
 
 use crate::args::Args;
 use crate::report::{Summary, note};
-use crate::train::Ended;
 
 /// Exit status of a run that Ctrl-C ended, as a shell reports it.
 const INTERRUPTED: u8 = 130;
@@ -59,12 +58,9 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
     })
     .context("cannot listen for Ctrl-C")?;
-    let (summary, code) = match train::run(args, &stop)? {
-        Ended::Complete(summary) => (summary, ExitCode::SUCCESS),
-        Ended::Stopped(summary) => (summary, ExitCode::from(INTERRUPTED)),
-    };
+    let summary = train::run(args, &stop)?;
     print(args, &summary).context("cannot write the report")?;
-    Ok(code)
+    Ok(if summary.complete() { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
 }
 
 /// Prints the report on standard output, and what to do next on standard error.
@@ -77,10 +73,10 @@ fn print(args: &Args, summary: &Summary) -> std::io::Result<()> {
         other => other?,
     }
     let (done, total) = summary.steps;
-    note(&if done < total {
-        format!("\nStopped and committed at step {done} of {total}. The same command continues the run.")
-    } else {
+    note(&if summary.complete() {
         format!("\nAll {done} steps are done. The same command with --steps {} continues the run.", 2 * done)
+    } else {
+        format!("\nStopped and committed at step {done} of {total}. The same command continues the run.")
     });
     Ok(())
 }

@@ -104,12 +104,12 @@ pub(crate) struct Summary {
     pub(crate) continued_from: Option<u64>,
     /// Smoothed training loss in nats per token; none if this process took no step.
     pub(crate) loss: Option<f64>,
-    /// Bits per byte of the validation text before the first step and now.
-    pub(crate) val: (f64, f64),
+    /// Bits per byte of the validation text before the first step and now; not now if the run was stopped.
+    pub(crate) val: (f64, Option<f64>),
     /// Entropy of single bytes and of single tokens, in bits per byte.
     pub(crate) unigram: (f64, f64),
-    /// Tokens that this process trained on, and bytes of text they stand for.
-    pub(crate) trained: (u64, u64),
+    /// Tokens that this process trained on.
+    pub(crate) tokens: u64,
     /// Tokens of the training text.
     pub(crate) text_tokens: usize,
     /// Seconds that this process spent on steps and commits, and on computing forward and backward passes.
@@ -126,13 +126,18 @@ pub(crate) struct Summary {
     pub(crate) traffic: Traffic,
     /// Commits by this process, and seconds they took.
     pub(crate) commits: (u64, f64),
-    /// Digest of the store.
-    pub(crate) digest: String,
+    /// Digest of the store; none if the run was stopped.
+    pub(crate) digest: Option<String>,
     /// The beginning of the held-out text and its continuation by the model.
     pub(crate) sample: Option<(String, String)>,
 }
 
 impl Summary {
+    /// Whether all steps of the run are done.
+    pub(crate) fn complete(&self) -> bool {
+        self.steps.0 >= self.steps.1
+    }
+
     /// The report for programs.
     pub(crate) fn json(&self) -> Value {
         let steps_taken = self.steps.0 - self.continued_from.unwrap_or(0);
@@ -141,15 +146,15 @@ impl Summary {
             "params": self.params,
             "steps": self.steps.0,
             "steps_total": self.steps.1,
-            "complete": self.steps.0 >= self.steps.1,
+            "complete": self.complete(),
             "continued_from_step": self.continued_from,
             "loss": self.loss,
             "val_bits_per_byte_before": self.val.0,
             "val_bits_per_byte_after": self.val.1,
             "unigram_bits_per_byte": self.unigram.0,
             "token_unigram_bits_per_byte": self.unigram.1,
-            "tokens": self.trained.0,
-            "tokens_per_s": per_second(self.trained.0, self.train_s),
+            "tokens": self.tokens,
+            "tokens_per_s": per_second(self.tokens, self.train_s),
             "train_s": self.train_s,
             "step_s": if steps_taken == 0 { 0.0 } else { self.train_s / to_float(steps_taken) },
             "compute_s": self.compute_s(),
@@ -179,11 +184,12 @@ impl Summary {
     /// The report for people.
     pub(crate) fn text(&self) -> String {
         let mut rows = Vec::new();
-        if self.trained.0 > 0 {
+        if self.tokens > 0 {
             rows.push(("trained", self.trained_row()));
         }
-        let (before, after) = self.val;
-        rows.push(("validation", format!("{after:.3} bits per byte, {before:.3} before the first step")));
+        if let (before, Some(after)) = self.val {
+            rows.push(("validation", format!("{after:.3} bits per byte, {before:.3} before the first step")));
+        }
         let (bytes, tokens) = self.unigram;
         rows.push((
             "unigram",
@@ -198,10 +204,11 @@ impl Summary {
             format!("{} for {params} parameters, {times:.1} times --memory", size_of(self.state_bytes)),
         ));
         rows.push(("memory", self.memory_row()));
-        if self.trained.0 > 0 {
+        if self.tokens > 0 {
             rows.push(("disk", self.disk_row()));
         }
-        rows.push(("store", format!("{}, step {}, digest {}", self.store, self.steps.0, self.digest)));
+        let digest = self.digest.as_ref().map_or_else(String::new, |digest| format!(", digest {digest}"));
+        rows.push(("store", format!("{}, step {}{digest}", self.store, self.steps.0)));
         let mut out: String = rows.into_iter().fold(String::new(), |out, (name, row)| {
             out + &format!("{name:<12}{}\n", row.replace('\n', &format!("\n{:12}", "")))
         });
@@ -215,9 +222,9 @@ impl Summary {
     fn trained_row(&self) -> String {
         format!(
             "{} tokens in {:.1} s, {:.0} tokens/s; the training text has {} tokens",
-            grouped(self.trained.0),
+            grouped(self.tokens),
             self.train_s,
-            per_second(self.trained.0, self.train_s),
+            per_second(self.tokens, self.train_s),
             grouped(self.text_tokens as u64),
         )
     }

@@ -13,7 +13,7 @@ use crate::report::{Progress, Summary, grouped, note, peak_rss};
 use crate::sample::sample;
 use crate::setup;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Held, Weights};
 
 /// Floating-point operations that a validation pass may take; it has between one batch and 64 sequences.
 const VALIDATION_FLOPS: u64 = 160_000_000_000;
@@ -38,35 +38,24 @@ struct Run {
 struct Trained {
     loss: Option<f64>,
     tokens: u64,
-    bytes: u64,
     seconds: f64,
     commits: u64,
     commit_s: f64,
     traffic: crate::report::Traffic,
 }
 
-/// How a run ended.
-pub(crate) enum Ended {
-    /// All its steps are done.
-    Complete(Box<Summary>),
-    /// It was asked to stop; everything so far is committed.
-    Stopped(Box<Summary>),
-}
-
 /// Begins a run or goes on with it, until it is complete or `stop` is set.
-pub(crate) fn run(args: &Args, stop: &AtomicBool) -> Result<Ended> {
+pub(crate) fn run(args: &Args, stop: &AtomicBool) -> Result<Summary> {
     let text = Text::load(&args.text)?;
-    let mut run = if args.store.try_exists().unwrap_or(false) {
-        Run::resume(args, &text)?
-    } else {
-        Run::begin(args, &text)?
+    let mut run = match weights::peek(&args.store)? {
+        Held::Nothing => Run::begin(args, &text)?,
+        Held::Record(bytes) => Run::resume(args, &text, &bytes)?,
     };
     drop(text);
     run.announce(args);
     let trained = run.train(args.commit_every, stop)?;
     let stopped = run.record.step < run.total;
-    let summary = Box::new(run.summary(args, &trained)?);
-    Ok(if stopped { Ended::Stopped(summary) } else { Ended::Complete(summary) })
+    run.summary(args, &trained, stopped)
 }
 
 impl Run {
@@ -88,15 +77,14 @@ impl Run {
         Ok(run)
     }
 
-    fn resume(args: &Args, text: &Text) -> Result<Self> {
-        let bytes = weights::peek_record(&args.store)?;
+    fn resume(args: &Args, text: &Text, bytes: &[u8]) -> Result<Self> {
         let id = text.id();
         let (mut record, tokenizer) = if bytes.is_empty() {
             // Killed between the creation of the store and the first commit: everything but the tensors is missing.
             let tokenizer = text.train_tokenizer(setup::wanted_vocab(args))?;
             (setup::new_run(args, id, tokenizer.vocab(), tokenizer.merges().to_vec())?, tokenizer)
         } else {
-            let record = Record::decode(&bytes)
+            let record = Record::decode(bytes)
                 .with_context(|| format!("cannot go on with {}", args.store.display()))?;
             let tokenizer = Tokenizer::from_merges(record.merges.clone())?;
             (record, tokenizer)
@@ -208,7 +196,6 @@ impl Run {
             self.record.step += 1;
             self.record.cursor += (batch.inputs.len() / seq) as u64;
             done.tokens += batch.targets.len() as u64;
-            done.bytes += self.corpus.bytes_of(&batch.targets);
             if self.record.step.is_multiple_of(commit_every) || self.record.step == self.total {
                 self.commit(&mut done)?;
                 committed = self.record.step;
@@ -237,20 +224,19 @@ impl Run {
         Ok(())
     }
 
-    fn summary(mut self, args: &Args, done: &Trained) -> Result<Summary> {
-        let val_after = self.validate()?;
+    /// Reports on the run; a run that was asked to stop leaves at once, without judging the model first.
+    fn summary(mut self, args: &Args, done: &Trained, stopped: bool) -> Result<Summary> {
         let Record { shape, seq, batch, seed, step, val_before, .. } = self.record;
-        let len = setup::sample_len(args, shape.params());
-        let sample = match len {
-            0 => None,
-            len => Some(sample(
-                &self.engine,
-                &mut self.weights,
-                &self.corpus,
-                &self.tokenizer,
-                (seq, len, seed),
-            )?),
-        };
+        let (mut val_after, mut text, mut digest) = (None, None, None);
+        if !stopped {
+            val_after = Some(self.validate()?);
+            let len = setup::sample_len(args, shape.params());
+            if len > 0 {
+                let size = (seq, len, seed);
+                text = Some(sample(&self.engine, &mut self.weights, &self.corpus, &self.tokenizer, size)?);
+            }
+            digest = Some(self.weights.digest()?);
+        }
         Ok(Summary {
             store: args.store.display().to_string(),
             params: shape.params(),
@@ -259,7 +245,7 @@ impl Run {
             loss: done.loss,
             val: (val_before, val_after),
             unigram: (self.unigram, self.corpus.token_entropy()),
-            trained: (done.tokens, done.bytes),
+            tokens: done.tokens,
             text_tokens: self.corpus.tokens().0,
             train_s: done.seconds,
             state_bytes: shape.params() * weights::state_bytes_per_param(&self.record.optimizer)?,
@@ -268,8 +254,8 @@ impl Run {
             peak_rss: peak_rss(),
             traffic: done.traffic,
             commits: (done.commits, done.commit_s),
-            digest: self.weights.digest()?,
-            sample,
+            digest,
+            sample: text,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Step, TensorSpec};
+use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Step, TensorSpec};
 
 use crate::config::{Shape, Start, TensorDef};
 use crate::pass::{Sink, Source};
@@ -239,8 +239,20 @@ impl Sink for Updates<'_> {
     }
 }
 
-/// Reads the user record of a store's last commit without taking its lock; it is empty if the store was created and
-/// never committed.
-pub(crate) fn peek_record(path: &Path) -> Result<Vec<u8>> {
-    Ok(ParamStore::open_read_only(path, &Options::new())?.user_record().to_vec())
+/// What a directory holds.
+pub(crate) enum Held {
+    /// No store, or the remains of a creation that was interrupted.
+    Nothing,
+    /// A store, with the user record of its last commit; empty if it was created and never committed.
+    Record(Vec<u8>),
+}
+
+/// Looks into a directory without taking a store's lock.
+pub(crate) fn peek(path: &Path) -> Result<Held> {
+    match ParamStore::open_read_only(path, &Options::new()) {
+        Ok(store) => Ok(Held::Record(store.user_record().to_vec())),
+        // If there is something else, `create` says so.
+        Err(Error::NotAStore { .. }) => Ok(Held::Nothing),
+        Err(error) => Err(error.into()),
+    }
 }
