@@ -16,6 +16,7 @@ pub(crate) struct Tensor {
     /// What stands before the names of its arrays: `""` or `w0.`, `w1.`, ..
     pub(crate) prefix: String,
     /// Its shape; the arrays are flat.
+    #[expect(dead_code, reason = "only a store gives tensors a shape")]
     pub(crate) shape: Vec<usize>,
     /// The initial parameters.
     pub(crate) param: Vec<f32>,
@@ -252,6 +253,7 @@ impl Case {
 }
 
 /// Compares in units of 2^`unit`; NaN equals NaN, and the unit 32767 prescribes nothing.
+#[expect(clippy::float_cmp, reason = "equal is equal, infinities too")]
 pub(crate) fn within(got: f32, want: f64, unit: i16, tolerance: f64) -> bool {
     let got = f64::from(got);
     if unit == i16::MAX || got == want || (got.is_nan() && want.is_nan()) {

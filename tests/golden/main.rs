@@ -40,7 +40,7 @@ impl Plain {
             match self.planes.iter().find(|(name, _)| name == state) {
                 Some((_, plane)) => case.check(&tensor.prefix, state, t, plane)?,
                 None if state == "mu_product" => {
-                    case.check(&tensor.prefix, state, t, &[self.clock.mu_product])?
+                    case.check(&tensor.prefix, state, t, &[self.clock.mu_product])?;
                 }
                 None => return Err(format!("{}: the rule keeps no {state}", case.file)),
             }
