@@ -8,7 +8,7 @@
 mod error;
 mod kernel;
 pub mod optim;
-// mod storage;
+mod storage;
 
 pub use error::{Damage, Error, Result};
 pub use kernel::InstructionSet;

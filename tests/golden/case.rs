@@ -1,7 +1,7 @@
 //! One golden file: what goes into a rule, what has to come out, and how the two are compared.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use paramstore::optim::Optimizer;
@@ -76,13 +76,19 @@ pub(crate) enum Contents {
     Unsupported(String),
 }
 
-/// Lists the golden files: of `PARAMSTORE_GOLDEN_DIR` if it is set, else those of the repository.
-pub(crate) fn files() -> Outcome<Vec<std::path::PathBuf>> {
-    let dir = env::var_os("PARAMSTORE_GOLDEN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden"),
-        std::path::PathBuf::from,
-    );
-    let entries = fs::read_dir(&dir).map_err(|error| format!("cannot list {}: {error}", dir.display()))?;
+/// Returns the folder of the golden files that belong to the repository.
+pub(crate) fn own_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
+}
+
+/// Returns the folder to test against: `PARAMSTORE_GOLDEN_DIR` if it is set, else the repository's own.
+pub(crate) fn folder() -> PathBuf {
+    env::var_os("PARAMSTORE_GOLDEN_DIR").map_or_else(own_folder, PathBuf::from)
+}
+
+/// Lists the golden files of a folder; an empty one is an error.
+pub(crate) fn files(dir: &Path) -> Outcome<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(|error| format!("cannot list {}: {error}", dir.display()))?;
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| format!("cannot list {}: {error}", dir.display()))?.path();
