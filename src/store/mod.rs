@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use commit::Committed;
 pub(crate) use create::{Creation, create};
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
