@@ -165,6 +165,7 @@ impl BlockStore {
     pub(crate) fn discard_working(&mut self) -> Result<()> {
         self.check_writable("roll back")?;
         self.table.discard(self.committed.root);
+        self.note_progress(self.committed.step);
         Ok(())
     }
 

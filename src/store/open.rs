@@ -67,7 +67,10 @@ impl BlockStore {
         }
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
-        Self::assemble(volume, meta, slots, chosen, access)
+        let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
+        // What was lost has been told; from here on the note counts this writer's steps.
+        store.note_progress(store.committed.step);
+        Ok(store)
     }
 
     /// Opens the committed generation for reading, beside a writer or not, and pins it.
