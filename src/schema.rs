@@ -38,7 +38,7 @@ impl ParamGroup {
     /// # Errors
     /// [`Error::Invalid`] for a negative or non-finite rate.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        let mut changed = self.optimizer.clone();
+        let mut changed = self.optimizer;
         changed.set_lr(lr);
         changed.validate()?;
         self.optimizer = changed;
@@ -51,7 +51,7 @@ impl ParamGroup {
     /// [`Error::Invalid`] for an unknown name, a value out of range, or one that would change which state the
     /// optimizer keeps (`momentum` from 0, `amsgrad`, `centered`): that is fixed at creation.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let mut changed = self.optimizer.clone();
+        let mut changed = self.optimizer;
         changed.set(key, value)?;
         changed.validate()?;
         let names = |o: &Optimizer| o.state_planes().iter().map(|plane| plane.name).collect::<Vec<_>>();
@@ -180,18 +180,25 @@ impl Schema {
         for group in &self.groups {
             let name = group.name();
             if name.is_empty() || name.len() > 1024 || !names.insert(name) {
-                return Err(Error::invalid("group name", format!("{name:?}"), "distinct names of 1 to 1,024 bytes"));
+                return Err(Error::invalid(
+                    "group name",
+                    format!("{name:?}"),
+                    "distinct names of 1 to 1,024 bytes",
+                ));
             }
             group.optimizer.validate()?;
         }
-        let tensors = self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
+        let tensors =
+            self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
         let planes = tensors.iter().map(|t| 1 + t.state.len()).max().unwrap_or(1);
         let planes = to_u64(planes) + u64::from(self.gradient_plane);
         let total = tensors.iter().map(|t| t.shape.iter().copied().fold(1, u64::saturating_mul));
         let total = total.fold(0, u64::saturating_add);
         let block_elements = match self.block_bytes {
             Some(bytes) if bytes.is_multiple_of(4) => bytes / 4,
-            Some(bytes) => return Err(Error::invalid("block_bytes", bytes, "a power of two from 4 KiB to 256 MiB")),
+            Some(bytes) => {
+                return Err(Error::invalid("block_bytes", bytes, "a power of two from 4 KiB to 256 MiB"));
+            }
             None => default_block_elements(total, planes, budget_bytes),
         };
         let groups = u32::try_from(self.groups.len())

@@ -62,7 +62,11 @@ impl Child {
         let present = r.u8("child state")?;
         let reserved = r.u16("child reserved")?;
         if home > 1 || present > 1 || reserved != 0 {
-            return Err(r.error("child", format!("home {home}, state {present}, {reserved}"), "0 or 1, 0 or 1, 0"));
+            return Err(r.error(
+                "child",
+                format!("home {home}, state {present}, {reserved}"),
+                "0 or 1, 0 or 1, 0",
+            ));
         }
         Ok(Self { present: present == 1, home, crc })
     }
@@ -122,7 +126,7 @@ impl TableShape {
     }
 
     /// The leaf that holds a slot, and the entry's place in it.
-    pub(crate) fn leaf_of(&self, slot: SlotIndex) -> (PageIndex, usize) {
+    pub(crate) fn leaf_of(slot: SlotIndex) -> (PageIndex, usize) {
         (PageIndex(slot.0 / ENTRIES_PER_LEAF), to_usize(slot.0 % ENTRIES_PER_LEAF))
     }
 
@@ -135,7 +139,7 @@ impl TableShape {
     }
 
     /// Offset of a page's home in the metadata file.
-    pub(crate) fn offset(&self, table_offset: u64, page: PageIndex, home: u8) -> u64 {
+    pub(crate) fn offset(table_offset: u64, page: PageIndex, home: u8) -> u64 {
         table_offset + (2 * page.0 + u64::from(home)) * PAGE_BYTES
     }
 }
@@ -187,7 +191,13 @@ impl Page {
     }
 
     /// Fills in the header before the page is written, and returns its bytes and checksum.
-    pub(crate) fn seal(&mut self, uuid: Uuid, index: PageIndex, level: usize, generation: u64) -> (&[u8], u32) {
+    pub(crate) fn seal(
+        &mut self,
+        uuid: Uuid,
+        index: PageIndex,
+        level: usize,
+        generation: u64,
+    ) -> (&[u8], u32) {
         let mut w = Writer::default();
         w.u32(MAGIC);
         w.count(level);

@@ -138,7 +138,7 @@ pub(crate) struct Preparation {
     pub(crate) divisor: Option<f32>,
     /// Multiplies, e.g. by the coefficient of global-norm clipping.
     pub(crate) coefficient: Option<f32>,
-    /// Changes the sign. Not needed before [`Prepared::run`](crate::optim::Prepared::run), which does it on the way.
+    /// Changes the sign. A sweep that negates by itself ([`Sweep`](super::Sweep)) must not get it negated already.
     pub(crate) negate: bool,
 }
 
@@ -215,3 +215,6 @@ pub(crate) fn accumulate(isa: InstructionSet, sum: &mut [f32], grad: &[f32], sca
         isa.sweep(Accumulate::<false> { scale }, sum, grad, none);
     }
 }
+
+#[cfg(test)]
+mod tests;

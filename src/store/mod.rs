@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use commit::Committed;
 pub(crate) use create::{Creation, create};
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
@@ -148,7 +147,12 @@ impl BlockStore {
     }
 
     /// An open file of a segment's home.
-    pub(crate) fn segment(&mut self, segment: usize, home: Home, caching: Caching) -> Result<Arc<dyn Segment>> {
+    pub(crate) fn segment(
+        &mut self,
+        segment: usize,
+        home: Home,
+        caching: Caching,
+    ) -> Result<Arc<dyn Segment>> {
         self.segments.get(&self.volume, segment, home, caching, self.is_writer())
     }
 
@@ -161,14 +165,19 @@ impl BlockStore {
     pub(crate) fn discard_working(&mut self) -> Result<()> {
         self.check_writable("roll back")?;
         self.table.discard(self.committed.root);
+        self.note_progress(self.committed.step);
         Ok(())
     }
 
     /// Leaves a note of the last finished step for people; it is never needed for recovery, so that a failure to
     /// write it is no failure of the step.
     pub(crate) fn note_progress(&mut self, step: u64) {
-        let note =
-            Progress { uuid: self.uuid(), generation: self.committed.generation, step, pid: std::process::id() };
+        let note = Progress {
+            uuid: self.uuid(),
+            generation: self.committed.generation,
+            step,
+            pid: std::process::id(),
+        };
         if let Some(file) = &self.progress
             && file.write_at(&note.encode(), 0).is_err()
         {

@@ -67,7 +67,10 @@ impl BlockStore {
         }
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
-        Self::assemble(volume, meta, slots, chosen, access)
+        let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
+        // What was lost has been told; from here on the note counts this writer's steps.
+        store.note_progress(store.committed.step);
+        Ok(store)
     }
 
     /// Opens the committed generation for reading, beside a writer or not, and pins it.
@@ -130,7 +133,13 @@ impl BlockStore {
         let mut segments = Segments::new(Arc::clone(&directory));
         segments.check_lengths(&volume, writer)?;
         let shape = TableShape::new(superblock.table_slots).ok_or_else(|| {
-            Error::damaged(meta.path(), "superblock table slots", (0, PAGE_BYTES), superblock.table_slots, "1 or more")
+            Error::damaged(
+                meta.path(),
+                "superblock table slots",
+                (0, PAGE_BYTES),
+                superblock.table_slots,
+                "1 or more",
+            )
         })?;
         let table = Table::new(shape, superblock.table_offset, superblock.uuid, superblock.root);
         let last_step = read_progress(&volume, &superblock);
@@ -177,7 +186,13 @@ fn read_slots(meta: &Arc<dyn Segment>) -> Result<([SlotState; 2], Candidates)> {
     if len_bytes < 2 * PAGE_BYTES {
         let expected = format!("at least {} bytes", 2 * PAGE_BYTES);
         let what = "length of the metadata file";
-        return Err(Error::damaged(meta.path(), what, (0, len_bytes), format!("{len_bytes} bytes"), expected));
+        return Err(Error::damaged(
+            meta.path(),
+            what,
+            (0, len_bytes),
+            format!("{len_bytes} bytes"),
+            expected,
+        ));
     }
     let mut slots = [SlotState::Empty, SlotState::Empty];
     let mut candidates = Vec::new();
@@ -240,7 +255,8 @@ fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Cho
     let directory =
         Directory::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.directory.offset, e))?;
     let bytes = read_region(meta, "record", superblock.record)?;
-    let record = Record::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.record.offset, e))?;
+    let record =
+        Record::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.record.offset, e))?;
     let range = (0, PAGE_BYTES);
     if directory.slots() != superblock.table_slots {
         let (got, expected) = (superblock.table_slots, directory.slots());

@@ -32,7 +32,11 @@ fn trained() -> (MemoryVolume, Vec<(u64, Vec<u32>)>) {
 fn judge(volume: &MemoryVolume, known: &[(u64, Vec<u32>)], what: &str) -> bool {
     match open(volume, &options()) {
         Err(
-            Error::Damaged(_) | Error::Unsupported { .. } | Error::NotAStore { .. } | Error::Io { .. } | Error::Invalid { .. },
+            Error::Damaged(_)
+            | Error::Unsupported { .. }
+            | Error::NotAStore { .. }
+            | Error::Io { .. }
+            | Error::Invalid { .. },
         ) => false,
         Err(error) => panic!("{what}: {error}"),
         Ok(store) => match bits(&store) {
@@ -67,7 +71,11 @@ fn every_flipped_bit_of_the_metadata_is_found_or_harmless() {
         // One bit per byte, another one in each neighbour, all eight over eight bytes.
         let flipped = original[at] ^ (1 << (at % 8));
         meta.write_at(&[flipped], at as u64).unwrap();
-        if judge(&volume, &known, &format!("bit {} of byte {at}", at % 8)) { harmless += 1 } else { found += 1 }
+        if judge(&volume, &known, &format!("bit {} of byte {at}", at % 8)) {
+            harmless += 1;
+        } else {
+            found += 1;
+        }
         meta.write_at(&original[at..=at], at as u64).unwrap();
     }
     assert!(found > 100 && harmless > 100, "{found} found, {harmless} harmless");
