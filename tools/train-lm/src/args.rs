@@ -9,7 +9,7 @@ use clap::Parser;
 /// Parameters, moments and the position in the text become durable together at each commit. A run that ends early,
 /// for whatever reason, is continued by the same command, and ends with the same bits as one that was never stopped.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     /// Directory of the store; created if it does not exist
     #[arg(long, value_name = "DIR", default_value = "runs/train-lm")]

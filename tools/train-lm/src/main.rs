@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(code) => code,
         Err(error) => {
-            note(&format!("error: {error:#}"));
+            note(&format!("error: {}", sentence(&error)));
             let hint = error.chain().find_map(|cause| cause.downcast_ref::<paramstore::Error>());
             if let Some(hint) = hint.map(paramstore::Error::hint).filter(|hint| !hint.is_empty()) {
                 note(&format!("hint: {hint}"));
@@ -46,6 +46,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes, without those that a message repeats at its end already.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |told, cause| {
+        if told.ends_with(&cause) { told } else { told + ": " + &cause }
+    })
 }
 
 fn run(args: &Args) -> Result<ExitCode> {

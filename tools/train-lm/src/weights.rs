@@ -249,6 +249,9 @@ pub(crate) enum Held {
 
 /// Looks into a directory without taking a store's lock.
 pub(crate) fn peek(path: &Path) -> Result<Held> {
+    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
+        return Ok(Held::Nothing);
+    }
     match ParamStore::open_read_only(path, &Options::new()) {
         Ok(store) => Ok(Held::Record(store.user_record().to_vec())),
         // If there is something else, `create` says so.
