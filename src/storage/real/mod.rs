@@ -168,6 +168,10 @@ impl Volume for RealVolume {
         check::name(&self.path, name)?;
         lock::try_lock(self, name, kind)
     }
+
+    fn lock_holder(&self, name: &str) -> Option<u32> {
+        lock::holder(self, name)
+    }
 }
 
 impl RealVolume {
