@@ -17,6 +17,9 @@ mod storage;
 mod store;
 mod units;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{Damage, Error, Result};
 pub use format::directory::{Dtype, Init};
 pub use kernel::InstructionSet;
