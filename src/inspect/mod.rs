@@ -8,6 +8,7 @@ mod digest;
 mod disk;
 mod plan;
 mod summary;
+mod sweep;
 mod usage;
 mod verify;
 mod walk;

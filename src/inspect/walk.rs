@@ -9,7 +9,7 @@ use crate::format::superblock::Superblock;
 use crate::format::{PAGE_BYTES, Uuid};
 use crate::storage::Segment;
 use crate::store::decode_error;
-use crate::units::{SlotIndex, to_u64, to_usize};
+use crate::units::{SlotIndex, to_usize};
 
 /// A page on the way from the root to the leaf at hand.
 struct Open {
@@ -27,8 +27,8 @@ pub(super) enum Visit {
     Inner(PageIndex),
     /// A leaf that is whole, and its first entry.
     Leaf { index: PageIndex, first: SlotIndex, page: Page },
-    /// A page that is not whole: none of the entries below it, up to `end`, can be believed.
-    Damaged { index: PageIndex, error: Error, end: SlotIndex },
+    /// A page that is not whole: none of the entries below it, from `first` to before `end`, can be believed.
+    Damaged { error: Error, first: SlotIndex, end: SlotIndex },
 }
 
 pub(super) struct Walk {
@@ -77,7 +77,7 @@ impl Walk {
             decoded.map_err(|error| decode_error(self.meta.path(), offset, error))
         });
         Some(match page {
-            Err(error) => Visit::Damaged { index, error, end: SlotIndex(end) },
+            Err(error) => Visit::Damaged { error, first: SlotIndex(first), end: SlotIndex(end) },
             Ok(page) if level == 0 => Visit::Leaf { index, first: SlotIndex(first), page },
             Ok(page) => {
                 let below = Self::span(level - 1);
@@ -120,8 +120,9 @@ impl Iterator for Walk {
                 }
                 Some((index, level, Err(error))) => {
                     let span = Self::span(level);
-                    let end = (self.shape.within_level(index) + 1).saturating_mul(span).min(self.slots);
-                    return Some(Visit::Damaged { index, error, end: SlotIndex(end) });
+                    let first = self.shape.within_level(index).saturating_mul(span);
+                    let end = first.saturating_add(span).min(self.slots);
+                    return Some(Visit::Damaged { error, first: SlotIndex(first), end: SlotIndex(end) });
                 }
             }
         }
@@ -129,12 +130,8 @@ impl Iterator for Walk {
     }
 }
 
-/// How many entries of a leaf are in use.
-pub(super) fn entries_of_leaf(first: SlotIndex, slots: u64) -> usize {
-    to_usize(ENTRIES_PER_LEAF.min(slots.saturating_sub(first.0)))
-}
-
-/// The entry at a place of a leaf.
-pub(super) fn slot_at(first: SlotIndex, place: usize) -> SlotIndex {
-    SlotIndex(first.0 + to_u64(place))
+/// The entries of a leaf that are in use, with their places.
+pub(super) fn entries_of_leaf(first: SlotIndex, slots: u64) -> impl Iterator<Item = (SlotIndex, usize)> {
+    let end = slots.min(first.0.saturating_add(ENTRIES_PER_LEAF));
+    (first.0..end).map(SlotIndex).zip(0..)
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use commit::Committed;
-pub(crate) use create::{Creation, create};
+pub(crate) use create::{Creation, create, first_superblock};
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
 pub(crate) use segments::Home;

@@ -71,6 +71,14 @@ impl RealVolume {
         }
     }
 
+    /// Removes the directory, which has to be empty.
+    ///
+    /// # Errors
+    /// `Io` if it is not, or may not be removed.
+    pub(crate) fn remove_dir(self) -> Result<()> {
+        rustix::fs::rmdir(&self.path).map_err(|errno| Error::io("remove the directory", &self.path, errno.into()))
+    }
+
     /// Opens a file of the directory, and refuses everything that is not a regular one.
     fn open_file(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, io::Error> {
         let opened = rustix::fs::openat(&self.directory, name, flags | OPEN_FLAGS, mode);
