@@ -33,7 +33,8 @@ struct Arguments {
 }
 
 fn number(text: &str) -> u64 {
-    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1_000_000_000), ("M", 1_000_000)];
+    let units =
+        [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1_000_000_000), ("M", 1_000_000)];
     for (unit, factor) in units {
         if let Some(count) = text.strip_suffix(unit) {
             return count.parse::<u64>().expect("a whole number with its unit") * factor;
@@ -144,9 +145,15 @@ fn main() {
     let options = Options::new().memory_budget(arguments.memory).io_path(arguments.path);
     let start = Instant::now();
     let mut store = ParamStore::create(dir.path().join("store"), &schema, &options).expect("create");
-    println!("create {:.3} s, state {:.2} GB, budget {:.2} GB", start.elapsed().as_secs_f64(), state as f64 / 1e9, arguments.memory as f64 / 1e9);
+    println!(
+        "create {:.3} s, state {:.2} GB, budget {:.2} GB",
+        start.elapsed().as_secs_f64(),
+        state as f64 / 1e9,
+        arguments.memory as f64 / 1e9
+    );
 
-    let copies = [dir.path().join("a"), dir.path().join("b")].map(|path| open_direct(&path).expect("scratch file"));
+    let copies =
+        [dir.path().join("a"), dir.path().join("b")].map(|path| open_direct(&path).expect("scratch file"));
     let names: Vec<String> = store.tensors().map(|t| t.name().to_owned()).collect();
     let mut steps = Vec::new();
     let mut limits = Vec::new();

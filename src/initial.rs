@@ -48,7 +48,10 @@ pub(crate) fn fill(init: Init, key: u64, first: u64, out: &mut [f32]) {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "values are computed in f64 and rounded once to the plane's f32")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "values are computed in f64 and rounded once to the plane's f32"
+)]
 fn each(key: u64, first: u64, out: &mut [f32], value: impl Fn(f64) -> f64) {
     for (i, out) in out.iter_mut().enumerate() {
         *out = value(open_unit(bits(key, first.wrapping_add(to_u64(i))))) as f32;
@@ -153,7 +156,11 @@ mod tests {
             (1e-20, -9.262_340_089_798_41),
         ];
         for (p, z) in cases {
-            assert!((normal_quantile(p) - z).abs() <= 1e-13 * f64::max(1.0, f64::abs(z)), "{p}: {}", normal_quantile(p));
+            assert!(
+                (normal_quantile(p) - z).abs() <= 1e-13 * f64::max(1.0, f64::abs(z)),
+                "{p}: {}",
+                normal_quantile(p)
+            );
         }
     }
 

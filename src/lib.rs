@@ -1,6 +1,9 @@
 //! A memory-mapped, block-partitioned, out-of-core store for model parameters and optimizer state.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)
+)]
 
 mod error;
 mod format;

@@ -180,18 +180,25 @@ impl Schema {
         for group in &self.groups {
             let name = group.name();
             if name.is_empty() || name.len() > 1024 || !names.insert(name) {
-                return Err(Error::invalid("group name", format!("{name:?}"), "distinct names of 1 to 1,024 bytes"));
+                return Err(Error::invalid(
+                    "group name",
+                    format!("{name:?}"),
+                    "distinct names of 1 to 1,024 bytes",
+                ));
             }
             group.optimizer.validate()?;
         }
-        let tensors = self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
+        let tensors =
+            self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
         let planes = tensors.iter().map(|t| 1 + t.state.len()).max().unwrap_or(1);
         let planes = to_u64(planes) + u64::from(self.gradient_plane);
         let total = tensors.iter().map(|t| t.shape.iter().copied().fold(1, u64::saturating_mul));
         let total = total.fold(0, u64::saturating_add);
         let block_elements = match self.block_bytes {
             Some(bytes) if bytes.is_multiple_of(4) => bytes / 4,
-            Some(bytes) => return Err(Error::invalid("block_bytes", bytes, "a power of two from 4 KiB to 256 MiB")),
+            Some(bytes) => {
+                return Err(Error::invalid("block_bytes", bytes, "a power of two from 4 KiB to 256 MiB"));
+            }
             None => default_block_elements(total, planes, budget_bytes),
         };
         let groups = u32::try_from(self.groups.len())

@@ -222,9 +222,9 @@ pub(crate) fn is_plane_name(name: &str) -> bool {
 impl Directory {
     /// Entries of the table: one per tensor, then one per plane and block.
     pub(crate) fn slots(&self) -> u64 {
-        self.extents.last().map_or(0, |last| {
-            last.first_slot + last.blocks() * crate::units::to_u64(last.planes.len())
-        })
+        self.extents
+            .last()
+            .map_or(0, |last| last.first_slot + last.blocks() * crate::units::to_u64(last.planes.len()))
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

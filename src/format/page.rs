@@ -62,7 +62,11 @@ impl Child {
         let present = r.u8("child state")?;
         let reserved = r.u16("child reserved")?;
         if home > 1 || present > 1 || reserved != 0 {
-            return Err(r.error("child", format!("home {home}, state {present}, {reserved}"), "0 or 1, 0 or 1, 0"));
+            return Err(r.error(
+                "child",
+                format!("home {home}, state {present}, {reserved}"),
+                "0 or 1, 0 or 1, 0",
+            ));
         }
         Ok(Self { present: present == 1, home, crc })
     }
@@ -200,7 +204,13 @@ impl Page {
     }
 
     /// Fills in the header before the page is written, and returns its bytes and checksum.
-    pub(crate) fn seal(&mut self, uuid: Uuid, index: PageIndex, level: usize, generation: u64) -> (&[u8], u32) {
+    pub(crate) fn seal(
+        &mut self,
+        uuid: Uuid,
+        index: PageIndex,
+        level: usize,
+        generation: u64,
+    ) -> (&[u8], u32) {
         let mut w = Writer::default();
         w.u32(MAGIC);
         w.count(level);

@@ -173,9 +173,10 @@ impl Superblock {
             Err(FormatError::new(format!("superblock {field}"), 0, got, expected))
         };
         let mut end = 2 * PAGE_BYTES;
-        let table = super::page::TableShape::new(self.table_slots)
-            .and_then(|shape| shape.bytes())
-            .ok_or_else(|| FormatError::new("superblock table slots", 0, self.table_slots, "a smaller table"))?;
+        let table =
+            super::page::TableShape::new(self.table_slots).and_then(|shape| shape.bytes()).ok_or_else(
+                || FormatError::new("superblock table slots", 0, self.table_slots, "a smaller table"),
+            )?;
         let records = self.record_capacity.checked_mul(2);
         let parts = [
             ("directory", self.directory.offset, Some(self.directory.bytes)),

@@ -32,7 +32,11 @@ fn planes(d: &Directory) -> Decoded<()> {
             return bad("plane name", format!("{:?}", plane.name), "distinct lower-case names");
         }
         if (plane.role == PlaneRole::Param) != (i == 0) {
-            return bad("plane role", format!("{:?} at place {i}", plane.role), "the parameter plane first, once");
+            return bad(
+                "plane role",
+                format!("{:?} at place {i}", plane.role),
+                "the parameter plane first, once",
+            );
         }
     }
     if d.planes.is_empty() || d.planes.len() > 64 {
@@ -70,7 +74,11 @@ fn extents(d: &Directory) -> Decoded<()> {
         let sizes = MIN_BLOCK_ELEMENTS..=MAX_BLOCK_ELEMENTS;
         if !size.is_power_of_two() || !sizes.contains(&size) || extent.elements == 0 {
             let got = format!("{} elements in blocks of {size}", extent.elements);
-            return bad(format!("extent {i}"), got, "blocks of a power of two from 1024 to 67108864 elements");
+            return bad(
+                format!("extent {i}"),
+                got,
+                "blocks of a power of two from 1024 to 67108864 elements",
+            );
         }
         if extent.first_block != block || extent.first_slot != slot {
             let got = format!("block {}, slot {}", extent.first_block, extent.first_slot);
@@ -162,7 +170,8 @@ fn tensors(d: &Directory) -> Decoded<()> {
         if !whole && tensor.offset / one.block_elements != (end_element - 1) / one.block_elements {
             return bad(what("place"), "a shared tensor that crosses blocks", "one block");
         }
-        if !more.is_empty() && extents[..extents.len() - 1].iter().any(|e| e.elements % e.block_elements != 0) {
+        if !more.is_empty() && extents[..extents.len() - 1].iter().any(|e| e.elements % e.block_elements != 0)
+        {
             return bad(what("extents"), "a partial block inside", "whole blocks but for the last");
         }
         (next_extent, next_offset) = (end.max(next_extent), end_element);

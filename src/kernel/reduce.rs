@@ -93,7 +93,7 @@ impl TreeSum {
         );
         let (mut level, mut sum) = (level as usize, sum);
         while self.leaves >> level & 1 == 1 {
-            sum = self.waiting[level] + sum;
+            sum += self.waiting[level];
             level += 1;
         }
         self.waiting[level] = sum;

@@ -92,11 +92,12 @@ impl<'a> Field<'a> {
                 fits
             }
             Slot::Switch(place) => {
-                let fits = value == 0.0 || value == 1.0;
-                if fits {
-                    **place = value == 1.0;
-                }
-                fits
+                **place = match value {
+                    0.0 => false,
+                    1.0 => true,
+                    _ => return false,
+                };
+                true
             }
         }
     }

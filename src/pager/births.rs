@@ -34,7 +34,9 @@ impl Births {
             let mut of_tensor = 0;
             let first = to_usize(tensor.extent.into());
             for at in first..first + to_usize(tensor.extents.into()) {
-                let (Some(parts), Some(extent)) = (extents.get_mut(at), directory.extents.get(at)) else { break };
+                let (Some(parts), Some(extent)) = (extents.get_mut(at), directory.extents.get(at)) else {
+                    break;
+                };
                 let elements = left.min(extent.elements);
                 let part = Part { start: tensor.offset, elements, of_tensor, init: tensor.init, key };
                 parts.push(part);

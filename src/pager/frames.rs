@@ -117,17 +117,15 @@ impl Frames {
     /// Frames with changes that the disk does not have, in block order.
     pub(super) fn dirty(&self) -> Vec<Key> {
         let dirty = |slot: &Slot| matches!(slot.frame, Frame::Ready { dirty: true, .. });
-        let mut keys: Vec<_> =
-            self.map.iter().filter(|(_, slot)| dirty(slot)).map(|(key, _)| *key).collect();
+        let mut keys: Vec<_> = self.map.iter().filter(|(_, slot)| dirty(slot)).map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys
     }
 
     /// Frames that no step has used lately.
     pub(super) fn stale(&self) -> Vec<Key> {
-        let stale = |slot: &Slot| {
-            matches!(slot.frame, Frame::Ready { .. }) && slot.step + STALE_STEPS < self.step
-        };
+        let stale =
+            |slot: &Slot| matches!(slot.frame, Frame::Ready { .. }) && slot.step + STALE_STEPS < self.step;
         self.map.iter().filter(|(_, slot)| stale(slot)).map(|(key, _)| *key).collect()
     }
 

@@ -100,8 +100,7 @@ impl Pager {
             return Ok(Source::Birth(self.birth(key, place.bytes / 4)));
         }
         let uuid = self.store.uuid();
-        let check =
-            Check::Block { uuid, slot: place.slot, generation: entry.generation, crc: entry.crc };
+        let check = Check::Block { uuid, slot: place.slot, generation: entry.generation, crc: entry.crc };
         self.file_source(place.segment, Home(entry.home), place.offset, check)
     }
 
@@ -264,7 +263,8 @@ impl Pager {
             ReadFailure::Checksum { got, expected } => (got, expected),
         };
         let place = self.place(key)?;
-        let home = if self.is_scratch(key) { Home(0) } else { Home(self.store.block_entry(place.slot)?.home) };
+        let home =
+            if self.is_scratch(key) { Home(0) } else { Home(self.store.block_entry(place.slot)?.home) };
         let path = self.store.segment(place.segment, home, Caching::Cached)?.path().to_owned();
         let what = crate::layout::describe_block(&self.directory, key.block, key.plane);
         let (got, expected) = (format!("checksum {got:08x}"), format!("{expected:08x}"));

@@ -126,11 +126,7 @@ impl<'a> Step<'a> {
     ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Invalid`] in a step that needs all gradients first.
-    pub fn apply_with(
-        &mut self,
-        name: &str,
-        make: impl Fn(Range<u64>, &mut [f32]) + Sync,
-    ) -> Result<()> {
+    pub fn apply_with(&mut self, name: &str, make: impl Fn(Range<u64>, &mut [f32]) + Sync) -> Result<()> {
         let tensor = self.store.tensor_index(name)?;
         if self.options.needs_all_gradients() {
             return Err(Error::invalid(
@@ -234,7 +230,10 @@ impl<'a> Step<'a> {
     }
 
     /// The loss scale as the kernels use it.
-    #[expect(clippy::cast_possible_truncation, reason = "a scalar is computed in f64 and rounded once at use")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a scalar is computed in f64 and rounded once at use"
+    )]
     fn divisor(&self) -> Option<f32> {
         self.options.loss_scale.map(|scale| scale as f32)
     }

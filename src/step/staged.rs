@@ -34,7 +34,10 @@ impl Step<'_> {
         gradient: &[f32],
         scale: f64,
     ) -> Result<()> {
-        #[expect(clippy::cast_possible_truncation, reason = "a scalar is computed in f64 and rounded once at use")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a scalar is computed in f64 and rounded once at use"
+        )]
         let scale = scale as f32;
         let seen = self.staged.entry(tensor).or_default().clone();
         let directory = self.store.directory();

@@ -47,10 +47,7 @@ struct Span<'a> {
 }
 
 /// Runs `work` on the store's own threads, or on rayon's.
-pub(super) fn on_threads<R: Send>(
-    threads: Option<&rayon::ThreadPool>,
-    work: impl FnOnce() -> R + Send,
-) -> R {
+pub(super) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: impl FnOnce() -> R + Send) -> R {
     match threads {
         Some(pool) => pool.install(work),
         None => work(),

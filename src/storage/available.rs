@@ -37,7 +37,8 @@ fn cgroup_paths(groups: &str) -> Vec<(String, String)> {
             }
         } else if controllers.split(',').any(|c| c == "memory") {
             let folder = format!("/sys/fs/cgroup/memory{}", path.trim_end_matches('/'));
-            paths.push((format!("{folder}/memory.limit_in_bytes"), format!("{folder}/memory.usage_in_bytes")));
+            paths
+                .push((format!("{folder}/memory.limit_in_bytes"), format!("{folder}/memory.usage_in_bytes")));
         }
     }
     paths

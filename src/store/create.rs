@@ -11,7 +11,8 @@ use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::format::superblock::{RO_COMPAT_SPARSE, Region, Superblock};
 use crate::format::{
-    LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file, segment_file,
+    LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
+    segment_file,
 };
 use crate::storage::{Access, Allocation, Caching, LockKind, Volume};
 use crate::units::{round_up, to_u64, to_usize};
@@ -48,7 +49,8 @@ fn plan(creation: &Creation) -> Result<Plan> {
     let slots = creation.directory.slots();
     let table = TableShape::new(slots).and_then(|shape| shape.bytes()).ok_or_else(too_large)?;
     let directory_offset = 2 * PAGE_BYTES;
-    let record_offset = directory_offset + round_up(to_u64(directory.len()), PAGE_BYTES).ok_or_else(too_large)?;
+    let record_offset =
+        directory_offset + round_up(to_u64(directory.len()), PAGE_BYTES).ok_or_else(too_large)?;
     let capacity = to_u64(record.len()) + MAX_USER_BYTES + RECORD_SLACK_BYTES;
     let record_capacity = round_up(capacity, PAGE_BYTES).ok_or_else(too_large)?;
     let table_offset = record_offset + 2 * record_capacity;

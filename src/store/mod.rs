@@ -148,7 +148,12 @@ impl BlockStore {
     }
 
     /// An open file of a segment's home.
-    pub(crate) fn segment(&mut self, segment: usize, home: Home, caching: Caching) -> Result<Arc<dyn Segment>> {
+    pub(crate) fn segment(
+        &mut self,
+        segment: usize,
+        home: Home,
+        caching: Caching,
+    ) -> Result<Arc<dyn Segment>> {
         self.segments.get(&self.volume, segment, home, caching, self.is_writer())
     }
 
@@ -167,8 +172,12 @@ impl BlockStore {
     /// Leaves a note of the last finished step for people; it is never needed for recovery, so that a failure to
     /// write it is no failure of the step.
     pub(crate) fn note_progress(&mut self, step: u64) {
-        let note =
-            Progress { uuid: self.uuid(), generation: self.committed.generation, step, pid: std::process::id() };
+        let note = Progress {
+            uuid: self.uuid(),
+            generation: self.committed.generation,
+            step,
+            pid: std::process::id(),
+        };
         if let Some(file) = &self.progress
             && file.write_at(&note.encode(), 0).is_err()
         {

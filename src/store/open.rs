@@ -139,7 +139,13 @@ impl BlockStore {
         let directory = Arc::new(directory);
         let segments = Segments::new(Arc::clone(&directory));
         let shape = TableShape::new(superblock.table_slots).ok_or_else(|| {
-            Error::damaged(meta.path(), "superblock table slots", (0, PAGE_BYTES), superblock.table_slots, "1 or more")
+            Error::damaged(
+                meta.path(),
+                "superblock table slots",
+                (0, PAGE_BYTES),
+                superblock.table_slots,
+                "1 or more",
+            )
         })?;
         let table = Table::new(shape, superblock.table_offset, superblock.uuid, superblock.root);
         let last_step = read_progress(&volume, &superblock);
@@ -186,7 +192,13 @@ fn read_slots(meta: &Arc<dyn Segment>) -> Result<([SlotState; 2], Candidates)> {
     if len_bytes < 2 * PAGE_BYTES {
         let expected = format!("at least {} bytes", 2 * PAGE_BYTES);
         let what = "length of the metadata file";
-        return Err(Error::damaged(meta.path(), what, (0, len_bytes), format!("{len_bytes} bytes"), expected));
+        return Err(Error::damaged(
+            meta.path(),
+            what,
+            (0, len_bytes),
+            format!("{len_bytes} bytes"),
+            expected,
+        ));
     }
     let mut slots = [SlotState::Empty, SlotState::Empty];
     let mut candidates = Vec::new();
@@ -249,7 +261,8 @@ fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Cho
     let directory =
         Directory::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.directory.offset, e))?;
     let bytes = read_region(meta, "record", superblock.record)?;
-    let record = Record::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.record.offset, e))?;
+    let record =
+        Record::decode(&bytes).map_err(|e| decode_error(meta.path(), superblock.record.offset, e))?;
     let range = (0, PAGE_BYTES);
     if directory.slots() != superblock.table_slots {
         let (got, expected) = (superblock.table_slots, directory.slots());

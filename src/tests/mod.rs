@@ -18,10 +18,15 @@ fn schema(block_bytes: u64) -> Schema {
         .block_bytes(block_bytes)
         .gradient_plane(true)
         .group(ParamGroup::new("adamw", Optimizer::AdamW(AdamW::default())))
-        .group(ParamGroup::new("sgd", Optimizer::Sgd(Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, ..Sgd::default() })))
+        .group(ParamGroup::new(
+            "sgd",
+            Optimizer::Sgd(Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, ..Sgd::default() }),
+        ))
         .tensor(TensorSpec::new("big", &[90, 100]).init(Init::Normal { mean: 0.0, std: 0.5 }))
         .tensor(TensorSpec::new("bias", &[37]).group("sgd"))
-        .tensor(TensorSpec::new("middle", &[3, 1000]).group("sgd").init(Init::Uniform { low: -1.0, high: 1.0 }))
+        .tensor(
+            TensorSpec::new("middle", &[3, 1000]).group("sgd").init(Init::Uniform { low: -1.0, high: 1.0 }),
+        )
         .tensor(TensorSpec::new("scale", &[]).init(Init::Constant(1.0)))
 }
 
@@ -73,7 +78,11 @@ fn bits(store: &ParamStore) -> Result<Vec<u32>> {
     Ok(all)
 }
 
-fn create(volume: &(impl Volume + Clone + 'static), schema: &Schema, options: &Options) -> Result<ParamStore> {
+fn create(
+    volume: &(impl Volume + Clone + 'static),
+    schema: &Schema,
+    options: &Options,
+) -> Result<ParamStore> {
     ParamStore::create_in(Arc::new(volume.clone()), schema, options)
 }
 

@@ -1,0 +1,129 @@
+//! Every update rule on every instruction set of this CPU, in the cache and beyond it.
+//!
+//! Throughput is in elements; an element moves 4 bytes for the gradient and 8 for the parameter and for each state
+//! plane. One core, one run of elements. Before a kernel is timed, its results are compared bit for bit with the
+//! portable ones, and those with a step computed by hand where the rule is AdamW.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use paramstore::InstructionSet;
+use paramstore::optim::{Optimizer, TensorClock};
+
+/// The planes of AdamW with this many elements, 256 KiB in all, fit the second-level cache.
+const IN_CACHE: usize = 1 << 14;
+
+/// One plane of this many elements takes 64 MiB.
+const BEYOND_CACHE: usize = 1 << 24;
+
+/// What is timed: each rule with its defaults, and SGD with momentum too.
+fn optimizers() -> Vec<(&'static str, Optimizer)> {
+    let mut all: Vec<_> = Optimizer::NAMES
+        .iter()
+        .map(|&name| (name, Optimizer::from_name(name).expect("a listed name is known")))
+        .collect();
+    let mut momentum = all[0].1;
+    momentum.set("momentum", "0.9").expect("SGD has momentum");
+    all.insert(1, ("sgd_momentum", momentum));
+    all
+}
+
+/// A parameter, its gradient and its planes.
+struct Tensor {
+    clock: TensorClock,
+    param: Vec<f32>,
+    grad: Vec<f32>,
+    planes: Vec<Vec<f32>>,
+}
+
+impl Tensor {
+    fn new(optimizer: &Optimizer, len: usize) -> Self {
+        // Values of both signs and of several sizes, none of them subnormal.
+        let noise = |i: usize, seed: u32| {
+            let bits =
+                u32::try_from(i & 0xffff).expect("16 bits").wrapping_add(seed).wrapping_mul(2_654_435_761);
+            (f32::from(u16::try_from(bits >> 16).expect("16 bits")) - 32_767.5) / 16_384.0
+        };
+        Self {
+            clock: TensorClock::default(),
+            param: (0..len).map(|i| noise(i, 1)).collect(),
+            grad: (0..len).map(|i| noise(i, 77_777)).collect(),
+            planes: optimizer.state_planes().iter().map(|plane| vec![plane.fill; len]).collect(),
+        }
+    }
+
+    fn step(&mut self, optimizer: &Optimizer, isa: InstructionSet) {
+        let mut state: Vec<&mut [f32]> = self.planes.iter_mut().map(Vec::as_mut_slice).collect();
+        optimizer
+            .update(isa, &mut self.clock, &mut self.param, &self.grad, &mut state)
+            .expect("the planes are those of the rule");
+    }
+
+    fn bits(&self) -> Vec<u32> {
+        self.param.iter().chain(self.planes.iter().flatten()).map(|x| x.to_bits()).collect()
+    }
+}
+
+/// Compares three steps on an instruction set with the portable ones, on a length that leaves a tail.
+fn check(optimizer: &Optimizer, isa: InstructionSet) {
+    let len = 1_003;
+    let (mut portable, mut other) = (Tensor::new(optimizer, len), Tensor::new(optimizer, len));
+    let start = portable.param.clone();
+    for _ in 0..3 {
+        portable.step(optimizer, InstructionSet::portable());
+        other.step(optimizer, isa);
+    }
+    assert_eq!(portable.bits(), other.bits(), "{} on {}", optimizer.name(), isa.name());
+    assert!(
+        portable.param.iter().all(|x| x.is_finite()),
+        "{} left a value that is not finite",
+        optimizer.name()
+    );
+    assert_ne!(portable.param, start, "{} moved nothing", optimizer.name());
+}
+
+/// Compares the first step of AdamW with its closed form: the move is `lr * g / (|g| + eps)`.
+fn check_adamw(isa: InstructionSet) {
+    let optimizer = Optimizer::from_name("adamw").expect("AdamW is known");
+    let mut tensor = Tensor::new(&optimizer, 1_003);
+    let start = tensor.param.clone();
+    tensor.step(&optimizer, isa);
+    for ((&got, &p), &g) in tensor.param.iter().zip(&start).zip(&tensor.grad) {
+        let (p, g) = (f64::from(p), f64::from(g));
+        let want = p * (1.0 - 1e-3 * 1e-2) - 1e-3 * g / (g.abs() + 1e-8);
+        assert!((f64::from(got) - want).abs() < 1e-6, "AdamW on {}: got {got}, expected {want}", isa.name());
+    }
+}
+
+fn kernels(c: &mut Criterion) {
+    for isa in InstructionSet::available() {
+        check_adamw(isa);
+        for (_, optimizer) in optimizers() {
+            check(&optimizer, isa);
+        }
+    }
+    for (place, len) in [("in_cache", IN_CACHE), ("beyond_cache", BEYOND_CACHE)] {
+        let mut group = c.benchmark_group(place);
+        group.throughput(Throughput::Elements(len as u64));
+        group
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_secs(1))
+            .sample_size(10);
+        for (name, optimizer) in optimizers() {
+            for isa in InstructionSet::available() {
+                let mut tensor = Tensor::new(&optimizer, len);
+                group.bench_function(BenchmarkId::new(name, isa.name()), |bencher| {
+                    bencher.iter(|| {
+                        tensor.step(&optimizer, isa);
+                        black_box(&mut tensor.param);
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

@@ -1,0 +1,148 @@
+//! Changing: steps, values from elsewhere, commits, and the way back.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::ParamStore;
+use crate::error::{Error, Result};
+use crate::format::record::{MAX_USER_BYTES, Record};
+use crate::layout::pieces;
+use crate::options::StepOptions;
+use crate::pager::{Key, elapsed_ns};
+use crate::schema::ParamGroup;
+use crate::step::Step;
+use crate::units::to_u64;
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct CommitReport {
+    /// The generation that is durable now.
+    pub generation: u64,
+    /// Bytes of hot blocks and metadata that the commit itself wrote; blocks written behind before are not counted.
+    pub bytes_written: u64,
+    /// Points at which everything before had to be durable: 2, or 1 if nothing but the step and generation changed.
+    pub barriers: u32,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+impl ParamStore {
+    /// Begins an optimizer step with the defaults of [`StepOptions`].
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Mixed`] after a step that did not finish, [`Error::Poisoned`].
+    pub fn begin_step(&mut self) -> Result<Step<'_>> {
+        self.begin_step_with(StepOptions::new())
+    }
+
+    /// Begins an optimizer step.
+    ///
+    /// # Errors
+    /// As [`begin_step`](Self::begin_step); [`Error::Invalid`] for options that need a `grad` plane the store lacks.
+    pub fn begin_step_with(&mut self, options: StepOptions) -> Result<Step<'_>> {
+        Step::begin(self, options)
+    }
+
+    /// Sets a tensor's parameters: for weights that come from elsewhere. Its state stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Invalid`] for another length, [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
+    pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let elements = self.elements(self.tensor_index(name)?);
+        if to_u64(values.len()) != elements {
+            let (got, expected) = (format!("{} elements", values.len()), format!("{elements} elements"));
+            return Err(Error::invalid(format!("values of tensor {name:?}"), got, expected));
+        }
+        self.write_range(name, 0, values)
+    }
+
+    /// As [`write`](Self::write), for the elements from `start` on.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_range(&mut self, name: &str, start: u64, values: &[f32]) -> Result<()> {
+        self.check_can_change("write a tensor")?;
+        let (tensor, range) = self.checked_range(name, start, values.len())?;
+        let result = self.write_pieces(tensor, range, values);
+        if result.is_err() {
+            self.mark_mixed();
+        }
+        result
+    }
+
+    fn write_pieces(&mut self, tensor: usize, range: Range<u64>, mut values: &[f32]) -> Result<()> {
+        let directory = self.directory();
+        let pager = self.pager_mut();
+        for piece in pieces(&directory, tensor, range) {
+            let key = Key { block: piece.block, plane: 0 };
+            let mut buffer = if piece.within == (0..pager.block_elements(&piece)) {
+                pager.lease_blank(key)?
+            } else {
+                pager.lease(&[key])?.pop().ok_or_else(|| Error::invalid("lease", "nothing", "a frame"))?
+            };
+            let (now, later) = values.split_at(piece.within.len().min(values.len()));
+            if let Some(bytes) = buffer.get_mut(4 * piece.within.start..4 * piece.within.end) {
+                crate::format::elements::as_f32_mut(bytes).copy_from_slice(now);
+            }
+            values = later;
+            pager.release(key, buffer, true)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything so far durable, together: parameters, moments, step, settings of the groups, and
+    /// `user_record` (at most 1 MiB). When this returns, a crash at any later instant leaves at least this generation,
+    /// bit for bit; a crash before leaves the one before.
+    ///
+    /// # Errors
+    /// [`Error::Mixed`], [`Error::ReadOnly`], [`Error::Invalid`] for too long a record. After an I/O error the handle
+    /// is poisoned: whether the disk holds this generation or the one before is found out by opening again.
+    pub fn commit(&mut self, user_record: &[u8]) -> Result<CommitReport> {
+        let start = Instant::now();
+        self.check_can_change("commit")?;
+        if to_u64(user_record.len()) > MAX_USER_BYTES {
+            let got = format!("{} bytes", user_record.len());
+            return Err(Error::invalid("user record", got, format!("at most {MAX_USER_BYTES} bytes")));
+        }
+        let record = Record {
+            groups: self.groups.iter().map(ParamGroup::to_record).collect(),
+            user: user_record.to_vec(),
+        };
+        let step = self.step;
+        let pager = self.pager_mut();
+        let before = pager.stats().bytes_written;
+        pager.write_all()?;
+        let written = pager.stats().bytes_written - before;
+        let committed = pager.store_mut().commit(record, step)?;
+        let stats = pager.stats_mut();
+        stats.meta_bytes_written += committed.meta_bytes;
+        stats.commits += 1;
+        stats.commit_ns += elapsed_ns(start);
+        user_record.clone_into(&mut self.user_record);
+        Ok(CommitReport {
+            generation: committed.generation,
+            bytes_written: written + committed.meta_bytes,
+            barriers: committed.barriers,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Goes back to the last commit: everything since is forgotten, settings of groups included. Returns how many
+    /// finished steps that were.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Poisoned`], disk errors.
+    pub fn rollback(&mut self) -> Result<u64> {
+        let pager = self.pager_mut();
+        pager.roll_back()?;
+        let record = pager.store().record().clone();
+        let committed = pager.store().superblock().step;
+        self.groups = record.groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
+        self.user_record = record.user;
+        let lost = self.step - committed;
+        self.step = committed;
+        self.mixed = false;
+        Ok(lost)
+    }
+}

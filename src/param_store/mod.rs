@@ -1,0 +1,149 @@
+//! The store as its user sees it: tensors by name, steps, commits.
+
+mod change;
+mod look;
+mod open;
+mod tensor;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use change::CommitReport;
+pub use open::Recovery;
+pub use tensor::TensorInfo;
+
+use crate::error::{Error, Result};
+use crate::format::directory::{Directory, Tensor};
+use crate::kernel::InstructionSet;
+use crate::layout::GRAD_PLANE;
+use crate::optim::Optimizer;
+use crate::pager::Pager;
+use crate::schema::ParamGroup;
+use crate::units::{to_u64, to_usize};
+
+/// A store of parameters and optimizer state, open in this process.
+///
+/// There is one writer at a time; readers ([`open_read_only`](Self::open_read_only)) see the committed generation
+/// and keep it as long as they are open.
+pub struct ParamStore {
+    pager: Mutex<Pager>,
+    path: PathBuf,
+    directory: Arc<Directory>,
+    names: HashMap<String, usize>,
+    groups: Vec<ParamGroup>,
+    user_record: Vec<u8>,
+    recovery: Recovery,
+    step: u64,
+    /// Something failed or was dropped between two steps.
+    mixed: bool,
+    threads: Option<rayon::ThreadPool>,
+    isa: InstructionSet,
+}
+
+impl std::fmt::Debug for ParamStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParamStore")
+            .field("path", &self.path)
+            .field("step", &self.step)
+            .finish_non_exhaustive()
+    }
+}
+
+/// For the rooms that conduct.
+impl ParamStore {
+    pub(crate) fn pager(&self) -> MutexGuard<'_, Pager> {
+        self.pager.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pager_mut(&mut self) -> &mut Pager {
+        self.pager.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an update needs at once: the pager to lease from, the threads and the instruction set to compute with.
+    pub(crate) fn parts(&mut self) -> (&mut Pager, Option<&rayon::ThreadPool>, InstructionSet) {
+        let pager = self.pager.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (pager, self.threads.as_ref(), self.isa)
+    }
+
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory)
+    }
+
+    pub(crate) fn check_can_change(&self, action: &'static str) -> Result<()> {
+        let pager = self.pager();
+        pager.store().check_writable(action)?;
+        if self.mixed {
+            return Err(Error::Mixed { step: self.step, committed_step: pager.store().superblock().step });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_gradient_plane(&self, purpose: &str) -> Result<()> {
+        if self.directory.planes.iter().any(|plane| plane.name == GRAD_PLANE) {
+            return Ok(());
+        }
+        let expected = format!("a store created with `gradient_plane(true)`, as {purpose} needs");
+        Err(Error::invalid("store", "no `grad` plane", expected))
+    }
+
+    pub(crate) fn mark_mixed(&mut self) {
+        self.mixed = true;
+    }
+
+    /// Counts a finished step.
+    pub(crate) fn advance(&mut self) -> u64 {
+        self.step += 1;
+        let step = self.step;
+        self.pager_mut().store_mut().note_progress(step);
+        step
+    }
+
+    pub(crate) fn tensor_index(&self, name: &str) -> Result<usize> {
+        let index = self.names.get(name).copied();
+        index.ok_or_else(|| Error::Unknown { kind: "tensor", name: name.to_owned() })
+    }
+
+    pub(crate) fn tensor_name(&self, tensor: usize) -> &str {
+        self.directory.tensors.get(tensor).map_or("", |tensor| tensor.name.as_str())
+    }
+
+    pub(crate) fn elements(&self, tensor: usize) -> u64 {
+        self.directory.tensors.get(tensor).and_then(Tensor::elements).unwrap_or(0)
+    }
+
+    /// State planes of a tensor; its scratch plane counts as the one after them.
+    pub(crate) fn state_planes(&self, tensor: usize) -> usize {
+        let extent = self.directory.tensors.get(tensor).map_or(0, |tensor| to_usize(tensor.extent.into()));
+        self.directory.extents.get(extent).map_or(0, |extent| extent.planes.len() - 1)
+    }
+
+    pub(crate) fn plane_index(&self, tensor: usize, plane: &str) -> Result<usize> {
+        let info = self.tensors().nth(tensor);
+        let found = info.and_then(|info| info.planes().position(|name| name == plane));
+        found.ok_or_else(|| Error::Unknown { kind: "plane of the tensor", name: plane.to_owned() })
+    }
+
+    pub(crate) fn optimizer_of(&self, tensor: usize) -> Result<&Optimizer> {
+        let group =
+            self.directory.tensors.get(tensor).and_then(|t| self.groups.get(to_usize(t.group.into())));
+        let unknown =
+            || Error::Unknown { kind: "parameter group", name: self.tensor_name(tensor).to_owned() };
+        group.map(ParamGroup::optimizer).ok_or_else(unknown)
+    }
+
+    /// The range of `len` elements from `start` on, if it lies in the tensor.
+    pub(crate) fn checked_range(&self, name: &str, start: u64, len: usize) -> Result<(usize, Range<u64>)> {
+        let tensor = self.tensor_index(name)?;
+        let elements = self.elements(tensor);
+        match start.checked_add(to_u64(len)) {
+            Some(end) if end <= elements => Ok((tensor, start..end)),
+            _ => {
+                let got = format!("{len} elements from {start} on");
+                let what = format!("range of tensor {name:?}");
+                Err(Error::invalid(what, got, format!("a range inside its {elements} elements")))
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Creating and opening, and what opening found.
+
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::{ParamStore, TensorInfo};
+use crate::error::{Error, Result};
+use crate::format::Uuid;
+use crate::format::directory::Directory;
+use crate::format::record::Record;
+use crate::kernel::InstructionSet;
+use crate::layout::place;
+use crate::options::Options;
+use crate::pager::{Pager, Settings};
+use crate::schema::{ParamGroup, Schema};
+use crate::storage::{RealVolume, Volume};
+use crate::store::{BlockStore, Creation, SlotState};
+use crate::units::to_usize;
+
+/// What `open` found and chose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The committed generation in force.
+    pub generation: u64,
+    /// The step it belongs to.
+    pub step: u64,
+    /// Steps that had finished after the last commit and are gone. After a power cut this can be fewer than there
+    /// were, since the note of them is not made durable.
+    pub lost_steps: u64,
+    /// Whether the newest superblock or what it names was damaged, so that an older generation is in force.
+    pub fell_back: bool,
+    /// What each superblock slot holds, as a sentence.
+    pub slots: [String; 2],
+}
+
+impl ParamStore {
+    /// Makes a new store in the directory `path`, which must not exist, be empty, or hold what an interrupted `create`
+    /// left, and opens it for writing. When this returns, the store is durable.
+    ///
+    /// Everything is allocated now, both homes of every block, so that training cannot run out of disk; no data is
+    /// written. See [`Options::sparse`] for the other way.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] with what is needed and free, [`Error::AlreadyExists`], [`Error::Invalid`] for a schema that
+    /// cannot be, [`Error::Io`].
+    pub fn create(path: impl AsRef<Path>, schema: &Schema, options: &Options) -> Result<Self> {
+        let (volume, _) = RealVolume::create_dir(path.as_ref())?;
+        Self::create_in(Arc::new(volume), schema, options)
+    }
+
+    /// As [`create`](Self::create), in a volume of any kind.
+    pub(crate) fn create_in(volume: Arc<dyn Volume>, schema: &Schema, options: &Options) -> Result<Self> {
+        let request = schema.request(options.budget_bytes())?;
+        let directory = place(&request)?;
+        let record = Record { groups: schema.group_records(), user: Vec::new() };
+        let creation = Creation { directory, record, uuid: new_uuid(), sparse: options.sparse };
+        crate::store::create(&volume, &creation)?;
+        Self::open_in(volume, options)
+    }
+
+    /// Opens a store for writing, at its last committed generation. Takes milliseconds at any size: nothing is
+    /// copied and no data is read.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] beside another writer, [`Error::NotAStore`], [`Error::Unsupported`], [`Error::Damaged`] if no
+    /// generation is whole, [`Error::Budget`] if the budget does not hold three blocks, [`Error::Io`].
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        Self::open_in(Arc::new(RealVolume::open_dir(path.as_ref())?), options)
+    }
+
+    /// As [`open`](Self::open), in a volume of any kind.
+    pub(crate) fn open_in(volume: Arc<dyn Volume>, options: &Options) -> Result<Self> {
+        Self::assemble(BlockStore::open_writer(volume, options.pin_wait)?, options)
+    }
+
+    /// Opens the committed generation for reading. Needs no lock, never writes, works beside a writer and on a
+    /// read-only file system; the generation stays readable until this is dropped.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), except for the lock.
+    pub fn open_read_only(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        Self::open_read_only_in(Arc::new(RealVolume::open_dir(path.as_ref())?), options)
+    }
+
+    /// As [`open_read_only`](Self::open_read_only), in a volume of any kind.
+    pub(crate) fn open_read_only_in(volume: Arc<dyn Volume>, options: &Options) -> Result<Self> {
+        Self::assemble(BlockStore::open_reader(volume)?, options)
+    }
+
+    fn assemble(store: BlockStore, options: &Options) -> Result<Self> {
+        let directory = Arc::clone(store.directory());
+        let groups = store.record().groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
+        check_planes(&directory, &groups, store.path())?;
+        let names =
+            directory.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        let settings = Settings {
+            budget_bytes: options.budget_bytes(),
+            io_threads: options.checked_io_threads()?,
+            path: options.io_path,
+        };
+        let threads = options.threads.map(build_threads).transpose()?;
+        Ok(Self {
+            path: store.path().to_owned(),
+            recovery: recovery(&store),
+            user_record: store.record().user.clone(),
+            step: store.superblock().step,
+            directory,
+            names,
+            groups,
+            mixed: false,
+            threads,
+            isa: options.instruction_set.unwrap_or_else(InstructionSet::detect),
+            pager: Mutex::new(Pager::new(store, settings)?),
+        })
+    }
+}
+
+/// A new random identity, from the keys that the operating system gives to the standard library's hash maps.
+fn new_uuid() -> Uuid {
+    let mut bytes = [0; 16];
+    for half in bytes.chunks_mut(8) {
+        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+        hasher.write_u32(std::process::id());
+        half.copy_from_slice(&hasher.finish().to_le_bytes());
+    }
+    // The version and variant bits of a random UUID (RFC 9562, version 4).
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    Uuid(bytes)
+}
+
+fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
+    if !(1..=1024).contains(&threads) {
+        return Err(Error::invalid("threads", threads, "1 to 1024"));
+    }
+    let name = |i| format!("paramstore-{i}");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
+    pool.map_err(|e| Error::io("start threads for", "the store", std::io::Error::other(e)))
+}
+
+/// The planes of a store must be those that its optimizers keep.
+fn check_planes(directory: &Directory, groups: &[ParamGroup], path: &Path) -> Result<()> {
+    for tensor in &directory.tensors {
+        let group = groups.get(to_usize(tensor.group.into()));
+        let expected = group.map(|group| group.optimizer().state_planes()).unwrap_or_default();
+        let info = TensorInfo::new(tensor, directory, groups);
+        if !info.planes().skip(1).eq(expected.iter().map(|plane| plane.name)) {
+            let got = info.planes().skip(1).collect::<Vec<_>>().join(", ");
+            let expected = expected.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");
+            let what = format!("state planes of tensor {:?}", tensor.name);
+            return Err(Error::damaged(path.join(crate::format::META_FILE), what, (0, 0), got, expected));
+        }
+    }
+    Ok(())
+}
+
+fn recovery(store: &BlockStore) -> Recovery {
+    let superblock = store.superblock();
+    let found = store.found();
+    let sentence = |state: &SlotState| match state {
+        SlotState::Valid(generation) => format!("generation {generation}"),
+        SlotState::Empty => "never written".to_owned(),
+        SlotState::Damaged(why) => format!("damaged: {why}"),
+    };
+    let damaged = |state: &SlotState| matches!(state, SlotState::Damaged(_));
+    Recovery {
+        generation: superblock.generation,
+        step: superblock.step,
+        lost_steps: found.last_step.map_or(0, |last| last - superblock.step),
+        fell_back: found.slots.iter().any(damaged),
+        slots: [sentence(&found.slots[0]), sentence(&found.slots[1])],
+    }
+}

@@ -1,0 +1,53 @@
+//! A tensor of an open store.
+
+use crate::format::directory::{Directory, Tensor};
+use crate::schema::ParamGroup;
+use crate::units::to_usize;
+
+/// A tensor of an open store.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorInfo<'a> {
+    tensor: &'a Tensor,
+    directory: &'a Directory,
+    groups: &'a [ParamGroup],
+}
+
+impl<'a> TensorInfo<'a> {
+    pub(super) fn new(tensor: &'a Tensor, directory: &'a Directory, groups: &'a [ParamGroup]) -> Self {
+        Self { tensor, directory, groups }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        &self.tensor.name
+    }
+
+    /// The dimensions, slowest first; none for a scalar.
+    #[must_use]
+    pub fn shape(&self) -> &'a [u64] {
+        &self.tensor.shape
+    }
+
+    /// The number of elements.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.tensor.elements().unwrap_or(0)
+    }
+
+    /// Its parameter group.
+    #[must_use]
+    pub fn group(&self) -> &'a str {
+        self.groups.get(to_usize(self.tensor.group.into())).map_or("", ParamGroup::name)
+    }
+
+    /// Names of its planes: `param`, then the optimizer's state.
+    pub fn planes(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let directory = self.directory;
+        let extent = directory.extents.get(to_usize(self.tensor.extent.into()));
+        extent
+            .into_iter()
+            .flat_map(|extent| &extent.planes)
+            .filter_map(move |plane| directory.planes.get(usize::from(plane.plane)).map(|p| p.name.as_str()))
+    }
+}
