@@ -1,7 +1,7 @@
 //! Every update rule on every instruction set of this CPU, in the cache and beyond it.
 //!
 //! Throughput is in elements; an element moves 4 bytes for the gradient and 8 for the parameter and for each state
-//! plane. One core, one run of elements. Before a kernel is timed, its results are compared bit for bit with the
+//! plane. One core, one run of elements. `stream` reads one plane and writes another, 8 bytes per element, to show what memory gives. Before a kernel is timed, its results are compared bit for bit with the
 //! portable ones, and those with a step computed by hand where the rule is AdamW.
 
 use std::hint::black_box;
@@ -110,6 +110,16 @@ fn kernels(c: &mut Criterion) {
             .warm_up_time(Duration::from_millis(200))
             .measurement_time(Duration::from_secs(1))
             .sample_size(10);
+        let (from, mut to) = (vec![1.0_f32; len], vec![0.0_f32; len]);
+        group.bench_function("stream", |bencher| {
+            bencher.iter(|| {
+                // An addition, so that no library routine takes the place of the loop.
+                for (to, from) in to.iter_mut().zip(black_box(&from)) {
+                    *to = from + 1.0;
+                }
+                black_box(&mut to);
+            });
+        });
         for (name, optimizer) in optimizers() {
             for isa in InstructionSet::available() {
                 let mut tensor = Tensor::new(&optimizer, len);

@@ -147,7 +147,7 @@ impl StepOptions {
 
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(norm) = self.max_norm
-            && !(norm > 0.0)
+            && (norm.is_nan() || norm <= 0.0)
         {
             return Err(Error::invalid("max_norm", norm, "a positive number"));
         }

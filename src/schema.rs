@@ -38,7 +38,7 @@ impl ParamGroup {
     /// # Errors
     /// [`Error::Invalid`] for a negative or non-finite rate.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        let mut changed = self.optimizer.clone();
+        let mut changed = self.optimizer;
         changed.set_lr(lr);
         changed.validate()?;
         self.optimizer = changed;
@@ -51,7 +51,7 @@ impl ParamGroup {
     /// [`Error::Invalid`] for an unknown name, a value out of range, or one that would change which state the
     /// optimizer keeps (`momentum` from 0, `amsgrad`, `centered`): that is fixed at creation.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let mut changed = self.optimizer.clone();
+        let mut changed = self.optimizer;
         changed.set(key, value)?;
         changed.validate()?;
         let names = |o: &Optimizer| o.state_planes().iter().map(|plane| plane.name).collect::<Vec<_>>();

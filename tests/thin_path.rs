@@ -13,8 +13,9 @@ fn schema() -> Schema {
         .tensor(TensorSpec::new("s", &[]))
 }
 
-fn gradient(n: usize, step: u64) -> Vec<f32> {
-    (0..n).map(|i| ((i as u64 * 31 + step * 17) % 101) as f32 / 50.0 - 1.0).collect()
+fn gradient(n: u16, step: u64) -> Vec<f32> {
+    let salt = u16::try_from(step * 17 % 101).unwrap();
+    (0..n).map(|i| f32::from((i % 101 * 31 + salt) % 101) / 50.0 - 1.0).collect()
 }
 
 fn train(store: &mut ParamStore, steps: u64) {
@@ -33,7 +34,7 @@ fn read_all(store: &ParamStore) -> Vec<u32> {
     let mut all = Vec::new();
     for tensor in store.tensors() {
         for plane in tensor.planes() {
-            let mut out = vec![0.0; tensor.elements() as usize];
+            let mut out = vec![0.0; usize::try_from(tensor.elements()).unwrap()];
             store.read_plane_into(tensor.name(), plane, &mut out).unwrap();
             all.extend(out.iter().map(|x| x.to_bits()));
         }

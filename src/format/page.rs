@@ -126,7 +126,7 @@ impl TableShape {
     }
 
     /// The leaf that holds a slot, and the entry's place in it.
-    pub(crate) fn leaf_of(&self, slot: SlotIndex) -> (PageIndex, usize) {
+    pub(crate) fn leaf_of(slot: SlotIndex) -> (PageIndex, usize) {
         (PageIndex(slot.0 / ENTRIES_PER_LEAF), to_usize(slot.0 % ENTRIES_PER_LEAF))
     }
 
@@ -152,7 +152,7 @@ impl TableShape {
     }
 
     /// Offset of a page's home in the metadata file.
-    pub(crate) fn offset(&self, table_offset: u64, page: PageIndex, home: u8) -> u64 {
+    pub(crate) fn offset(table_offset: u64, page: PageIndex, home: u8) -> u64 {
         table_offset + (2 * page.0 + u64::from(home)) * PAGE_BYTES
     }
 }

@@ -10,8 +10,6 @@ const ENDIAN_TAG: u32 = 0x0102_0304;
 const CRC_AT: usize = 4092;
 const WRITER_BYTES: usize = 32;
 
-/// Features that a reader may ignore; none so far.
-pub(crate) const KNOWN_COMPAT: u64 = 0;
 /// Features that a reader may ignore and a writer must know: bit 0, created sparse (allocated at first write).
 pub(crate) const KNOWN_RO_COMPAT: u64 = RO_COMPAT_SPARSE;
 /// The store's files are allocated when blocks are first written.

@@ -248,7 +248,9 @@ mod tests {
 
     #[test]
     fn stretches_of_one_value_hash_as_their_bytes() {
-        for (value, elements) in [(0.0, 5), (-1.5, (CHUNK_BYTES / 4) + 3), (f32::NAN, CHUNK_BYTES), (0.25, 700 * CHUNK_BYTES / 4)] {
+        for (value, elements) in
+            [(0.0, 5), (-1.5, (CHUNK_BYTES / 4) + 3), (f32::NAN, CHUNK_BYTES), (0.25, 700 * CHUNK_BYTES / 4)]
+        {
             let bytes = value.to_le_bytes().repeat(elements);
             let by_bytes = of_runs(&[Run::Bytes(&bytes)]);
             let whole = [Run::Constant { value, elements: to_u64(elements) }];

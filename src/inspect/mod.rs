@@ -13,7 +13,7 @@ mod usage;
 mod verify;
 mod walk;
 
-pub use blocks::{BlockRun, Blocks, BlocksAbsent, BlockWritten};
+pub use blocks::{BlockRun, BlockWritten, Blocks, BlocksAbsent};
 pub use digest::{Digest, TensorDigest};
 pub use disk::{DiskSpeed, measure_disk};
 pub use plan::{Plan, available_memory_bytes, free_bytes};

@@ -145,7 +145,8 @@ impl ParamStore {
         let uncommitted_steps = store.found().last_step.map_or(0, |last| last - superblock.step);
         let writer_process = store.writer_process();
         drop(pager);
-        let groups = committed_groups.iter().map(crate::ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
+        let groups =
+            committed_groups.iter().map(crate::ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
         Ok(Summary {
             path: self.path().to_owned(),
             format_version: crate::format::FORMAT_VERSION,
@@ -177,11 +178,11 @@ fn features(superblock: &Superblock) -> Vec<String> {
     if superblock.ro_compat & RO_COMPAT_SPARSE != 0 {
         names.push("sparse".to_owned());
     }
-    let unknown = [
-        ("compat", superblock.compat & !superblock::KNOWN_COMPAT),
-        ("ro_compat", superblock.ro_compat & !superblock::KNOWN_RO_COMPAT),
-    ];
-    names.extend(unknown.iter().filter(|(_, bits)| *bits != 0).map(|(kind, bits)| format!("{kind} {bits:#x}")));
+    let unknown =
+        [("compat", superblock.compat), ("ro_compat", superblock.ro_compat & !superblock::KNOWN_RO_COMPAT)];
+    names.extend(
+        unknown.iter().filter(|(_, bits)| *bits != 0).map(|(kind, bits)| format!("{kind} {bits:#x}")),
+    );
     names
 }
 

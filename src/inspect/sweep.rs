@@ -255,7 +255,8 @@ impl<'a> Sweep<'a> {
             return Ok(());
         };
         if entry.generation > generation {
-            let seen = (format!("an entry of generation {}", entry.generation), format!("at most {generation}"));
+            let seen =
+                (format!("an entry of generation {}", entry.generation), format!("at most {generation}"));
             self.find(of_block(look, slot, entry.home, seen));
             return Ok(());
         }
@@ -369,7 +370,9 @@ fn of_block(look: &Look, slot: SlotIndex, home: u8, (got, expected): Seen) -> Fi
     let (at, block, plane) = block_of_slot(directory, slot).unwrap_or((0, BlockIndex(0), 0));
     let place = place_of(look, slot);
     let segment = place.and_then(|place| directory.segments.get(place.segment));
-    let name = segment.and_then(|spec| directory.planes.get(usize::from(spec.plane))).map(|plane| plane.name.clone());
+    let name = segment
+        .and_then(|spec| directory.planes.get(usize::from(spec.plane)))
+        .map(|plane| plane.name.clone());
     let file = segment.zip(name.as_ref()).map(|(spec, name)| segment_file(name, spec.index, home));
     let damage = Damage {
         path: look.store.path().join(file.unwrap_or_default()),

@@ -70,7 +70,7 @@ impl Walk {
         if !child.present || end <= self.from.0 {
             return None;
         }
-        let offset = self.shape.offset(self.offset, index, child.home);
+        let offset = TableShape::offset(self.offset, index, child.home);
         let mut bytes = vec![0; to_usize(PAGE_BYTES)];
         let page = self.meta.read_at(&mut bytes, offset).and_then(|()| {
             let decoded = Page::decode(&bytes, self.uuid, child, index, level);

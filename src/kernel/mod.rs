@@ -16,7 +16,6 @@ mod arch;
 pub(crate) mod body;
 mod isa;
 // The tests call everything in it; the rest of the crate does not yet.
-#[cfg_attr(not(test), expect(dead_code, reason = "only the tests call it so far"))]
 pub(crate) mod reduce;
 mod sweep;
 

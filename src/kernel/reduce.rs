@@ -43,6 +43,7 @@ pub(super) fn sum_of_squares_body(leaf: &[f32]) -> f64 {
 }
 
 /// Returns the sum of squares of a run that begins at a leaf of its tensor: [`TreeSum`] over its leaves.
+#[cfg(test)]
 pub(crate) fn sum_of_squares(isa: InstructionSet, run: &[f32]) -> f64 {
     let mut sum = TreeSum::new();
     for leaf in run.chunks(LEAF_LEN) {
@@ -138,7 +139,7 @@ pub(crate) struct Preparation {
     pub(crate) divisor: Option<f32>,
     /// Multiplies, e.g. by the coefficient of global-norm clipping.
     pub(crate) coefficient: Option<f32>,
-    /// Changes the sign. Not needed before [`Prepared::run`](crate::optim::Prepared::run), which does it on the way.
+    /// Changes the sign. A sweep that negates by itself ([`Sweep`](super::Sweep)) must not get it negated already.
     pub(crate) negate: bool,
 }
 
@@ -215,3 +216,6 @@ pub(crate) fn accumulate(isa: InstructionSet, sum: &mut [f32], grad: &[f32], sca
         isa.sweep(Accumulate::<false> { scale }, sum, grad, none);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,12 @@ impl Occupants {
     }
 
     /// Names of the tensors in a block, in ascending order of their place.
-    pub(crate) fn names<'a>(&self, directory: &'a Directory, extent: usize, block: BlockIndex) -> Vec<&'a str> {
+    pub(crate) fn names<'a>(
+        &self,
+        directory: &'a Directory,
+        extent: usize,
+        block: BlockIndex,
+    ) -> Vec<&'a str> {
         let (Some(list), Some(spec)) = (self.extents.get(extent), directory.extents.get(extent)) else {
             return Vec::new();
         };
@@ -238,7 +243,10 @@ mod tests {
         for (at, extent) in directory.extents.iter().enumerate() {
             for block in (extent.first_block..extent.first_block + extent.blocks()).map(BlockIndex) {
                 let mut expected: Vec<_> = (0..directory.tensors.len())
-                    .filter(|&t| pieces(&directory, t, 0..directory.tensors[t].elements().unwrap()).any(|p| p.block == block))
+                    .filter(|&t| {
+                        pieces(&directory, t, 0..directory.tensors[t].elements().unwrap())
+                            .any(|p| p.block == block)
+                    })
                     .map(|t| directory.tensors[t].name.as_str())
                     .collect();
                 let mut names = occupants.names(&directory, at, block);

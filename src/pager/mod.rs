@@ -117,10 +117,6 @@ impl Pager {
         &mut self.store
     }
 
-    pub(crate) fn directory(&self) -> &Arc<Directory> {
-        &self.directory
-    }
-
     pub(crate) fn budget_bytes(&self) -> u64 {
         self.pool.budget_bytes()
     }

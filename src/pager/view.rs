@@ -75,6 +75,9 @@ impl Checked {
     }
 }
 
+/// Mapped bytes, and which of them are the elements asked for.
+type InPlace = (Box<dyn Mapped>, Range<usize>);
+
 /// A block that a map shows: where it begins in the map, and what the table says of it.
 struct Shown {
     block: crate::units::BlockIndex,
@@ -156,12 +159,7 @@ impl Pager {
     }
 
     /// Maps the bytes of a range where they stand, if they stand together and the disk has the newest.
-    fn map_in_place(
-        &mut self,
-        tensor: usize,
-        plane: usize,
-        range: Range<u64>,
-    ) -> Result<Option<(Box<dyn Mapped>, Range<usize>)>> {
+    fn map_in_place(&mut self, tensor: usize, plane: usize, range: Range<u64>) -> Result<Option<InPlace>> {
         let directory = std::sync::Arc::clone(&self.directory);
         let mut shown: Vec<Shown> = Vec::new();
         let mut first: Option<(Piece, Home)> = None;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::directory::Tensor;
 use crate::kernel::InstructionSet;
 use crate::layout::{PARAM_PLANE, pieces};
+use crate::optim::TensorClock;
 use crate::pager::{Stats, View, read_ahead};
 use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
@@ -152,13 +153,14 @@ impl ParamStore {
         self.pager().read_into(tensor, plane, 0..elements, out)
     }
 
-    /// Updates made to a tensor so far, as committed or finished in this process.
+    /// What a tensor's rule keeps beside its planes: the updates made to it so far, committed or not.
     ///
     /// # Errors
     /// [`Error::Unknown`], disk errors.
-    pub fn tensor_steps(&self, name: &str) -> Result<u64> {
+    pub fn tensor_clock(&self, name: &str) -> Result<TensorClock> {
         let tensor = self.tensor_index(name)?;
-        Ok(self.pager().store_mut().tensor_entry(tensor)?.steps)
+        let entry = self.pager().store_mut().tensor_entry(tensor)?;
+        Ok(TensorClock { steps: entry.steps, mu_product: entry.mu_product })
     }
 
     /// Says which tensors' parameters will be read soon: reads begin now, as far as memory is free, and nothing

@@ -49,7 +49,7 @@ impl Coverage {
 
     /// Whether every element below `len` is in the set.
     pub(super) fn is_whole(&self, len: u64) -> bool {
-        self.ranges == [0..len]
+        matches!(self.ranges.as_slice(), [only] if *only == (0..len))
     }
 
     /// The first element below `len` that is not in the set.

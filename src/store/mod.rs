@@ -11,7 +11,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use commit::Committed;
 pub(crate) use create::{Creation, create, first_superblock};
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
@@ -166,6 +165,7 @@ impl BlockStore {
     pub(crate) fn discard_working(&mut self) -> Result<()> {
         self.check_writable("roll back")?;
         self.table.discard(self.committed.root);
+        self.note_progress(self.committed.step);
         Ok(())
     }
 

@@ -69,6 +69,8 @@ impl BlockStore {
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
         store.check_lengths()?;
+        // What was lost has been told; from here on the note counts this writer's steps.
+        store.note_progress(store.committed.step);
         Ok(store)
     }
 

@@ -41,14 +41,14 @@ impl Table {
     }
 
     pub(super) fn block(&mut self, meta: &Arc<dyn Segment>, slot: SlotIndex) -> Result<BlockEntry> {
-        let (leaf, place) = self.shape.leaf_of(slot);
-        let offset = self.shape.offset(self.offset, leaf, 0);
+        let (leaf, place) = TableShape::leaf_of(slot);
+        let offset = TableShape::offset(self.offset, leaf, 0);
         self.page(meta, leaf)?.page.block(place).map_err(|e| decode_error(meta.path(), offset, e))
     }
 
     pub(super) fn tensor(&mut self, meta: &Arc<dyn Segment>, slot: SlotIndex) -> Result<TensorEntry> {
-        let (leaf, place) = self.shape.leaf_of(slot);
-        let offset = self.shape.offset(self.offset, leaf, 0);
+        let (leaf, place) = TableShape::leaf_of(slot);
+        let offset = TableShape::offset(self.offset, leaf, 0);
         self.page(meta, leaf)?.page.tensor(place).map_err(|e| decode_error(meta.path(), offset, e))
     }
 
@@ -58,7 +58,7 @@ impl Table {
         slot: SlotIndex,
         entry: BlockEntry,
     ) -> Result<()> {
-        let (leaf, place) = self.shape.leaf_of(slot);
+        let (leaf, place) = TableShape::leaf_of(slot);
         self.page(meta, leaf)?.page.set_block(place, entry);
         self.mark(leaf);
         Ok(())
@@ -70,16 +70,10 @@ impl Table {
         slot: SlotIndex,
         entry: TensorEntry,
     ) -> Result<()> {
-        let (leaf, place) = self.shape.leaf_of(slot);
+        let (leaf, place) = TableShape::leaf_of(slot);
         self.page(meta, leaf)?.page.set_tensor(place, entry);
         self.mark(leaf);
         Ok(())
-    }
-
-    /// Whether any entry of a leaf can have been written: an absent leaf needs no reading.
-    pub(super) fn is_leaf_absent(&mut self, meta: &Arc<dyn Segment>, slot: SlotIndex) -> Result<bool> {
-        let (leaf, _) = self.shape.leaf_of(slot);
-        Ok(!self.pages.contains_key(&leaf) && !self.child_of(meta, leaf)?.present)
     }
 
     fn mark(&mut self, index: PageIndex) {
@@ -95,7 +89,7 @@ impl Table {
         match self.shape.parent_of(index) {
             None => Ok(self.root),
             Some((parent, place)) => {
-                let offset = self.shape.offset(self.offset, parent, 0);
+                let offset = TableShape::offset(self.offset, parent, 0);
                 self.page(meta, parent)?.page.child(place).map_err(|e| decode_error(meta.path(), offset, e))
             }
         }
@@ -115,7 +109,7 @@ impl Table {
     }
 
     fn read(&self, meta: &Arc<dyn Segment>, index: PageIndex, child: Child) -> Result<Page> {
-        let offset = self.shape.offset(self.offset, index, child.home);
+        let offset = TableShape::offset(self.offset, index, child.home);
         let mut bytes = vec![0; to_usize(PAGE_BYTES)];
         meta.read_at(&mut bytes, offset)?;
         let level = self.shape.level_of(index);
@@ -138,7 +132,7 @@ impl Table {
             for index in changed {
                 let old = self.child_of(meta, index)?;
                 let home = if old.present { 1 - old.home } else { 0 };
-                let offset = self.shape.offset(self.offset, index, home);
+                let offset = TableShape::offset(self.offset, index, home);
                 let uuid = self.uuid;
                 let (bytes, crc) = self.page(meta, index)?.page.seal(uuid, index, level, generation);
                 meta.write_at(bytes, offset)?;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 
 use super::{bits, create, memory, one_step, open, options, schema};
+use crate::storage::Volume;
 use crate::storage::fault::{FaultVolume, Lasting};
 use crate::{Error, ParamStore, Result};
 
@@ -58,14 +59,14 @@ fn a_failed_operation_leaves_a_committed_generation() {
     let operations = clean.operations();
     assert!(operations.len() > 100);
     for lasting in [Lasting::Once, Lasting::FromThenOn] {
-        for at in 0..operations.len() {
+        for (at, operation) in operations.iter().enumerate() {
             let volume = FaultVolume::new(memory());
             volume.fail_at(at, ErrorKind::Other, lasting);
             let result = script(&volume);
             volume.heal();
             let step = check_reopened(&volume, &reference, at);
             if result.is_ok() {
-                assert_eq!(step, Some(STEPS), "operation {at} {:?}", operations[at]);
+                assert_eq!(step, Some(STEPS), "operation {at} {operation:?}");
             }
         }
     }
@@ -103,7 +104,6 @@ fn a_full_disk_at_create_is_named_with_what_is_needed_and_leaves_nothing() {
     let error = create(&volume, &schema(4096), &options()).unwrap_err();
     let Error::NoSpace { needed, free, .. } = error else { panic!("{error}") };
     assert!(needed > free && free <= 200 << 10);
-    use crate::storage::Volume;
     assert!(volume.list().unwrap().iter().all(|name| name != "meta"));
     assert_eq!(volume.free_bytes().unwrap() / 4096, (200 << 10) / 4096);
 }

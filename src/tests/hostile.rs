@@ -72,9 +72,9 @@ fn every_flipped_bit_of_the_metadata_is_found_or_harmless() {
         let flipped = original[at] ^ (1 << (at % 8));
         meta.write_at(&[flipped], at as u64).unwrap();
         if judge(&volume, &known, &format!("bit {} of byte {at}", at % 8)) {
-            harmless += 1
+            harmless += 1;
         } else {
-            found += 1
+            found += 1;
         }
         meta.write_at(&original[at..=at], at as u64).unwrap();
     }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod hostile;
+mod model;
 mod paging;
 mod recovery;
 

@@ -1,7 +1,7 @@
 //! One golden file: what goes into a rule, what has to come out, and how the two are compared.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use paramstore::optim::Optimizer;
@@ -58,7 +58,6 @@ pub(crate) struct Case {
     /// The names of the states that have results.
     pub(crate) states: Vec<String>,
     /// The bound of global-norm clipping.
-    #[expect(dead_code, reason = "cases of the kind clip need a store")]
     pub(crate) max_norm: Option<f64>,
     rates: Option<Vec<f64>>,
     tolerance_torch: BTreeMap<String, f64>,
@@ -75,13 +74,19 @@ pub(crate) enum Contents {
     Unsupported(String),
 }
 
-/// Lists the golden files: of `PARAMSTORE_GOLDEN_DIR` if it is set, else those of the repository.
-pub(crate) fn files() -> Outcome<Vec<std::path::PathBuf>> {
-    let dir = env::var_os("PARAMSTORE_GOLDEN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden"),
-        std::path::PathBuf::from,
-    );
-    let entries = fs::read_dir(&dir).map_err(|error| format!("cannot list {}: {error}", dir.display()))?;
+/// Returns the folder of the golden files that belong to the repository.
+pub(crate) fn own_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
+}
+
+/// Returns the folder to test against: `PARAMSTORE_GOLDEN_DIR` if it is set, else the repository's own.
+pub(crate) fn folder() -> PathBuf {
+    env::var_os("PARAMSTORE_GOLDEN_DIR").map_or_else(own_folder, PathBuf::from)
+}
+
+/// Lists the golden files of a folder; an empty one is an error.
+pub(crate) fn files(dir: &Path) -> Outcome<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(|error| format!("cannot list {}: {error}", dir.display()))?;
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| format!("cannot list {}: {error}", dir.display()))?.path();
@@ -252,6 +257,7 @@ impl Case {
 }
 
 /// Compares in units of 2^`unit`; NaN equals NaN, and the unit 32767 prescribes nothing.
+#[expect(clippy::float_cmp, reason = "equal is equal, infinities too")]
 pub(crate) fn within(got: f32, want: f64, unit: i16, tolerance: f64) -> bool {
     let got = f64::from(got);
     if unit == i16::MAX || got == want || (got.is_nan() && want.is_nan()) {

@@ -3,8 +3,10 @@
 //! The cases come from the files, not from a list: `PARAMSTORE_GOLDEN_DIR` names another folder of the same format.
 
 mod case;
+mod store;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use case::{Case, Contents, Outcome, Tensor};
 use paramstore::InstructionSet;
@@ -40,7 +42,7 @@ impl Plain {
             match self.planes.iter().find(|(name, _)| name == state) {
                 Some((_, plane)) => case.check(&tensor.prefix, state, t, plane)?,
                 None if state == "mu_product" => {
-                    case.check(&tensor.prefix, state, t, &[self.clock.mu_product])?
+                    case.check(&tensor.prefix, state, t, &[self.clock.mu_product])?;
                 }
                 None => return Err(format!("{}: the rule keeps no {state}", case.file)),
             }
@@ -53,9 +55,8 @@ fn tiled(values: &[f32], len: usize) -> Vec<f32> {
     values.iter().copied().cycle().take(len).collect()
 }
 
-/// Runs a case of the kind `optimizer` at one length.
-fn run(case: &Case, isa: InstructionSet, len: usize) -> Outcome<()> {
-    let [tensor] = &case.tensors[..] else { return Err(format!("{} has several tensors", case.file)) };
+/// Runs a tensor of a case of the kind `optimizer`, repeated up to a length.
+fn run(case: &Case, tensor: &Tensor, isa: InstructionSet, len: usize) -> Outcome<()> {
     let mut grads: BTreeMap<*const Vec<f32>, Vec<f32>> = BTreeMap::new();
     let mut plain = Plain::new(case, tensor, len);
     for t in 1..=case.steps {
@@ -70,9 +71,9 @@ fn run(case: &Case, isa: InstructionSet, len: usize) -> Outcome<()> {
 }
 
 /// Reads every file; a file that is neither a case nor unsupported by name fails the test.
-fn cases() -> (Vec<Case>, BTreeMap<String, usize>) {
+fn cases(dir: &Path) -> (Vec<Case>, BTreeMap<String, usize>) {
     let (mut cases, mut unsupported) = (Vec::new(), BTreeMap::new());
-    for path in case::files().unwrap_or_else(|error| panic!("{error}")) {
+    for path in case::files(dir).unwrap_or_else(|error| panic!("{error}")) {
         match case::load(&path) {
             Ok(Contents::Case(case)) => cases.push(*case),
             Ok(Contents::Unsupported(what)) => *unsupported.entry(what).or_default() += 1,
@@ -84,20 +85,22 @@ fn cases() -> (Vec<Case>, BTreeMap<String, usize>) {
 
 #[test]
 fn every_rule_gives_the_golden_values_on_every_instruction_set() {
-    let (cases, unsupported) = cases();
+    let (cases, unsupported) = cases(&case::folder());
     let isas = InstructionSet::available();
     let (mut runs, mut strict, mut failures) = (0, 0, Vec::new());
-    let (here, in_store): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.kind == "optimizer");
+    let here: Vec<_> = cases.iter().filter(|case| case.kind == "optimizer").collect();
     for case in &here {
         strict += usize::from(case.is_strict());
-        let own = case.tensors[0].param.len();
-        let sizes = if case.sizes.is_empty() { vec![own] } else { case.sizes.clone() };
-        assert!(sizes.iter().all(|&len| len >= own), "{} has sizes below its own", case.file);
         for &isa in &isas {
-            for &len in &sizes {
-                runs += 1;
-                if let Err(error) = run(case, isa, len) {
-                    failures.push(format!("{} at {len} elements: {error}", isa.name()));
+            for tensor in &case.tensors {
+                let own = tensor.param.len();
+                // Only a case of one tensor stands for other lengths.
+                let sizes = if case.sizes.is_empty() { &[own][..] } else { &case.sizes[..] };
+                for &len in sizes {
+                    runs += 1;
+                    if let Err(error) = run(case, tensor, isa, len) {
+                        failures.push(format!("{} at {len} elements: {error}", isa.name()));
+                    }
                 }
             }
         }
@@ -105,16 +108,29 @@ fn every_rule_gives_the_golden_values_on_every_instruction_set() {
     let names: Vec<_> = isas.iter().map(|isa| isa.name()).collect();
     let others: Vec<_> = unsupported.iter().map(|(what, count)| format!("{what} {count}")).collect();
     println!(
-        "golden: {} files run in memory ({strict} with exact bits), {runs} runs on {}, {} failed; {} need a store; \
-         unsupported: {}",
+        "golden: {} files run in memory ({strict} with exact bits), {runs} runs on {}, {} failed; unsupported: {}",
         here.len(),
         names.join(" "),
         failures.len(),
-        in_store.len(),
         others.join(", ")
     );
     assert!(failures.is_empty(), "{} runs failed:\n{}", failures.len(), failures.join("\n"));
     assert!(!cases.is_empty(), "no file holds a case");
+}
+
+#[test]
+fn every_case_gives_the_golden_values_through_a_store_on_disk() {
+    let (cases, _) = cases(&case::folder());
+    let failures: Vec<_> = cases.iter().filter_map(|case| store::run(case).err()).collect();
+    let of_kind = |kind: &str| cases.iter().filter(|case| case.kind == kind).count();
+    println!(
+        "golden: {} files run through a store ({} clip, {} accumulate), {} failed",
+        cases.len(),
+        of_kind("clip"),
+        of_kind("accumulate"),
+        failures.len()
+    );
+    assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -131,11 +147,9 @@ fn comparator_refuses_a_value_that_is_off_by_its_tolerance() {
 
 #[test]
 fn a_perturbed_result_is_refused_by_tolerance_and_one_bit_by_checksum() {
-    let case = cases()
-        .0
-        .into_iter()
-        .find(|case| case.kind == "optimizer" && case.is_strict() && case.tensors[0].param.len() > 1);
-    let case = case.expect("a case of several elements with exact bits");
+    let (cases, _) = cases(&case::own_folder());
+    let case = cases.into_iter().find(|case| case.kind == "optimizer" && case.is_strict());
+    let case = case.expect("a case with exact bits");
     let tensor = &case.tensors[0];
     let mut plain = Plain::new(&case, tensor, tensor.param.len());
     let t = case.checkpoints[0];

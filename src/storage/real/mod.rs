@@ -76,7 +76,8 @@ impl RealVolume {
     /// # Errors
     /// `Io` if it is not, or may not be removed.
     pub(crate) fn remove_dir(self) -> Result<()> {
-        rustix::fs::rmdir(&self.path).map_err(|errno| Error::io("remove the directory", &self.path, errno.into()))
+        rustix::fs::rmdir(&self.path)
+            .map_err(|errno| Error::io("remove the directory", &self.path, errno.into()))
     }
 
     /// Opens a file of the directory, and refuses everything that is not a regular one.
