@@ -8,6 +8,12 @@
 //! turns, so that a disk that drifts does so for both. Where the state fits the budget the step never touches the
 //! disk, and the row says so.
 
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "figures for people, from counts far below 2^52; 64-bit machines only"
+)]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -8,6 +8,7 @@
 mod error;
 mod format;
 mod initial;
+pub mod inspect;
 mod kernel;
 mod layout;
 pub mod optim;

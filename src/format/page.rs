@@ -138,6 +138,19 @@ impl TableShape {
         Some((PageIndex(above + within / CHILDREN_PER_PAGE), to_usize(within % CHILDREN_PER_PAGE)))
     }
 
+    /// Number of a page among those of its level.
+    pub(crate) fn within_level(&self, page: PageIndex) -> u64 {
+        page.0 - self.starts.get(self.level_of(page)).copied().unwrap_or(0)
+    }
+
+    /// The child at a place of an inner page; `None` past its last child, and for a leaf.
+    pub(crate) fn child_of(&self, page: PageIndex, place: u64) -> Option<PageIndex> {
+        let below = self.level_of(page).checked_sub(1)?;
+        let (start, end) = (self.starts.get(below)?, self.starts.get(below + 1)?);
+        let child = start + self.within_level(page).checked_mul(CHILDREN_PER_PAGE)?.checked_add(place)?;
+        (place < CHILDREN_PER_PAGE && child < *end).then_some(PageIndex(child))
+    }
+
     /// Offset of a page's home in the metadata file.
     pub(crate) fn offset(table_offset: u64, page: PageIndex, home: u8) -> u64 {
         table_offset + (2 * page.0 + u64::from(home)) * PAGE_BYTES
@@ -288,8 +301,10 @@ mod tests {
             let (parent, place) = shape.parent_of(PageIndex(page)).unwrap();
             assert_eq!(shape.level_of(parent), shape.level_of(PageIndex(page)) + 1);
             assert!(place < 508);
+            assert_eq!(shape.child_of(parent, u64::try_from(place).unwrap()), Some(PageIndex(page)));
         }
         assert_eq!(shape.level_of(shape.root()), 2);
+        assert_eq!((shape.child_of(shape.root(), 4), shape.child_of(PageIndex(0), 0)), (None, None));
     }
 
     #[test]

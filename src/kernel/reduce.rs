@@ -43,6 +43,7 @@ pub(super) fn sum_of_squares_body(leaf: &[f32]) -> f64 {
 }
 
 /// Returns the sum of squares of a run that begins at a leaf of its tensor: [`TreeSum`] over its leaves.
+#[cfg(test)]
 pub(crate) fn sum_of_squares(isa: InstructionSet, run: &[f32]) -> f64 {
     let mut sum = TreeSum::new();
     for leaf in run.chunks(LEAF_LEN) {

@@ -3,5 +3,7 @@
 mod pieces;
 mod placement;
 
-pub(crate) use pieces::{BlockPlace, Piece, block_elements, block_place, describe_block, pieces};
+pub(crate) use pieces::{
+    BlockPlace, Occupants, Piece, block_elements, block_of_slot, block_place, describe_block, pieces,
+};
 pub(crate) use placement::{GRAD_PLANE, PARAM_PLANE, Request, TensorRequest, default_block_elements, place};

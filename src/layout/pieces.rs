@@ -104,6 +104,61 @@ pub(crate) fn block_elements(extent: &Extent, block: BlockIndex) -> Option<u64> 
     Some(left.min(extent.block_elements))
 }
 
+/// The block and the plane that a table entry stands for, with the index of their extent; `None` for the entry of a
+/// tensor.
+pub(crate) fn block_of_slot(directory: &Directory, slot: SlotIndex) -> Option<(usize, BlockIndex, usize)> {
+    let after = directory.extents.partition_point(|extent| extent.first_slot <= slot.0);
+    let at = after.checked_sub(1)?;
+    let extent = directory.extents.get(at)?;
+    let within = slot.0 - extent.first_slot;
+    let planes = to_u64(extent.planes.len());
+    let number = within.checked_div(planes).filter(|&number| number < extent.blocks())?;
+    Some((at, BlockIndex(extent.first_block + number), to_usize(within % planes)))
+}
+
+/// Which tensors stand in which extent, for listings.
+pub(crate) struct Occupants {
+    /// By extent: indices of tensors, in ascending order of their place.
+    extents: Vec<Vec<usize>>,
+}
+
+impl Occupants {
+    pub(crate) fn new(directory: &Directory) -> Self {
+        let mut extents: Vec<Vec<usize>> = directory.extents.iter().map(|_| Vec::new()).collect();
+        for (index, tensor) in directory.tensors.iter().enumerate() {
+            let first = to_usize(tensor.extent.into());
+            for list in extents.iter_mut().skip(first).take(to_usize(tensor.extents.into())) {
+                list.push(index);
+            }
+        }
+        let offset = |index: &usize| directory.tensors.get(*index).map_or(0, |tensor| tensor.offset);
+        for list in &mut extents {
+            list.sort_by_key(offset);
+        }
+        Self { extents }
+    }
+
+    /// Names of the tensors in a block, in ascending order of their place.
+    pub(crate) fn names<'a>(
+        &self,
+        directory: &'a Directory,
+        extent: usize,
+        block: BlockIndex,
+    ) -> Vec<&'a str> {
+        let (Some(list), Some(spec)) = (self.extents.get(extent), directory.extents.get(extent)) else {
+            return Vec::new();
+        };
+        let start = (block.0 - spec.first_block) * spec.block_elements;
+        let end = start.saturating_add(spec.block_elements).min(spec.elements);
+        let tensors = list.iter().filter_map(|&index| directory.tensors.get(index));
+        let here = tensors.filter(|tensor| {
+            let elements = tensor.elements().unwrap_or(0);
+            tensor.extents > 1 || (tensor.offset < end && tensor.offset.saturating_add(elements) > start)
+        });
+        here.map(|tensor| tensor.name.as_str()).collect()
+    }
+}
+
 /// Names a block's plane for a message: the tensors in it, the plane, the block.
 pub(crate) fn describe_block(directory: &Directory, block: BlockIndex, plane: usize) -> String {
     let after = directory.extents.partition_point(|extent| extent.first_block <= block.0);
@@ -174,6 +229,35 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_tensors_and_past_the_table_stand_for_no_block() {
+        let directory = directory(&[5, 5000]);
+        for slot in [0, 1, directory.slots(), u64::MAX] {
+            assert_eq!(block_of_slot(&directory, SlotIndex(slot)), None, "{slot}");
+        }
+    }
+
+    #[test]
+    fn occupants_of_a_block_are_the_tensors_whose_pieces_it_holds() {
+        let directory = directory(&[5, 5000, 60, 1024, 1025, 64, 3]);
+        let occupants = Occupants::new(&directory);
+        for (at, extent) in directory.extents.iter().enumerate() {
+            for block in (extent.first_block..extent.first_block + extent.blocks()).map(BlockIndex) {
+                let mut expected: Vec<_> = (0..directory.tensors.len())
+                    .filter(|&t| {
+                        pieces(&directory, t, 0..directory.tensors[t].elements().unwrap())
+                            .any(|p| p.block == block)
+                    })
+                    .map(|t| directory.tensors[t].name.as_str())
+                    .collect();
+                let mut names = occupants.names(&directory, at, block);
+                names.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(names, expected);
+            }
+        }
+    }
+
+    #[test]
     fn places_of_all_blocks_are_disjoint_and_inside_their_segments() {
         let directory = directory(&[5, 5000, 60, 1024, 1025]);
         let mut taken = std::collections::HashSet::new();
@@ -187,6 +271,10 @@ mod tests {
                         assert!(taken.insert((place.segment, place.offset / 4096 + to_u64(page))));
                     }
                     assert!(plane == extent.planes.len() || slots.insert(place.slot));
+                    if plane < extent.planes.len() {
+                        let (at, of_slot, which) = block_of_slot(&directory, place.slot).unwrap();
+                        assert_eq!((&directory.extents[at], of_slot, which), (extent, block, plane));
+                    }
                 }
             }
         }

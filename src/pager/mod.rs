@@ -12,6 +12,7 @@ mod pool;
 mod stats;
 mod transfer;
 mod view;
+mod visit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ pub use stats::Stats;
 pub use view::View;
 
 pub(crate) use ahead::read_ahead;
+pub(crate) use pool::streaming_bytes;
 pub(crate) use stats::elapsed_ns;
+pub(crate) use visit::Run;
 
 use crate::error::{Error, Result};
 use crate::format::directory::{Directory, Extent};
@@ -189,7 +192,7 @@ impl Pager {
 }
 
 /// The least memory with which every lease can be had while one block is read and another written.
-fn smallest_budget(directory: &Directory) -> u64 {
+pub(crate) fn smallest_budget(directory: &Directory) -> u64 {
     let block_bytes = |extent: &Extent| -> u64 {
         let elements = extent.block_elements.min(extent.elements);
         let planes = extent.planes.iter().chain(&extent.scratch);

@@ -14,6 +14,13 @@ pub(super) fn class_of(bytes: usize) -> usize {
     bytes.next_multiple_of(step)
 }
 
+/// Bytes of a budget that stay free for blocks on their way, so that reading, computing and writing overlap even
+/// while the rest is full of hot blocks.
+pub(crate) fn streaming_bytes(budget: u64) -> u64 {
+    const STREAM_MAX_BYTES: u64 = 128 << 20;
+    (budget / 2).min(STREAM_MAX_BYTES)
+}
+
 /// Bytes that are taken from the budget until this is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
@@ -53,11 +60,9 @@ impl Pool {
         self.budget.saturating_sub(self.used_bytes()) + self.free_bytes
     }
 
-    /// Bytes that stay free for blocks on their way, so that reading, computing and writing overlap even while the
-    /// rest of the budget is full of hot blocks.
+    /// As [`streaming_bytes`], of this pool.
     pub(super) fn streaming_bytes(&self) -> u64 {
-        const STREAM_MAX_BYTES: u64 = 128 << 20;
-        (self.budget / 2).min(STREAM_MAX_BYTES)
+        streaming_bytes(self.budget)
     }
 
     /// A buffer of at least `bytes`, or `None` if the budget has no room.

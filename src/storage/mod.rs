@@ -112,6 +112,13 @@ pub(crate) trait Volume: Send + Sync {
     /// lock reads only, and a missing file is an error. A process made by `fork` inherits the lock with the open file,
     /// and holds it until it ends or runs another program.
     fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>>;
+
+    /// The process that holds a file's exclusive lock, where the operating system tells; found without touching the
+    /// lock, which even a shared attempt would take from under a process that asks for it at that moment.
+    fn lock_holder(&self, name: &str) -> Option<u32> {
+        let _ = name;
+        None
+    }
 }
 
 /// One open file. All calls take `&self` and may run on several threads at once.

@@ -82,6 +82,11 @@ fn plan(creation: &Creation) -> Result<Plan> {
     Ok(Plan { directory, record, superblock, meta_bytes })
 }
 
+/// The superblock that a new store gets.
+pub(crate) fn first_superblock(creation: &Creation) -> Result<Superblock> {
+    plan(creation).map(|plan| plan.superblock)
+}
+
 /// Bytes that the files of a new store will have, all homes counted.
 pub(crate) fn bytes_needed(directory: &Directory, meta_bytes: u64) -> u64 {
     let segments = directory.segments.iter().map(|s| s.bytes.saturating_mul(u64::from(s.homes)));

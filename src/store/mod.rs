@@ -7,11 +7,11 @@ mod pins;
 mod segments;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use create::{Creation, create};
+pub(crate) use create::{Creation, create, first_superblock};
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
 pub(crate) use segments::Home;
@@ -24,7 +24,7 @@ use crate::format::progress::Progress;
 use crate::format::record::Record;
 use crate::format::superblock::Superblock;
 use crate::format::{Uuid, checksum};
-use crate::storage::{Caching, Lock, Segment, Volume};
+use crate::storage::{Access, Caching, Lock, Segment, Volume};
 use crate::units::SlotIndex;
 
 /// An open store: the committed generation on disk, and what has been written since.
@@ -185,10 +185,39 @@ impl BlockStore {
         }
     }
 
-    /// Bytes that the files of the store have (lengths) and that the file system has allocated for them, by file.
+    /// The metadata file.
+    pub(crate) fn meta(&self) -> &Arc<dyn Segment> {
+        &self.meta
+    }
+
+    /// Checks that every segment is there with exactly its length.
+    pub(crate) fn check_lengths(&mut self) -> Result<()> {
+        self.length_errors().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What is wrong with the lengths of the segments, one error for each file.
+    pub(crate) fn length_errors(&mut self) -> Vec<Error> {
+        let writer = self.is_writer();
+        let homes = self.segments.homes().into_iter();
+        let check = |(segment, home)| self.segments.check_length(&self.volume, segment, home, writer).err();
+        homes.filter_map(check).collect()
+    }
+
+    /// The process that has the store open for writing, where the operating system tells. Touches no lock.
+    pub(crate) fn writer_process(&self) -> Option<u32> {
+        self.volume.lock_holder(crate::format::LOCK_FILE)
+    }
+
+    /// What every regular file in the store's directory takes: the segments, then the others by name.
     pub(crate) fn files(&mut self) -> Result<Vec<FileUse>> {
         let mut files = self.segments.files(&self.volume)?;
-        files.push(FileUse::of(crate::format::META_FILE.to_owned(), None, self.meta.as_ref())?);
+        let known: HashSet<_> = files.iter().map(|file| file.name.clone()).collect();
+        for name in self.volume.list()?.into_iter().filter(|name| !known.contains(name)) {
+            // What is no regular file, or not ours to read, is none of the store's.
+            if let Ok(file) = self.volume.open(&name, Access::Read, Caching::Cached) {
+                files.push(FileUse::of(name, None, file.as_ref())?);
+            }
+        }
         Ok(files)
     }
 }

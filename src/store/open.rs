@@ -68,6 +68,7 @@ impl BlockStore {
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
+        store.check_lengths()?;
         // What was lost has been told; from here on the note counts this writer's steps.
         store.note_progress(store.committed.step);
         Ok(store)
@@ -75,6 +76,14 @@ impl BlockStore {
 
     /// Opens the committed generation for reading, beside a writer or not, and pins it.
     pub(crate) fn open_reader(volume: Arc<dyn Volume>) -> Result<Self> {
+        let mut store = Self::open_unchecked(volume)?;
+        store.check_lengths()?;
+        Ok(store)
+    }
+
+    /// As [`open_reader`](Self::open_reader), also where segments are missing or have another length, for looking at
+    /// what is left.
+    pub(crate) fn open_unchecked(volume: Arc<dyn Volume>) -> Result<Self> {
         let meta = open_meta(&volume, Access::Read)?;
         for _ in 0..PIN_TRIES {
             let (slots, candidates) = read_slots(&meta)?;
@@ -130,8 +139,7 @@ impl BlockStore {
         let Chosen { superblock, crc, directory, record } = chosen;
         let writer = matches!(access, Holder::Writer { .. });
         let directory = Arc::new(directory);
-        let mut segments = Segments::new(Arc::clone(&directory));
-        segments.check_lengths(&volume, writer)?;
+        let segments = Segments::new(Arc::clone(&directory));
         let shape = TableShape::new(superblock.table_slots).ok_or_else(|| {
             Error::damaged(
                 meta.path(),

@@ -48,28 +48,27 @@ impl Segments {
         Ok(file)
     }
 
-    /// Checks that every file is there with exactly its length; maps and transfers rely on it.
-    pub(super) fn check_lengths(&mut self, volume: &Arc<dyn Volume>, writer: bool) -> Result<()> {
-        for (segment, home) in self.homes() {
-            let file = self.get(volume, segment, home, Caching::Cached, writer)?;
-            let expected = self.directory.segments.get(segment).map_or(0, |spec| spec.bytes);
-            let got = file.len_bytes()?;
-            if got != expected {
-                let range = (got.min(expected), got.abs_diff(expected));
-                let what = "length of a segment";
-                return Err(Error::damaged(
-                    file.path(),
-                    what,
-                    range,
-                    format!("{got} bytes"),
-                    format!("{expected} bytes"),
-                ));
-            }
+    /// Checks that a file is there with exactly its length; maps and transfers rely on it.
+    pub(super) fn check_length(
+        &mut self,
+        volume: &Arc<dyn Volume>,
+        segment: usize,
+        home: Home,
+        writer: bool,
+    ) -> Result<()> {
+        let file = self.get(volume, segment, home, Caching::Cached, writer)?;
+        let expected = self.directory.segments.get(segment).map_or(0, |spec| spec.bytes);
+        let got = file.len_bytes()?;
+        if got == expected {
+            return Ok(());
         }
-        Ok(())
+        let range = (got.min(expected), got.abs_diff(expected));
+        let (got, expected) = (format!("{got} bytes"), format!("{expected} bytes"));
+        Err(Error::damaged(file.path(), "length of a segment", range, got, expected))
     }
 
-    fn homes(&self) -> Vec<(usize, Home)> {
+    /// All files: each home of each segment.
+    pub(super) fn homes(&self) -> Vec<(usize, Home)> {
         let segments = self.directory.segments.iter().enumerate();
         segments.flat_map(|(i, spec)| (0..spec.homes).map(move |home| (i, Home(home)))).collect()
     }

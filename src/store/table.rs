@@ -76,12 +76,6 @@ impl Table {
         Ok(())
     }
 
-    /// Whether any entry of a leaf can have been written: an absent leaf needs no reading.
-    pub(super) fn is_leaf_absent(&mut self, meta: &Arc<dyn Segment>, slot: SlotIndex) -> Result<bool> {
-        let (leaf, _) = TableShape::leaf_of(slot);
-        Ok(!self.pages.contains_key(&leaf) && !self.child_of(meta, leaf)?.present)
-    }
-
     fn mark(&mut self, index: PageIndex) {
         if let Some(cached) = self.pages.get_mut(&index)
             && !cached.dirty

@@ -44,6 +44,33 @@ pub(super) fn try_lock(volume: &RealVolume, name: &str, kind: LockKind) -> Resul
     }
 }
 
+/// The process that holds a file's exclusive lock, from the kernel's list of locks.
+#[cfg(target_os = "linux")]
+pub(super) fn holder(volume: &RealVolume, name: &str) -> Option<u32> {
+    let stat = rustix::fs::statat(&volume.directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let file = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+    holder_in(&std::fs::read_to_string("/proc/locks").ok()?, &file)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn holder(_volume: &RealVolume, _name: &str) -> Option<u32> {
+    None
+}
+
+/// Finds the holder in lines like `3: FLOCK  ADVISORY  WRITE 4242 08:01:131 0 EOF`; those that wait have an arrow
+/// behind the number, and a holder outside this process's namespace is process 0.
+#[cfg(target_os = "linux")]
+fn holder_in(locks: &str, file: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, "WRITE", pid, at, ..] if at == file => pid.parse().ok(),
+            _ => None,
+        }
+    })
+}
+
 /// Whether the directory still knows this open file by this name.
 fn has_name(volume: &RealVolume, file: &File, name: &str) -> Result<bool, Errno> {
     let opened = rustix::fs::fstat(file)?;
@@ -61,6 +88,29 @@ fn provide_length(file: &File) -> std::io::Result<()> {
 #[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn holder_is_the_process_of_the_exclusive_lock_on_that_file() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 08:01:131 0 EOF\n2: FLOCK  ADVISORY  READ 12 08:01:131 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 08:01:132 0 EOF\n4: FLOCK  ADVISORY  WRITE 14 08:01:131 0 EOF\n\
+                     4: -> FLOCK  ADVISORY  WRITE 15 08:01:133 0 EOF\n";
+        assert_eq!(holder_in(locks, "08:01:131"), Some(14));
+        assert_eq!(holder_in(locks, "08:01:133"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn own_exclusive_lock_is_seen_in_the_list_and_gone_after_its_release() {
+        let keep = tempfile::tempdir().unwrap();
+        let (volume, _) = RealVolume::create_dir(&keep.path().join("volume")).unwrap();
+        let lock = volume.try_lock("lock", LockKind::Exclusive).unwrap().unwrap();
+        let holder = volume.lock_holder("lock");
+        // A kernel or sandbox that does not list locks tells nothing.
+        assert!(holder.is_none_or(|pid| pid == std::process::id()), "{holder:?}");
+        drop(lock);
+        assert_eq!(volume.lock_holder("lock"), None);
+    }
 
     #[test]
     fn file_that_was_removed_or_replaced_while_open_has_lost_its_name() {

@@ -71,6 +71,15 @@ impl RealVolume {
         }
     }
 
+    /// Removes the directory, which has to be empty.
+    ///
+    /// # Errors
+    /// `Io` if it is not, or may not be removed.
+    pub(crate) fn remove_dir(self) -> Result<()> {
+        rustix::fs::rmdir(&self.path)
+            .map_err(|errno| Error::io("remove the directory", &self.path, errno.into()))
+    }
+
     /// Opens a file of the directory, and refuses everything that is not a regular one.
     fn open_file(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, io::Error> {
         let opened = rustix::fs::openat(&self.directory, name, flags | OPEN_FLAGS, mode);
@@ -167,6 +176,10 @@ impl Volume for RealVolume {
     fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>> {
         check::name(&self.path, name)?;
         lock::try_lock(self, name, kind)
+    }
+
+    fn lock_holder(&self, name: &str) -> Option<u32> {
+        lock::holder(self, name)
     }
 }
 

@@ -1,0 +1,132 @@
+//! What a store would take, before it is created.
+
+use std::path::Path;
+
+use super::summary::{block_sizes, table};
+use super::usage::{DiskUse, PlaneUse, Role, plane_uses};
+use super::{BlockSize, TableSummary};
+use crate::error::Result;
+use crate::format::PAGE_BYTES;
+use crate::format::progress::PROGRESS_BYTES;
+use crate::layout::place;
+use crate::options::Options;
+use crate::schema::Schema;
+use crate::storage::{LOCK_FILE_BYTES, RealVolume, Volume};
+
+/// What a store of some schema takes of disk, of memory, and of the disk's throughput. See [`Schema::plan`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Number of parameters.
+    pub params: u64,
+    /// Number of tensors.
+    pub tensors: u64,
+    /// The planes, the parameters first.
+    pub planes: Vec<PlaneUse>,
+    /// Where every byte of disk would go.
+    pub disk: DiskUse,
+    /// The sum of the lengths of all files of the new store, to the byte.
+    pub bytes_on_disk: u64,
+    /// Block sizes in use.
+    pub blocks: Vec<BlockSize>,
+    /// The block table.
+    pub table: TableSummary,
+    /// The memory budget in force, in bytes.
+    pub budget_bytes: u64,
+    /// The smallest budget with which the store can be opened.
+    pub budget_min_bytes: u64,
+    /// Memory beside the budget, at most: every page of the block table, changed at once, and the directory.
+    pub metadata_memory_bytes: u64,
+    /// Bytes of values that a step updates: parameters and state.
+    pub state_bytes: u64,
+    /// Bytes of parameter values.
+    pub param_bytes: u64,
+    /// Bytes of values that stay in memory from step to step under the budget.
+    pub hot_bytes: u64,
+}
+
+impl Plan {
+    /// The share of the values that stays in memory, 0 to 1.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn hot_fraction(&self) -> f64 {
+        if self.state_bytes == 0 { 1.0 } else { self.hot_bytes as f64 / self.state_bytes as f64 }
+    }
+
+    /// Bytes that the update of one step reads; it writes as many. The rest is hot.
+    #[must_use]
+    pub fn update_bytes(&self) -> u64 {
+        self.state_bytes - self.hot_bytes
+    }
+
+    /// Bytes that one forward pass reads in front of it: the parameters that are not hot. A backward pass that goes
+    /// layer by layer shares its reads with the update.
+    #[must_use]
+    pub fn forward_bytes(&self) -> u64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an estimate, between 0 and the bytes of the parameters"
+        )]
+        let cold = (self.param_bytes as f64 * (1.0 - self.hot_fraction())).round() as u64;
+        cold
+    }
+}
+
+impl Schema {
+    /// Says what a store of this schema would take, to the byte, without creating anything.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) as [`create`](crate::ParamStore::create) would answer.
+    pub fn plan(&self, options: &Options) -> Result<Plan> {
+        let budget_bytes = options.budget_bytes();
+        let directory = place(&self.request(budget_bytes)?)?;
+        let planes = plane_uses(&directory);
+        let creation = crate::store::Creation {
+            record: crate::format::record::Record { groups: self.group_records(), user: Vec::new() },
+            uuid: crate::format::Uuid([0; 16]),
+            sparse: false,
+            directory,
+        };
+        let superblock = crate::store::first_superblock(&creation)?;
+        let directory = &creation.directory;
+        let mut disk = DiskUse::of(directory, &superblock, &planes)?;
+        disk.small_files = LOCK_FILE_BYTES + PROGRESS_BYTES;
+        let bytes_of = |scratch: bool| -> u64 {
+            let planes = planes.iter().filter(|plane| (plane.role == Role::Scratch) == scratch);
+            planes.map(|plane| plane.value_bytes).sum()
+        };
+        let state_bytes = bytes_of(false);
+        let table = table(superblock.table_slots);
+        Ok(Plan {
+            params: directory.tensors.iter().filter_map(crate::format::directory::Tensor::elements).sum(),
+            tensors: crate::units::to_u64(directory.tensors.len()),
+            bytes_on_disk: disk.total(),
+            blocks: block_sizes(&directory.extents),
+            budget_bytes,
+            budget_min_bytes: crate::pager::smallest_budget(directory),
+            metadata_memory_bytes: table.pages * PAGE_BYTES + superblock.directory.bytes,
+            table,
+            state_bytes,
+            param_bytes: disk.parameters,
+            hot_bytes: state_bytes.min(budget_bytes - crate::pager::streaming_bytes(budget_bytes)),
+            planes,
+            disk,
+        })
+    }
+}
+
+/// Bytes that can still be allocated in a directory's file system; `u64::MAX` where it does not say.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if there is no such directory.
+pub fn free_bytes(directory: impl AsRef<Path>) -> Result<u64> {
+    RealVolume::open_dir(directory.as_ref())?.free_bytes()
+}
+
+/// Bytes of memory that this process may still take: what the machine has available, or less under a cgroup.
+#[must_use]
+pub fn available_memory_bytes() -> u64 {
+    crate::storage::available_memory_bytes()
+}

@@ -1,0 +1,163 @@
+//! Reads everything that a generation consists of and checks every checksum.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::sweep::Sweep;
+use crate::error::{Damage, Result};
+use crate::storage::{RealVolume, Volume};
+
+/// How [`verify`] reads.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    pub(super) memory_bytes: u64,
+    pub(super) io_threads: usize,
+    pub(super) findings_max: usize,
+    pub(super) pin_time: Duration,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 128 << 20,
+            io_threads: 4,
+            findings_max: 1000,
+            pin_time: Duration::from_millis(500),
+        }
+    }
+}
+
+impl VerifyOptions {
+    /// The defaults: 128 MiB of memory, four reads at once, the first 1,000 findings told in full.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes of memory for blocks on their way; one block is read in any case.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    /// Threads that read and check, 1 to 64.
+    #[must_use]
+    pub fn io_threads(mut self, threads: usize) -> Self {
+        self.io_threads = threads.clamp(1, 64);
+        self
+    }
+
+    /// How many findings are told in full; all of them are counted.
+    #[must_use]
+    pub fn findings_max(mut self, findings: usize) -> Self {
+        self.findings_max = findings;
+        self
+    }
+
+    /// How long a generation is pinned before the look is renewed (default half a second). A writer never waits for
+    /// longer than this and the reads that are under way.
+    #[must_use]
+    pub fn pin_time(mut self, time: Duration) -> Self {
+        self.pin_time = time;
+        self
+    }
+}
+
+/// How far [`verify`] has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// Entries of the block table that are done.
+    pub entries_done: u64,
+    /// Entries of the block table.
+    pub entries: u64,
+    /// Bytes of blocks read so far.
+    pub bytes_read: u64,
+    /// Findings so far.
+    pub findings: u64,
+}
+
+/// One damaged place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// File, byte range, what was found and what was expected.
+    pub damage: Damage,
+    /// The tensors that stand there; none for metadata.
+    pub tensors: Vec<String>,
+    /// The plane, for a block.
+    pub plane: Option<String>,
+    /// The block's number in the store.
+    pub block: Option<u64>,
+}
+
+/// What [`verify`] saw.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct Verification {
+    /// The store's identity, if its metadata could be read.
+    pub uuid: Option<String>,
+    /// The generation that was committed when the look began.
+    pub first_generation: u64,
+    /// The generation that was committed when it ended; not the same beside a writer at work.
+    pub last_generation: u64,
+    /// Whether everything could be followed: false where damaged metadata hides what is below it.
+    pub complete: bool,
+    /// Table pages that were read.
+    pub table_pages: u64,
+    /// Planes of blocks that were read.
+    pub blocks: u64,
+    /// Planes of blocks that were never written and so have nothing to check.
+    pub blocks_absent: u64,
+    /// Bytes of blocks that were read, padding included.
+    pub bytes_read: u64,
+    /// Damaged places in the order in which they were found, up to the limit of the options.
+    pub findings: Vec<Finding>,
+    /// All damaged places.
+    pub findings_total: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+impl Verification {
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.findings_total == 0
+    }
+}
+
+/// Reads everything that the committed generation consists of, and checks every checksum: both superblocks, directory,
+/// record, table pages, and every written plane of every block. Reads several blocks at once, never writes, needs no
+/// lock, and goes on after damage.
+///
+/// Works beside a writer: the generation is pinned for half a second at a time, and then the one that is committed by
+/// now takes its place, so that each block is checked as some committed generation has it. The planes that were never
+/// written, and homes that no committed generation names, hold nothing and are not read.
+///
+/// # Errors
+/// [`NotAStore`](crate::Error::NotAStore), [`Unsupported`](crate::Error::Unsupported), [`Io`](crate::Error::Io) where the files cannot be looked at. Damage is no error:
+/// it is in the result.
+pub fn verify(
+    path: impl AsRef<Path>,
+    options: &VerifyOptions,
+    mut progress: impl FnMut(&VerifyProgress),
+) -> Result<Verification> {
+    verify_in(&(Arc::new(RealVolume::open_dir(path.as_ref())?) as Arc<dyn Volume>), options, &mut progress)
+}
+
+/// As [`verify`], in a volume of any kind.
+pub(crate) fn verify_in(
+    volume: &Arc<dyn Volume>,
+    options: &VerifyOptions,
+    progress: &mut dyn FnMut(&VerifyProgress),
+) -> Result<Verification> {
+    let start = Instant::now();
+    let mut sweep = Sweep::new(options, progress)?;
+    sweep.run(volume)?;
+    let mut result = sweep.into_result();
+    result.seconds = start.elapsed().as_secs_f64();
+    Ok(result)
+}
