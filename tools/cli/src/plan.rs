@@ -127,9 +127,9 @@ fn to_json(
     fit: &Fit,
     measured: Option<&Measured>,
 ) -> Result<Value, Failure> {
-    let blocks = plan.blocks.iter().map(|size| {
-        json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks })
-    });
+    let blocks = plan.blocks.iter().map(
+        |size| json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks }),
+    );
     Ok(json!({
         "params": plan.params,
         "tensors": plan.tensors,
@@ -202,11 +202,18 @@ fn fit_text(arguments: &PlanArguments, plan: &Plan, fit: &Fit, out: &mut dyn Wri
         writeln!(out, "  fits: {free} free in {dir}")?;
     } else {
         let missing = bytes(plan.bytes_on_disk - fit.free_bytes);
-        writeln!(out, "  does not fit: {free} free in {dir}, {missing} missing (--sparse allocates as it is written)")?;
+        writeln!(
+            out,
+            "  does not fit: {free} free in {dir}, {missing} missing (--sparse allocates as it is written)"
+        )?;
     }
     writeln!(out, "\nmemory")?;
     writeln!(out, "  {} budget, at least {}", bytes(plan.budget_bytes), bytes(plan.budget_min_bytes))?;
-    writeln!(out, "  {} more at most for the block table and the directory", bytes(plan.metadata_memory_bytes))?;
+    writeln!(
+        out,
+        "  {} more at most for the block table and the directory",
+        bytes(plan.metadata_memory_bytes)
+    )?;
     let available = bytes(fit.available_bytes);
     let verdict = if fit.memory {
         format!("fits: {available} available")

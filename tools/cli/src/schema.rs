@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn what_is_no_tensor_is_refused() {
-        for text in ["", "a", "a:f32", "a:f64:3", ":f32:3", "a:f32:", "a:f32:3x", "a:f32:[3", "a:f32:-1", "a:f32:3y4"] {
+        for text in
+            ["", "a", "a:f32", "a:f64:3", ":f32:3", "a:f32:", "a:f32:3x", "a:f32:[3", "a:f32:-1", "a:f32:3y4"]
+        {
             assert!(tensor(text).is_err(), "{text}");
         }
     }
