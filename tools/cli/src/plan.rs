@@ -44,7 +44,7 @@ struct Fit {
 }
 
 pub(crate) fn run(arguments: &PlanArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let schema = arguments.schema.schema(Init::Zeros, 0)?;
+    let schema = arguments.schema.schema(&arguments.settings, Init::Zeros, 0)?;
     let plan = schema.plan(&arguments.schema.options())?;
     let free = free_bytes(&arguments.dir)?;
     let available = available_memory_bytes();
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &PlanArguments, out: &mut dyn Write) -> Result<Verd
 
 #[expect(clippy::cast_precision_loss, reason = "estimates for people")]
 fn measure(arguments: &PlanArguments, plan: &Plan) -> Result<Measured, Failure> {
-    let params_per_s = update_rate(&arguments.schema.optimizer()?)?;
+    let params_per_s = update_rate(&arguments.schema.optimizer(&arguments.settings)?)?;
     let disk = measure_disk(&arguments.dir, MEASURE_BYTES, MEASURE_LIMIT)?;
     let moved_s = plan.update_bytes() as f64 / disk.step_bytes_per_s;
     let step_s = moved_s.max(plan.params as f64 / params_per_s);
@@ -133,7 +133,7 @@ fn to_json(
     Ok(json!({
         "params": plan.params,
         "tensors": plan.tensors,
-        "optimizer": arguments.schema.optimizer()?.name(),
+        "optimizer": arguments.schema.optimizer(&arguments.settings)?.name(),
         "bytes_on_disk": plan.bytes_on_disk,
         "disk": inspect::json::disk(&plan.disk),
         "planes": plan.planes.iter().map(inspect::json::plane).collect::<Vec<_>>(),
@@ -180,7 +180,7 @@ fn to_text(
     measured: Option<&Measured>,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let optimizer = arguments.schema.optimizer()?.name();
+    let optimizer = arguments.schema.optimizer(&arguments.settings)?.name();
     let (params, tensors) = (counted(plan.params, "parameter"), counted(plan.tensors, "tensor"));
     writeln!(out, "{params} in {tensors}, {optimizer}")?;
     writeln!(out, "\nplanes")?;

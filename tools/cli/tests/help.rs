@@ -13,7 +13,8 @@ fn help_is_what_the_files_say() {
             "" => ("paramstore", vec!["--help"]),
             command => (command, vec![command, "--help"]),
         };
-        let help = run(&arguments).expect(0).stdout;
+        let lines = run(&arguments).expect(0).stdout;
+        let help: String = lines.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
         let file = folder.join(format!("{name}.txt"));
         if std::env::var_os("PARAMSTORE_UPDATE_HELP").is_some() {
             std::fs::write(&file, &help).unwrap();

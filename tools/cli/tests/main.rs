@@ -33,7 +33,10 @@ impl Ran {
 }
 
 fn program() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_paramstore"))
+    let mut program = Command::new(env!("CARGO_BIN_EXE_paramstore"));
+    // Help is wrapped to it.
+    program.env_remove("COLUMNS");
+    program
 }
 
 fn run(arguments: &[&str]) -> Ran {
