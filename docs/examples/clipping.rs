@@ -3,7 +3,9 @@
 //! `cargo run --example clipping`
 
 use paramstore::optim::AdamW;
-use paramstore::{Init, NonFinitePolicy, Optimizer, Options, ParamGroup, ParamStore, Schema, StepOptions, TensorSpec};
+use paramstore::{
+    Init, NonFinitePolicy, Optimizer, Options, ParamGroup, ParamStore, Schema, StepOptions, TensorSpec,
+};
 
 fn main() -> paramstore::Result<()> {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -30,9 +30,8 @@ fn main() -> paramstore::Result<()> {
     let options = Options::new().memory_budget(1 << 20);
 
     let optimizer = Optimizer::Adam(Adam { lr: 0.05, ..Adam::default() });
-    let schema = Schema::new()
-        .group(ParamGroup::new("default", optimizer))
-        .tensor(TensorSpec::new("line", &[2]));
+    let schema =
+        Schema::new().group(ParamGroup::new("default", optimizer)).tensor(TensorSpec::new("line", &[2]));
     let mut store = ParamStore::create(&path, &schema, &options)?;
     let loss = train(&mut store, 300)?;
     store.commit(b"whatever the training program wants to find again")?;
