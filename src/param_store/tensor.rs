@@ -29,6 +29,12 @@ impl<'a> TensorInfo<'a> {
         &self.tensor.shape
     }
 
+    /// The type of its parameters on disk.
+    #[must_use]
+    pub fn dtype(&self) -> crate::Dtype {
+        self.tensor.dtype
+    }
+
     /// The number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {

@@ -1,1 +1,64 @@
-fn main() {}
+//! `paramstore`: creates, inspects, verifies and plans parameter stores.
+
+mod arguments;
+mod create;
+mod failure;
+mod human;
+mod hyperparameters;
+mod inspect;
+mod plan;
+mod quantity;
+mod schema;
+mod terminal;
+mod verify;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use failure::Failure;
+
+/// What a command has to say about the store beside its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Sound,
+    Damaged,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to standard output and are no errors; a closed pipe is none either.
+            let _printed = error.print();
+            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let result = run(&arguments.command, &mut out).and_then(|verdict| {
+        terminal::ignore_closed_pipe(out.flush())?;
+        Ok(verdict)
+    });
+    match result {
+        Ok(Verdict::Sound) => ExitCode::SUCCESS,
+        Ok(Verdict::Damaged) => ExitCode::from(failure::DAMAGED),
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            // What was found before the failure comes first.
+            let _flushed = out.flush();
+            terminal::complain(&failure);
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
+    match command {
+        Command::Create(arguments) => create::run(arguments, out),
+        Command::Inspect(arguments) => inspect::run(arguments, out),
+        Command::Verify(arguments) => verify::run(arguments, out),
+        Command::Plan(arguments) => plan::run(arguments, out),
+    }
+}

@@ -1,0 +1,169 @@
+//! The JSON of `inspect`. Its keys are relied on by scripts.
+
+use std::cell::RefCell;
+use std::io::Write;
+
+use paramstore::TensorInfo;
+use paramstore::inspect::{BlockRun, Blocks, DiskUse, PlaneUse, Summary};
+use serde::ser::{Error as _, SerializeSeq};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use super::Shown;
+use crate::failure::Failure;
+use crate::terminal;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    head: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocks: Option<BlockList<'a>>,
+}
+
+/// The blocks, written one by one: a large store has millions.
+struct BlockList<'a>(RefCell<Blocks<'a>>);
+
+impl Serialize for BlockList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for run in &mut *self.0.try_borrow_mut().map_err(S::Error::custom)? {
+            list.serialize_element(&block(&run))?;
+        }
+        list.end()
+    }
+}
+
+pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut head = match summary(&shown.summary) {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    let tensors = shown.store.tensors().map(|info| tensor(shown, &info));
+    head.insert("tensors".to_owned(), tensors.collect::<Result<Vec<_>, _>>()?.into());
+    if let Some(digest) = &shown.digest {
+        head.insert("digest".to_owned(), digest.to_string().into());
+    }
+    let blocks = shown.arguments.blocks.then(|| BlockList(RefCell::new(shown.store.blocks())));
+    terminal::json(out, &Document { head, blocks })
+}
+
+fn summary(summary: &Summary) -> Value {
+    let groups = summary.groups.iter().map(|group| {
+        let settings: Map<_, _> =
+            group.optimizer.settings().into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        json!({
+            "name": group.name,
+            "optimizer": group.optimizer.name(),
+            "hyperparameters": settings,
+            "tensors": group.tensors,
+            "params": group.params,
+        })
+    });
+    let blocks = summary.blocks.iter().map(|size| {
+        json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks })
+    });
+    json!({
+        "path": summary.path.display().to_string(),
+        "format_version": summary.format_version,
+        "uuid": summary.uuid,
+        "generation": summary.generation,
+        "step": summary.step,
+        "created_unix_s": summary.created_unix_s,
+        "writer_version": summary.writer_version,
+        "features": summary.features,
+        "params": summary.params,
+        "bytes_on_disk": summary.bytes_on_disk,
+        "bytes_allocated": summary.bytes_allocated,
+        "disk": disk(&summary.disk),
+        "groups": groups.collect::<Vec<_>>(),
+        "planes": summary.planes.iter().map(plane).collect::<Vec<_>>(),
+        "block_sizes": blocks.collect::<Vec<_>>(),
+        "table": {
+            "entries": summary.table.entries,
+            "pages": summary.table.pages,
+            "levels": summary.table.levels,
+        },
+        "user_record_bytes": summary.user_record_bytes,
+        "recovery": { "fell_back": summary.recovery.fell_back, "superblocks": summary.recovery.slots },
+        "writer": summary.writer_process.map(|process| {
+            json!({ "process": process, "uncommitted_steps": summary.uncommitted_steps })
+        }),
+        "lost_steps": summary.lost_steps(),
+        "checkpoints": [],
+    })
+}
+
+/// Every byte of disk by its use.
+pub(crate) fn disk(disk: &DiskUse) -> Value {
+    let state: Map<_, _> = disk.state.iter().map(|plane| (plane.name.clone(), plane.bytes.into())).collect();
+    json!({
+        "parameters": disk.parameters,
+        "state": state,
+        "second_homes": disk.second_homes,
+        "scratch": disk.scratch,
+        "padding": disk.padding,
+        "table": disk.table,
+        "directory": disk.directory,
+        "records": disk.records,
+        "superblocks": disk.superblocks,
+        "small_files": disk.small_files,
+        "other_files": disk.other_files,
+    })
+}
+
+pub(crate) fn plane(plane: &PlaneUse) -> Value {
+    json!({
+        "name": plane.name,
+        "role": plane.role.name(),
+        "dtype": plane.dtype.name(),
+        "elements": plane.elements,
+        "bytes": plane.value_bytes,
+        "bytes_on_disk": plane.disk_bytes,
+        "homes": plane.homes,
+        "files": plane.files,
+    })
+}
+
+fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>) -> Result<Value, Failure> {
+    let digests = shown.digest.as_ref().map(|digest| &digest.tensors);
+    let digest = digests.and_then(|tensors| tensors.iter().find(|tensor| tensor.name == info.name()));
+    let mut value = json!({
+        "name": info.name(),
+        "dtype": info.dtype().name(),
+        "shape": info.shape(),
+        "elements": info.elements(),
+        "group": info.group(),
+        "planes": info.planes().collect::<Vec<_>>(),
+        "steps": shown.store.tensor_steps(info.name())?,
+    });
+    if let (Some(digest), Value::Object(map)) = (digest, &mut value) {
+        map.insert("digest".to_owned(), digest.to_string().into());
+    }
+    Ok(value)
+}
+
+fn block(run: &Result<BlockRun, paramstore::Error>) -> Value {
+    match run {
+        Ok(BlockRun::Written(block)) => json!({
+            "tensors": block.tensors,
+            "plane": block.plane,
+            "block": block.block,
+            "home": block.home,
+            "generation": block.generation,
+            "checksum": format!("{:08x}", block.crc),
+            "file": block.file,
+            "offset": block.offset,
+            "bytes": block.bytes,
+        }),
+        Ok(BlockRun::Absent(absent)) => json!({
+            "never_written": {
+                "first_block": absent.first_block,
+                "last_block": absent.last_block,
+                "block_planes": absent.planes,
+            }
+        }),
+        Ok(_) => Value::Null,
+        Err(error) => json!({ "error": error.to_string() }),
+    }
+}

@@ -1,0 +1,203 @@
+//! The text of `inspect`.
+
+use std::io::{self, Write};
+
+use paramstore::inspect::{BlockRun, DiskUse, PlaneUse, Summary};
+
+use super::{Shown, shape};
+use crate::failure::Failure;
+use crate::human::{Table, bytes, counted, date, grouped, percent};
+
+/// Tensors that are listed without --tensors.
+const TENSORS_SHOWN: usize = 8;
+
+pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
+    let summary = &shown.summary;
+    head(summary, out)?;
+    if let Some(digest) = &shown.digest {
+        writeln!(out, "digest      {digest}")?;
+    }
+    groups(summary, out)?;
+    writeln!(out, "\nplanes")?;
+    planes(&summary.planes, out)?;
+    writeln!(out, "\ndisk")?;
+    disk(&summary.disk, out)?;
+    if summary.bytes_allocated < summary.bytes_on_disk {
+        writeln!(out, "  {} of it allocated by the file system", bytes(summary.bytes_allocated))?;
+    }
+    writeln!(out, "\nblocks")?;
+    for size in &summary.blocks {
+        let (blocks, each) = (counted(size.blocks, "block"), bytes(size.param_bytes));
+        writeln!(out, "  {blocks} of {} ({each} of each f32 plane)", counted(size.elements, "element"))?;
+    }
+    let table = summary.table;
+    let (entries, pages) = (grouped(table.entries), counted(table.pages, "page"));
+    writeln!(out, "  table of {entries} entries: {pages} of 4 KiB in {}", counted(table.levels, "level"))?;
+    tensors(shown, out)?;
+    writeln!(out, "\ncheckpoints\n  none")?;
+    if shown.arguments.blocks {
+        blocks(shown, out)?;
+    }
+    Ok(())
+}
+
+fn head(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}: parameter store, format {}", summary.path.display(), summary.format_version)?;
+    writeln!(out, "uuid        {}", summary.uuid)?;
+    writeln!(out, "created     {}", date(summary.created_unix_s))?;
+    let by = &summary.writer_version;
+    writeln!(out, "generation  {}, step {}, by {by}", summary.generation, grouped(summary.step))?;
+    let (params, tensors) = (grouped(summary.params), counted(summary.tensors, "tensor"));
+    writeln!(out, "parameters  {params} in {tensors}")?;
+    let allocated =
+        if summary.features.is_empty() { String::new() } else { format!(" ({})", summary.features.join(", ")) };
+    writeln!(out, "on disk     {}{allocated}", bytes(summary.bytes_on_disk))?;
+    if summary.user_record_bytes > 0 {
+        writeln!(out, "user record {}", bytes(summary.user_record_bytes))?;
+    }
+    let ahead = counted(summary.uncommitted_steps, "step");
+    match summary.writer_process {
+        Some(0) => writeln!(out, "writer      a process outside this container, {ahead} not yet committed")?,
+        Some(process) => writeln!(out, "writer      process {process}, {ahead} not yet committed")?,
+        None if summary.uncommitted_steps > 0 => {
+            writeln!(out, "lost        {ahead} that were finished and not committed when the last writer ended")?;
+        }
+        None => {}
+    }
+    if summary.recovery.fell_back {
+        for (slot, state) in summary.recovery.slots.iter().enumerate() {
+            writeln!(out, "superblock {slot} {state}")?;
+        }
+    }
+    Ok(())
+}
+
+fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\ngroups")?;
+    for group in &summary.groups {
+        let (params, tensors) = (counted(group.params, "parameter"), counted(group.tensors, "tensor"));
+        writeln!(out, "  {}: {}, {params} in {tensors}", group.name, group.optimizer.name())?;
+        let settings = group.optimizer.settings();
+        let settings: Vec<_> = settings.iter().map(|(key, value)| format!("{key} {}", number(*value))).collect();
+        writeln!(out, "    {}", settings.join(", "))?;
+    }
+    Ok(())
+}
+
+/// The table of planes, as `plan` shows it too.
+pub(crate) fn planes(planes: &[PlaneUse], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&["name", "role", "dtype", ">elements", ">values", ">homes", ">on disk", ">files"]);
+    for plane in planes {
+        table.row(vec![
+            plane.name.clone(),
+            plane.role.name().to_owned(),
+            plane.dtype.name().to_owned(),
+            grouped(plane.elements),
+            bytes(plane.value_bytes),
+            plane.homes.to_string(),
+            bytes(plane.disk_bytes),
+            grouped(plane.files),
+        ]);
+    }
+    table.write(out)
+}
+
+/// Every byte of disk by its use, as `plan` shows it too.
+pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
+    let total = disk.total();
+    let mut table = Table::new(&["", ">", ">", ">"]);
+    let mut row = |name: &str, part: u64| {
+        table.row(vec![name.to_owned(), bytes(part), percent(part, total), format!("{} bytes", grouped(part))]);
+    };
+    row("parameters", disk.parameters);
+    for plane in &disk.state {
+        row(&plane.name, plane.bytes);
+    }
+    row("second homes of these", disk.second_homes);
+    let rest = [
+        ("scratch", disk.scratch),
+        ("padding", disk.padding),
+        ("block table", disk.table),
+        ("directory", disk.directory),
+        ("records", disk.records),
+        ("superblocks", disk.superblocks),
+        ("lock, pins, progress", disk.small_files),
+        ("files of others", disk.other_files),
+    ];
+    for (name, part) in rest.into_iter().filter(|(_, part)| *part > 0) {
+        row(name, part);
+    }
+    row("total", total);
+    table.write(out)
+}
+
+fn tensors(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
+    let all = shown.store.tensors().count();
+    let limit = if shown.arguments.tensors { all } else { TENSORS_SHOWN };
+    let mut table = Table::new(&["name", "dtype", "shape", ">parameters", "group", ">updates"]);
+    for info in shown.store.tensors().take(limit) {
+        table.row(vec![
+            info.name().to_owned(),
+            info.dtype().name().to_owned(),
+            shape(&info),
+            grouped(info.elements()),
+            info.group().to_owned(),
+            grouped(shown.store.tensor_steps(info.name())?),
+        ]);
+    }
+    writeln!(out, "\ntensors")?;
+    table.write(out)?;
+    if limit < all {
+        writeln!(out, "  ... and {} more (--tensors lists all)", all - limit)?;
+    }
+    Ok(())
+}
+
+/// One line for each block plane; not aligned over all lines, since a large store has millions.
+fn blocks(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
+    writeln!(out, "\nblocks of generation {}", shown.summary.generation)?;
+    let width = shown.summary.planes.iter().map(|plane| plane.name.len()).max().unwrap_or(0);
+    for run in shown.store.blocks() {
+        match run {
+            Ok(BlockRun::Written(block)) => writeln!(
+                out,
+                "  {:>8}  {:width$}  home {}  generation {:<6}  checksum {:08x}  {} at {:>14}, {:>9} bytes  {}",
+                block.block,
+                block.plane,
+                block.home,
+                block.generation,
+                block.crc,
+                block.file,
+                grouped(block.offset),
+                grouped(block.bytes),
+                names(&block.tensors),
+            )?,
+            Ok(BlockRun::Absent(absent)) if absent.first_block == absent.last_block => {
+                let planes = counted(absent.planes, "plane");
+                writeln!(out, "  {:>8}  {planes} never written", absent.first_block)?;
+            }
+            Ok(BlockRun::Absent(absent)) => {
+                let planes = counted(absent.planes, "block plane");
+                writeln!(out, "  {:>8} to {}: {planes} never written", absent.first_block, absent.last_block)?;
+            }
+            Ok(_) => {}
+            Err(error) => writeln!(out, "  {error}")?,
+        }
+    }
+    Ok(())
+}
+
+/// A hyperparameter as one would type it.
+fn number(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-3 { format!("{value:e}") } else { value.to_string() }
+}
+
+/// The first tensors of a block, and how many more there are.
+fn names(tensors: &[String]) -> String {
+    match tensors {
+        [one] => one.clone(),
+        [first, second] => format!("{first}, {second}"),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+        [] => String::new(),
+    }
+}

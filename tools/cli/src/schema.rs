@@ -1,0 +1,147 @@
+//! What a store is to hold, as options of `create` and `plan`.
+
+use clap::Args;
+use paramstore::{Dtype, Init, Optimizer, Options, ParamGroup, Schema, TensorSpec};
+
+use crate::failure::Failure;
+use crate::hyperparameters::Hyperparameters;
+use crate::quantity;
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArguments {
+    /// Update rule, which decides what state is kept per parameter
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Optimizer::NAMES))]
+    optimizer: String,
+    /// Number of parameters, as one tensor named `param`
+    #[arg(long, value_name = "N", value_parser = quantity::count, conflicts_with = "tensor")]
+    #[arg(required_unless_present = "tensor")]
+    params: Option<u64>,
+    /// A tensor, e.g. wte:f32:50257x768, bias:f32:[768] or scale:f32:[]; give it once for each tensor
+    #[arg(long, value_name = "NAME:DTYPE:SHAPE", value_parser = tensor)]
+    tensor: Vec<(String, Vec<u64>)>,
+    /// Bytes of a block's parameters, a power of two from 4KiB to 256MiB [default: 4MiB or less, by size and memory]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    block_bytes: Option<u64>,
+    /// Reserve a plane for gradients, for accumulation, clipping by global norm, and refusing of NaN
+    #[arg(long)]
+    gradient_plane: bool,
+    /// Memory that training will have [default: half of what is available]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    memory: Option<u64>,
+    #[command(flatten)]
+    hyperparameters: Hyperparameters,
+}
+
+impl SchemaArguments {
+    pub(crate) fn schema(&self, init: Init, seed: u64) -> Result<Schema, Failure> {
+        let mut schema = Schema::new().seed(seed).gradient_plane(self.gradient_plane);
+        schema = schema.group(ParamGroup::new("default", self.optimizer()?));
+        if let Some(params) = self.params {
+            schema = schema.tensor(TensorSpec::new("param", &[params]).init(init));
+        }
+        for (name, shape) in &self.tensor {
+            schema = schema.tensor(TensorSpec::new(name, shape).init(init));
+        }
+        Ok(match self.block_bytes {
+            Some(bytes) => schema.block_bytes(bytes),
+            None => schema,
+        })
+    }
+
+    pub(crate) fn optimizer(&self) -> Result<Optimizer, Failure> {
+        self.hyperparameters.optimizer(&self.optimizer)
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        let options = Options::new();
+        match self.memory {
+            Some(bytes) => options.memory_budget(bytes),
+            None => options,
+        }
+    }
+
+    pub(crate) fn has_gradient_plane(&self) -> bool {
+        self.gradient_plane
+    }
+}
+
+/// `NAME:DTYPE:SHAPE`; the name may hold colons.
+fn tensor(text: &str) -> Result<(String, Vec<u64>), String> {
+    let expected = "expected NAME:DTYPE:SHAPE, e.g. wte:f32:50257x768";
+    let mut parts = text.rsplitn(3, ':');
+    let (Some(shape), Some(dtype), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(expected.to_owned());
+    };
+    if Dtype::from_name(dtype).is_none() {
+        return Err(format!("unknown dtype {dtype:?}, expected f32"));
+    }
+    if name.is_empty() {
+        return Err(format!("no name; {expected}"));
+    }
+    Ok((name.to_owned(), self::shape(shape)?))
+}
+
+/// `1000x64`, `1000,64` or `[1000,64]`; `[]` for a scalar.
+fn shape(text: &str) -> Result<Vec<u64>, String> {
+    let wrong = || format!("unknown shape {text:?}, expected 1000x64, [1000,64] or [] for a scalar");
+    let inner = match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').ok_or_else(wrong)?,
+        None if text.is_empty() => return Err(wrong()),
+        None => text,
+    };
+    if inner.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    inner.split(['x', ',']).map(|dim| quantity::count(dim).map_err(|_| wrong())).collect()
+}
+
+/// `zeros`, `constant:X`, `normal:STD` or `uniform:LOW:HIGH`.
+pub(crate) fn init(text: &str) -> Result<Init, String> {
+    let wrong = || "expected zeros, constant:X, normal:STD or uniform:LOW:HIGH".to_owned();
+    let number = |text: &str| text.trim().parse::<f32>().ok().filter(|x| x.is_finite()).ok_or_else(wrong);
+    let parts: Vec<_> = text.split(':').collect();
+    match parts[..] {
+        ["zeros"] => Ok(Init::Zeros),
+        ["constant", value] => Ok(Init::Constant(number(value)?)),
+        ["normal", std] => match number(std)? {
+            std if std >= 0.0 => Ok(Init::Normal { mean: 0.0, std }),
+            _ => Err("expected a standard deviation of at least 0".to_owned()),
+        },
+        ["uniform", low, high] => match (number(low)?, number(high)?) {
+            (low, high) if low <= high => Ok(Init::Uniform { low, high }),
+            _ => Err("expected LOW of at most HIGH".to_owned()),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_read_from_the_right_so_that_names_may_hold_colons() {
+        assert_eq!(tensor("a:f32:1000x64"), Ok(("a".into(), vec![1000, 64])));
+        assert_eq!(tensor("a:b:f32:[2, 3,4]"), Ok(("a:b".into(), vec![2, 3, 4])));
+        assert_eq!(tensor("s:f32:[]"), Ok(("s".into(), vec![])));
+        assert_eq!(tensor("big:f32:1Bx2"), Ok(("big".into(), vec![1_000_000_000, 2])));
+    }
+
+    #[test]
+    fn what_is_no_tensor_is_refused() {
+        for text in ["", "a", "a:f32", "a:f64:3", ":f32:3", "a:f32:", "a:f32:3x", "a:f32:[3", "a:f32:-1", "a:f32:3y4"] {
+            assert!(tensor(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn initial_values_are_read_with_their_numbers() {
+        assert_eq!(init("zeros"), Ok(Init::Zeros));
+        assert_eq!(init("constant:-1.5"), Ok(Init::Constant(-1.5)));
+        assert_eq!(init("normal:0.02"), Ok(Init::Normal { mean: 0.0, std: 0.02 }));
+        assert_eq!(init("uniform:-1:1"), Ok(Init::Uniform { low: -1.0, high: 1.0 }));
+        for text in ["", "normal", "normal:-1", "normal:nan", "uniform:1:0", "constant:inf", "ones"] {
+            assert!(init(text).is_err(), "{text}");
+        }
+    }
+}
