@@ -147,8 +147,7 @@ impl ParamStore {
         let uncommitted_steps = store.found().last_step.map_or(0, |last| last - superblock.step);
         let writer_process = store.writer_process();
         drop(pager);
-        let groups =
-            committed_groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
+        let groups = committed_groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
         Ok(Summary {
             path: self.path().to_owned(),
             format_version: crate::format::FORMAT_VERSION,
