@@ -135,7 +135,7 @@ fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>) -> Result<Value, Failure> {
         "elements": info.elements(),
         "group": info.group(),
         "planes": info.planes().collect::<Vec<_>>(),
-        "steps": shown.store.tensor_steps(info.name())?,
+        "steps": shown.store.tensor_clock(info.name())?.steps,
     });
     if let (Some(digest), Value::Object(map)) = (digest, &mut value) {
         map.insert("digest".to_owned(), digest.to_string().into());

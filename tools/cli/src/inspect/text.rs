@@ -142,7 +142,7 @@ fn tensors(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
             shape(&info),
             grouped(info.elements()),
             info.group().to_owned(),
-            grouped(shown.store.tensor_steps(info.name())?),
+            grouped(shown.store.tensor_clock(info.name())?.steps),
         ]);
     }
     writeln!(out, "\ntensors")?;

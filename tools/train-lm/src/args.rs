@@ -1,0 +1,158 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Train a small language model whose parameters and optimizer state live on disk
+///
+/// Parameters, moments and the position in the text become durable together at each commit. A run that ends early,
+/// for whatever reason, is continued by the same command, and ends with the same bits as one that was never stopped.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, args_override_self = true)]
+pub(crate) struct Args {
+    /// Directory of the store; created if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "runs/train-lm")]
+    pub(crate) store: PathBuf,
+
+    /// Text files to train on, UTF-8; the default is the King James Bible, which ships with the program
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) text: Vec<PathBuf>,
+
+    /// Number of parameters, e.g. 12M or 1B; the shape is chosen to match [default: 11.5M]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) params: Option<u64>,
+
+    /// Memory for parameters, gradients and moments, e.g. 64MiB or 1.5GiB: the store's budget and what the trainer
+    /// holds of the model [default: an eighth of the state]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) memory: Option<u64>,
+
+    /// Optimizer steps at which the run is complete. A new run's learning rate falls over these steps; a larger
+    /// number continues a run, and its rate then falls over that many [default: by the number of parameters]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+
+    /// Steps from one commit to the next
+    #[arg(long, value_name = "K", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) commit_every: u64,
+
+    /// sgd, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, radam or lion [default: adamw]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) optimizer: Option<String>,
+
+    /// Highest learning rate [default: by the optimizer]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(crate) lr: Option<f64>,
+
+    /// Seed of initial values, order of the text and sampling [default: 42]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+
+    /// Sequences of a batch [default: by the shape]
+    #[arg(long, value_name = "N", value_parser = size(1, 4096))]
+    pub(crate) batch: Option<usize>,
+
+    /// Tokens of a sequence [default: 128]
+    #[arg(long, value_name = "N", value_parser = size(2, 65_536))]
+    pub(crate) seq: Option<usize>,
+
+    /// Tokens of the vocabulary, which is trained on the text; 256 means bytes [default: 4096]
+    #[arg(long, value_name = "N", value_parser = size(256, 65_536))]
+    pub(crate) vocab: Option<usize>,
+
+    /// Tokens of text to write at the end [default: 60, none above 200M parameters]
+    #[arg(long, value_name = "N", value_parser = size(0, 100_000))]
+    pub(crate) sample: Option<usize>,
+
+    /// Print one JSON object at the end instead of the report
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A parser of sizes within bounds.
+fn size(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse() {
+        Ok(n) if (least..=most).contains(&n) => Ok(n),
+        _ => Err(format!("expected a whole number from {least} to {most}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
+        _ => Err("expected a positive number, e.g. 3e-3".to_owned()),
+    }
+}
+
+/// Parses a count: 1200, 350k, 120M, 1.5B, 1T.
+fn count(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 4] = [("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)];
+    scaled(text, &UNITS).ok_or_else(|| "expected a count such as 1200, 350k, 120M, 1.5B or 1T".to_owned())
+}
+
+/// Parses a size: 65536, 64KiB, 64MiB, 1.5GiB, 2TiB, or with powers of 1000 64KB, 64MB, 1.5GB, 2TB.
+fn bytes(text: &str) -> Result<u64, String> {
+    const KIB: f64 = 1024.0;
+    const UNITS: [(&str, f64); 9] = [
+        ("KiB", KIB),
+        ("MiB", KIB * KIB),
+        ("GiB", KIB * KIB * KIB),
+        ("TiB", KIB * KIB * KIB * KIB),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("B", 1.0),
+    ];
+    scaled(text, &UNITS).ok_or_else(|| "expected a size such as 65536, 64MiB or 1.5GiB".to_owned())
+}
+
+fn scaled(text: &str, units: &[(&str, f64)]) -> Option<u64> {
+    let text = text.trim();
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    if let Ok(whole) = number.trim().parse::<u64>() {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "factors are whole and below 2^53"
+        )]
+        return whole.checked_mul(factor as u64);
+    }
+    let value = number.trim().parse::<f64>().ok()? * factor;
+    let fits = value.is_finite() && (0.0..1.8e19).contains(&value);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked on the line above")]
+    fits.then_some(value.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_sizes_accept_their_units() {
+        assert_eq!(count("120M"), Ok(120_000_000));
+        assert_eq!(count("1B"), Ok(1_000_000_000));
+        assert_eq!(count("0.5k"), Ok(500));
+        assert_eq!(count("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
+        assert_eq!(bytes("10GB"), Ok(10_000_000_000));
+        assert_eq!(bytes("4096"), Ok(4096));
+    }
+
+    #[test]
+    fn nonsense_negatives_and_overflow_are_refused() {
+        for text in ["", "M", "-1M", "1.5.2M", "nan", "inf", "20000000T", "1e30"] {
+            assert!(count(text).is_err(), "{text}");
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,261 @@
+//! The model's tensors in a parameter store. The only file that knows the store.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Step, TensorSpec};
+
+use crate::config::{Shape, Start, TensorDef};
+use crate::pass::{Sink, Source};
+use crate::report::Traffic;
+
+/// Matrices, which decay.
+const DECAY: &str = "decay";
+/// Gains, which do not.
+const NO_DECAY: &str = "no_decay";
+
+/// The model's tensors and their optimizer state.
+pub(crate) struct Weights {
+    store: ParamStore,
+}
+
+/// Settings that differ from PyTorch's defaults: a momentum for SGD, and for the others what is usual for
+/// transformers. Decoupled weight decay goes to matrices only; coupled decay stays off, as in PyTorch.
+const SETTINGS: [(&str, &[(&str, &str)]); 4] = [
+    ("sgd", &[("momentum", "0.9")]),
+    ("adam", &[("beta2", "0.95")]),
+    ("adamw", &[("beta2", "0.95"), ("weight_decay", "0.1")]),
+    ("lion", &[("beta2", "0.98"), ("weight_decay", "1")]),
+];
+
+/// Learning rates that suit models of a few hundred dimensions at the default batch.
+const RATES: [(&str, f64); 10] = [
+    ("sgd", 0.3),
+    ("adagrad", 0.02),
+    ("adadelta", 1.0),
+    ("rmsprop", 1e-3),
+    ("adam", 3e-3),
+    ("adamw", 3e-3),
+    ("adamax", 4e-3),
+    ("nadam", 3e-3),
+    ("radam", 3e-3),
+    ("lion", 4e-4),
+];
+
+/// The optimizer of a new store.
+fn optimizer(name: &str, decay: bool) -> Result<Optimizer> {
+    let mut optimizer = Optimizer::from_name(name)?;
+    for (key, value) in SETTINGS.iter().find(|(of, _)| *of == name).map_or(&[][..], |(_, settings)| settings)
+    {
+        optimizer.set(key, if *key == "weight_decay" && !decay { "0" } else { value })?;
+    }
+    Ok(optimizer)
+}
+
+/// The highest learning rate of a new run, unless one is asked for.
+pub(crate) fn default_lr(name: &str) -> Result<f64> {
+    // Says which names there are.
+    Optimizer::from_name(name)?;
+    RATES
+        .iter()
+        .find_map(|(of, rate)| (*of == name).then_some(*rate))
+        .with_context(|| format!("--optimizer {name} needs --lr"))
+}
+
+/// Planes of parameters and optimizer state.
+fn planes(name: &str) -> Result<u64> {
+    Ok(1 + optimizer(name, true)?.state_planes().len() as u64)
+}
+
+/// Bytes of parameters and optimizer state for each parameter.
+pub(crate) fn state_bytes_per_param(name: &str) -> Result<u64> {
+    Ok(planes(name)? * size_of::<f32>() as u64)
+}
+
+/// The least budget with which the store reads, updates and writes at the same time: four blocks with all planes.
+pub(crate) fn least_budget(shape: &Shape, optimizer: &str) -> Result<u64> {
+    Ok(shape.block_bytes() as u64 * planes(optimizer)? * 4)
+}
+
+impl Weights {
+    /// Creates the store of a new run.
+    pub(crate) fn create(
+        path: &Path,
+        shape: &Shape,
+        optimizer_name: &str,
+        seed: u64,
+        budget: u64,
+    ) -> Result<Self> {
+        let mut schema = Schema::new().seed(seed).block_bytes(shape.block_bytes() as u64);
+        schema = schema.group(ParamGroup::new(DECAY, optimizer(optimizer_name, true)?));
+        schema = schema.group(ParamGroup::new(NO_DECAY, optimizer(optimizer_name, false)?));
+        for def in shape.tensors() {
+            schema = schema.tensor(spec(&def));
+        }
+        let store = ParamStore::create(path, &schema, &Options::new().memory_budget(budget))?;
+        Ok(Self { store })
+    }
+
+    /// Opens the store of a run that began earlier, and checks that it holds the tensors of this shape.
+    pub(crate) fn open(path: &Path, shape: &Shape, budget: u64) -> Result<Self> {
+        let store = ParamStore::open(path, &Options::new().memory_budget(budget))?;
+        let expected = shape.tensors();
+        let same = |(info, def): (paramstore::TensorInfo<'_>, &TensorDef)| {
+            info.name() == def.name && info.shape().iter().eq(&dims(def))
+        };
+        ensure!(
+            store.tensors().count() == expected.len() && store.tensors().zip(&expected).all(same),
+            "the tensors in {} are not those of the model that its user record describes ({} layers of width {}): \
+             choose another --store",
+            path.display(),
+            shape.layers,
+            shape.d_model
+        );
+        Ok(Self { store })
+    }
+
+    /// Optimizer steps finished.
+    pub(crate) fn step(&self) -> u64 {
+        self.store.step()
+    }
+
+    /// Steps that an earlier process finished and did not commit.
+    pub(crate) fn lost_steps(&self) -> u64 {
+        self.store.recovery().lost_steps
+    }
+
+    /// Takes one optimizer step at this learning rate; `pass` reads parameters and hands gradients over.
+    pub(crate) fn take_step<T>(
+        &mut self,
+        lr: f64,
+        pass: impl FnOnce(&mut Updates<'_>) -> Result<T>,
+    ) -> Result<T> {
+        for group in [DECAY, NO_DECAY] {
+            self.store.group_mut(group)?.set_lr(lr)?;
+        }
+        let mut updates = Updates { step: self.store.begin_step()? };
+        let result = pass(&mut updates)?;
+        let report = updates.step.finish()?;
+        if report.non_finite > 0 {
+            bail!(
+                "step {} met {} gradients that are NaN or infinite; the store goes back to its last commit: \
+                 try a smaller --lr",
+                report.step,
+                report.non_finite
+            );
+        }
+        Ok(result)
+    }
+
+    /// Makes everything so far durable, together with the record.
+    pub(crate) fn commit(&mut self, record: &[u8]) -> Result<()> {
+        self.store.commit(record).context("the commit failed; the last one before it still holds")?;
+        Ok(())
+    }
+
+    /// Counters since the store was opened.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let stats = self.store.stats();
+        Traffic {
+            read: stats.bytes_read,
+            written: stats.bytes_written,
+            stall_read_s: seconds(stats.stall_read_ns),
+            stall_write_s: seconds(stats.stall_write_ns),
+            update_s: seconds(stats.compute_ns),
+        }
+    }
+
+    /// A hash of the logical content: names, shapes, step, every value of every plane.
+    pub(crate) fn digest(&mut self) -> Result<String> {
+        use sha2::Digest as _; // DEV
+        let mut hash = sha2::Sha256::new();
+        hash.update(self.store.step().to_le_bytes());
+        for info in self.store.tensors() {
+            for plane in info.planes() {
+                let mut values = vec![0f32; usize::try_from(info.elements())?];
+                self.store.read_plane_into(info.name(), plane, &mut values)?;
+                for x in values {
+                    hash.update(x.to_le_bytes());
+                }
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for display")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 * 1e-9
+}
+
+fn dims(def: &TensorDef) -> Vec<u64> {
+    def.dims.iter().map(|&n| n as u64).collect()
+}
+
+fn spec(def: &TensorDef) -> TensorSpec {
+    let init = match def.start {
+        Start::Constant(value) => Init::Constant(value),
+        Start::Normal(std) => Init::Normal { mean: 0.0, std },
+    };
+    TensorSpec::new(&def.name, &dims(def)).group(if def.decays() { DECAY } else { NO_DECAY }).init(init)
+}
+
+impl Source for Weights {
+    fn prefetch(&mut self, names: &[&str]) {
+        self.store.prefetch(names);
+    }
+
+    fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        Ok(self.store.read_range_into(name, start as u64, out)?)
+    }
+}
+
+/// One optimizer step under way.
+pub(crate) struct Updates<'a> {
+    step: Step<'a>,
+}
+
+impl Source for Updates<'_> {
+    fn prefetch(&mut self, names: &[&str]) {
+        self.step.prefetch(names);
+    }
+
+    fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        Ok(self.step.read_range_into(name, start as u64, out)?)
+    }
+}
+
+impl Sink for Updates<'_> {
+    fn prefetch_update(&mut self, names: &[&str]) {
+        self.step.prefetch_update(names);
+    }
+
+    fn apply(&mut self, name: &str, grad: &[f32]) -> Result<()> {
+        Ok(self.step.apply(name, grad)?)
+    }
+
+    fn apply_range(&mut self, name: &str, start: usize, grad: &[f32]) -> Result<()> {
+        Ok(self.step.apply_range(name, start as u64, grad)?)
+    }
+}
+
+/// What a directory holds.
+pub(crate) enum Held {
+    /// No store, or the remains of a creation that was interrupted.
+    Nothing,
+    /// A store, with the user record of its last commit; empty if it was created and never committed.
+    Record(Vec<u8>),
+}
+
+/// Looks into a directory without taking a store's lock.
+pub(crate) fn peek(path: &Path) -> Result<Held> {
+    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
+        return Ok(Held::Nothing);
+    }
+    match ParamStore::open_read_only(path, &Options::new()) {
+        Ok(store) => Ok(Held::Record(store.user_record().to_vec())),
+        // If there is something else, `create` says so.
+        Err(Error::NotAStore { .. }) => Ok(Held::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}

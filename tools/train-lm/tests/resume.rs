@@ -1,0 +1,228 @@
+//! A run that is killed and started again ends with the same bits as one that was never stopped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A tiny model of many quick steps.
+const TINY: [&str; 14] = [
+    "--params",
+    "250k",
+    "--vocab",
+    "300",
+    "--seq",
+    "16",
+    "--batch",
+    "4",
+    "--commit-every",
+    "4",
+    "--sample",
+    "0",
+    "--memory",
+    "4MiB",
+];
+
+/// A directory with a text and room for stores.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let lines = (0..4000).map(|i| format!("the {} of {} begat the {}\n", i % 7, i * i % 31, i * 7 % 13));
+        std::fs::write(bench.text(), lines.collect::<String>()).unwrap();
+        bench
+    }
+
+    fn text(&self) -> PathBuf {
+        self.dir.path().join("text.txt")
+    }
+
+    fn store(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, store: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_train-lm"));
+        command.args(TINY).arg("--text").arg(self.text()).arg("--store").arg(store).arg("--json").args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, store: &Path, more: &[&str]) -> Value {
+        let output = self.command(store, more).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Starts a run and kills it once the store has begun to hold commits and a little time has passed.
+    fn run_and_kill(&self, store: &Path, more: &[&str], after: Duration) {
+        let mut child = self.command(store, more).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while committed_step(store).is_none() {
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+            assert!(Instant::now() < deadline, "no commit within a minute");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(after);
+        // SIGKILL.
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success(), "the run ended before it was killed");
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The committed step of a store that has a record, read beside the writer.
+fn committed_step(store: &Path) -> Option<u64> {
+    let options = paramstore::Options::new().memory_budget(8 << 20);
+    let store = paramstore::ParamStore::open_read_only(store, &options).ok()?;
+    (!store.user_record().is_empty()).then(|| store.committed_step())
+}
+
+#[test]
+fn a_run_killed_at_several_moments_ends_with_the_digest_of_an_undisturbed_run() {
+    let bench = Bench::new();
+    let steps = ["--steps", "120"];
+    let undisturbed = bench.run(&bench.store("undisturbed"), &steps);
+    assert_eq!(undisturbed["steps"], 120);
+    assert_eq!(undisturbed["continued_from_step"], Value::Null);
+
+    let store = bench.store("killed");
+    for after in [0, 120, 50] {
+        bench.run_and_kill(&store, &steps, Duration::from_millis(after));
+    }
+    let step = committed_step(&store).unwrap();
+    assert!(step < 120, "the run was complete before the last kill");
+    let resumed = bench.run(&store, &steps);
+    assert_eq!(resumed["continued_from_step"], step);
+    assert_eq!(resumed["steps"], 120);
+    for key in ["digest", "val_bits_per_byte_before", "val_bits_per_byte_after"] {
+        assert_eq!(resumed[key], undisturbed[key], "{key}");
+    }
+}
+
+#[test]
+fn threads_budget_and_commit_distance_change_no_bit() {
+    let bench = Bench::new();
+    let first = bench.run(&bench.store("first"), &["--steps", "12"]);
+    let store = bench.store("second");
+    let mut other = Command::new(env!("CARGO_BIN_EXE_train-lm"));
+    other.args(TINY.iter().map(|arg| match *arg {
+        "4MiB" => "32MiB",
+        "4" => "4",
+        other => other,
+    }));
+    let other =
+        other.arg("--text").arg(bench.text()).arg("--store").arg(&store).args(["--json", "--steps", "12"]);
+    let output = other.env("RAYON_NUM_THREADS", "3").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let second: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(first["digest"], second["digest"]);
+    assert_ne!(first["budget_bytes"], second["budget_bytes"]);
+}
+
+#[test]
+fn an_interrupted_run_commits_says_so_and_goes_on_from_that_step() {
+    let bench = Bench::new();
+    let store = bench.store("interrupted");
+    let steps = ["--steps", "100", "--commit-every", "1000"];
+    let child = bench.command(&store, &steps).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while committed_step(&store).is_none() {
+        assert!(Instant::now() < deadline, "no commit within a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("The same command continues the run"), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let step = report["steps"].as_u64().unwrap();
+    assert!(step > 0 && step < 100, "interrupted at step {step}");
+    assert_eq!(committed_step(&store), Some(step));
+
+    let resumed = bench.run(&store, &steps);
+    assert_eq!(resumed["continued_from_step"], step);
+    let undisturbed = bench.run(&bench.store("undisturbed"), &steps);
+    assert_eq!(resumed["digest"], undisturbed["digest"]);
+}
+
+#[test]
+fn a_complete_run_says_so_and_is_continued_by_a_larger_number_of_steps() {
+    let bench = Bench::new();
+    let store = bench.store("complete");
+    let first = bench.run(&store, &["--steps", "6"]);
+    assert_eq!(first["complete"], true);
+    let output = bench.command(&store, &["--steps", "6"]).output().unwrap();
+    assert!(output.status.success());
+    let told = stderr(&output);
+    assert!(told.contains("holds the complete run") && told.contains("--steps 12"), "{told}");
+    let again: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(again["digest"], first["digest"]);
+    let more = bench.run(&store, &["--steps", "9"]);
+    assert_eq!((&more["steps"], &more["continued_from_step"]), (&Value::from(9), &Value::from(6)));
+}
+
+#[test]
+fn options_that_contradict_the_store_are_named() {
+    let bench = Bench::new();
+    let store = bench.store("contradicted");
+    bench.run(&store, &["--steps", "2"]);
+    let other = bench.dir.path().join("other.txt");
+    std::fs::write(&other, "another text\n".repeat(4000)).unwrap();
+    let other = other.to_str().unwrap();
+    for (option, value) in [
+        ("--optimizer", "sgd"),
+        ("--params", "900k"),
+        ("--seed", "7"),
+        ("--lr", "0.5"),
+        ("--batch", "2"),
+        ("--seq", "8"),
+        ("--text", other),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_train-lm"));
+        command.args(TINY).arg("--store").arg(&store).args([option, value]);
+        if option != "--text" {
+            command.arg("--text").arg(bench.text());
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option} {value} was accepted");
+        let told = stderr(&output);
+        let named = if option == "--text" { "another text" } else { option };
+        assert!(told.contains(named) && told.contains("--store"), "{option}: {told}");
+    }
+}
+
+#[test]
+fn too_little_memory_is_refused_with_what_is_needed() {
+    let bench = Bench::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_train-lm"));
+    command.args(["--memory", "1MiB", "--text"]).arg(bench.text()).arg("--store").arg(bench.store("small"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("give at least"), "{}", stderr(&output));
+    assert!(!bench.store("small").exists());
+}
+
+#[test]
+fn every_optimizer_trains_and_names_that_do_not_exist_are_refused() {
+    let bench = Bench::new();
+    let names =
+        ["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam", "lion"];
+    for name in names {
+        let report = bench.run(&bench.store(name), &["--steps", "12", "--optimizer", name]);
+        let (before, after) = (&report["val_bits_per_byte_before"], &report["val_bits_per_byte_after"]);
+        assert!(after.as_f64().unwrap() < before.as_f64().unwrap(), "{name}: {before} to {after}");
+    }
+    let output = bench.command(&bench.store("none"), &["--optimizer", "adamx"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("adagrad"), "the names that exist are listed: {}", stderr(&output));
+}
