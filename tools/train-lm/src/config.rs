@@ -7,7 +7,7 @@ const HEAD: usize = 64;
 /// Width of the hidden layer of an MLP, in multiples of the model's width.
 const MLP_RATIO: usize = 4;
 /// The width aimed at, in multiples of the number of layers.
-const ASPECT: f64 = 40.0;
+const ASPECT: f64 = 64.0;
 /// The widest model the formula chooses.
 const MAX_WIDTH: usize = 16_384;
 /// Bytes of saved activations that the default batch stays below.
@@ -80,7 +80,7 @@ pub(crate) const UNEMBED: &str = "unembed.weight";
 
 impl Shape {
     /// Chooses width and depth so that the number of parameters comes as close to `params` as whole layers
-    /// allow, with a width of about 40 times the number of layers.
+    /// allow, with a width of about 64 times the number of layers.
     pub(crate) fn for_params(params: u64, vocab: usize) -> Result<Self> {
         ensure!(vocab >= 256, "the vocabulary needs at least the 256 byte values, got {vocab}");
         let mut best: Option<(f64, Self)> = None;
