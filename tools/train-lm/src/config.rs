@@ -7,13 +7,13 @@ const HEAD: usize = 64;
 /// Width of the hidden layer of an MLP, in multiples of the model's width.
 const MLP_RATIO: usize = 4;
 /// The width aimed at, in multiples of the number of layers.
-const ASPECT: f64 = 64.0;
+const ASPECT: f64 = 40.0;
 /// The widest model the formula chooses.
 const MAX_WIDTH: usize = 16_384;
 /// Bytes of saved activations that the default batch stays below.
 const SAVED_BYTES: usize = 32 << 20;
 /// The largest default batch, in sequences.
-const MAX_BATCH: usize = 8;
+const MAX_BATCH: usize = 4;
 
 /// The shape of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(crate) const UNEMBED: &str = "unembed.weight";
 
 impl Shape {
     /// Chooses width and depth so that the number of parameters comes as close to `params` as whole layers
-    /// allow, with a width of about 64 times the number of layers.
+    /// allow, with a width of about 40 times the number of layers.
     pub(crate) fn for_params(params: u64, vocab: usize) -> Result<Self> {
         ensure!(vocab >= 256, "the vocabulary needs at least the 256 byte values, got {vocab}");
         let mut best: Option<(f64, Self)> = None;
@@ -209,7 +209,7 @@ impl Shape {
         (self.units().len() + 1) * seq * self.d_model * size_of::<f32>()
     }
 
-    /// The default batch, in sequences: as many as leave 32 MiB behind, at most 8. It depends on the shape
+    /// The default batch, in sequences: as many as leave 32 MiB behind, at most 4. It depends on the shape
     /// alone, so that runs under different memory budgets have the same bits.
     pub(crate) fn default_batch(&self, seq: usize) -> usize {
         (SAVED_BYTES / self.saved_bytes_per_sequence(seq)).clamp(1, MAX_BATCH)
