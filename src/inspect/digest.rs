@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pager::Run;
 use crate::param_store::ParamStore;
 use crate::units::{to_u64, to_usize};
@@ -115,7 +115,7 @@ impl ParamStore {
         let directory = self.directory();
         let mut hasher = blake3::Hasher::new();
         let Some((tensor, info)) = directory.tensors.get(index).zip(self.tensors().nth(index)) else {
-            return Err(crate::Error::Unknown { kind: "tensor", name: index.to_string() });
+            return Err(Error::Unknown { kind: "tensor", name: index.to_string() });
         };
         let clock = self.pager().store_mut().tensor_entry(index)?;
         text(&mut hasher, &tensor.name);

@@ -10,7 +10,9 @@ use crate::format::page::TableShape;
 use crate::format::superblock::{RO_COMPAT_SPARSE, Superblock};
 use crate::format::{META_FILE, is_store_file, superblock};
 use crate::optim::Optimizer;
+use crate::options::Options;
 use crate::param_store::{ParamStore, Recovery};
+use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
 
 /// What a store is: everything that can be said without reading its blocks.
@@ -112,7 +114,7 @@ impl Summary {
     ///
     /// # Errors
     /// As [`ParamStore::open_read_only`].
-    pub fn of(path: impl AsRef<Path>, options: &crate::Options) -> Result<Self> {
+    pub fn of(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         ParamStore::open_read_only(path, options)?.summary()
     }
 }
@@ -145,8 +147,7 @@ impl ParamStore {
         let uncommitted_steps = store.found().last_step.map_or(0, |last| last - superblock.step);
         let writer_process = store.writer_process();
         drop(pager);
-        let groups =
-            committed_groups.iter().map(crate::ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
+        let groups = committed_groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
         Ok(Summary {
             path: self.path().to_owned(),
             format_version: crate::format::FORMAT_VERSION,
@@ -186,7 +187,7 @@ fn features(superblock: &Superblock) -> Vec<String> {
     names
 }
 
-fn group_summaries(groups: &[crate::ParamGroup], tensors: &[Tensor]) -> Vec<GroupSummary> {
+fn group_summaries(groups: &[ParamGroup], tensors: &[Tensor]) -> Vec<GroupSummary> {
     let mut summaries: Vec<_> = groups
         .iter()
         .map(|group| GroupSummary {

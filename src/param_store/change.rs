@@ -1,4 +1,4 @@
-//! Changing: steps, values from elsewhere, commits, and the way back.
+//! Changing: values from elsewhere, commits, and the way back. Steps are begun in their own room, above this one.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -7,10 +7,8 @@ use super::ParamStore;
 use crate::error::{Error, Result};
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::layout::pieces;
-use crate::options::StepOptions;
 use crate::pager::{Key, elapsed_ns};
 use crate::schema::ParamGroup;
-use crate::step::Step;
 use crate::units::to_u64;
 
 /// What a commit did.
@@ -28,22 +26,6 @@ pub struct CommitReport {
 }
 
 impl ParamStore {
-    /// Begins an optimizer step with the defaults of [`StepOptions`].
-    ///
-    /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Mixed`] after a step that did not finish, [`Error::Poisoned`].
-    pub fn begin_step(&mut self) -> Result<Step<'_>> {
-        self.begin_step_with(StepOptions::new())
-    }
-
-    /// Begins an optimizer step.
-    ///
-    /// # Errors
-    /// As [`begin_step`](Self::begin_step); [`Error::Invalid`] for options that need a `grad` plane the store lacks.
-    pub fn begin_step_with(&mut self, options: StepOptions) -> Result<Step<'_>> {
-        Step::begin(self, options)
-    }
-
     /// Sets a tensor's parameters: for weights that come from elsewhere. Its state stays as it is.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A tensor of an open store.
 
-use crate::format::directory::{Directory, Tensor};
+use crate::format::directory::{Directory, Dtype, Tensor};
 use crate::schema::ParamGroup;
 use crate::units::to_usize;
 
@@ -31,7 +31,7 @@ impl<'a> TensorInfo<'a> {
 
     /// The type of its parameters on disk.
     #[must_use]
-    pub fn dtype(&self) -> crate::Dtype {
+    pub fn dtype(&self) -> Dtype {
         self.tensor.dtype
     }
 

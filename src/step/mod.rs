@@ -69,8 +69,27 @@ impl Deref for Step<'_> {
     }
 }
 
+/// What a step adds to the store.
+impl ParamStore {
+    /// Begins an optimizer step with the defaults of [`StepOptions`].
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Mixed`] after a step that did not finish, [`Error::Poisoned`].
+    pub fn begin_step(&mut self) -> Result<Step<'_>> {
+        self.begin_step_with(StepOptions::new())
+    }
+
+    /// Begins an optimizer step.
+    ///
+    /// # Errors
+    /// As [`begin_step`](Self::begin_step); [`Error::Invalid`] for options that need a `grad` plane the store lacks.
+    pub fn begin_step_with(&mut self, options: StepOptions) -> Result<Step<'_>> {
+        Step::begin(self, options)
+    }
+}
+
 impl<'a> Step<'a> {
-    pub(crate) fn begin(store: &'a mut ParamStore, options: StepOptions) -> Result<Self> {
+    fn begin(store: &'a mut ParamStore, options: StepOptions) -> Result<Self> {
         options.check()?;
         store.check_can_change("begin a step")?;
         if options.needs_all_gradients() {
