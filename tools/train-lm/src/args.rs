@@ -29,7 +29,7 @@ pub(crate) struct Args {
     pub(crate) memory: Option<u64>,
 
     /// Optimizer steps at which the run is complete. A new run's learning rate falls over these steps; a larger
-    /// number continues a run, and its rate then falls over that many [default: 140]
+    /// number continues a run, and its rate then falls over that many [default: 120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: Option<u64>,
 

@@ -9,7 +9,7 @@ use crate::schedule::Schedule;
 use crate::weights;
 
 const DEFAULT_PARAMS: u64 = 11_500_000;
-const DEFAULT_STEPS: u64 = 140;
+const DEFAULT_STEPS: u64 = 120;
 const DEFAULT_SEED: u64 = 42;
 const DEFAULT_SEQ: usize = 128;
 const DEFAULT_VOCAB: usize = 8192;
