@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::pager::Run;
-use crate::param_store::ParamStore;
+use crate::param_store::{ParamStore, TensorInfo};
 use crate::units::{to_u64, to_usize};
 
 /// What the first bytes of the hash say it is, so that a later definition gives other digests.
@@ -91,8 +91,8 @@ impl ParamStore {
     pub fn digest_with(&self, mut progress: impl FnMut(u64)) -> Result<Digest> {
         let mut done = 0;
         let mut tensors = Vec::new();
-        for index in 0..self.tensors().count() {
-            tensors.push(self.tensor_digest(index, &mut done, &mut progress)?);
+        for (index, info) in self.tensors().enumerate() {
+            tensors.push(self.tensor_digest(index, &info, &mut done, &mut progress)?);
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(DOMAIN);
@@ -109,19 +109,16 @@ impl ParamStore {
     fn tensor_digest(
         &self,
         index: usize,
+        info: &TensorInfo<'_>,
         done: &mut u64,
         progress: &mut impl FnMut(u64),
     ) -> Result<TensorDigest> {
-        let directory = self.directory();
         let mut hasher = blake3::Hasher::new();
-        let Some((tensor, info)) = directory.tensors.get(index).zip(self.tensors().nth(index)) else {
-            return Err(Error::Unknown { kind: "tensor", name: index.to_string() });
-        };
         let clock = self.pager().store_mut().tensor_entry(index)?;
-        text(&mut hasher, &tensor.name);
-        text(&mut hasher, tensor.dtype.name());
-        hasher.update(&to_u64(tensor.shape.len()).to_le_bytes());
-        for dim in &tensor.shape {
+        text(&mut hasher, info.name());
+        text(&mut hasher, info.dtype().name());
+        hasher.update(&to_u64(info.shape().len()).to_le_bytes());
+        for dim in info.shape() {
             hasher.update(&dim.to_le_bytes());
         }
         hasher.update(&clock.steps.to_le_bytes());
@@ -135,7 +132,7 @@ impl ParamStore {
             })?;
             hasher.update(chunks.finish().as_bytes());
         }
-        Ok(TensorDigest { name: tensor.name.clone(), bytes: *hasher.finalize().as_bytes() })
+        Ok(TensorDigest { name: info.name().to_owned(), bytes: *hasher.finalize().as_bytes() })
     }
 }
 

@@ -17,8 +17,8 @@ use crate::format::{
 use crate::storage::{Access, Allocation, Caching, LockKind, Volume};
 use crate::units::{round_up, to_u64, to_usize};
 
-/// Length of the lock file, which holds the writer's process id in decimal.
-pub(super) const LOCK_BYTES: u64 = 64;
+/// Length of the lock file, which holds the writer's process id in decimal, and of the pin files.
+pub(crate) const LOCK_BYTES: u64 = crate::storage::LOCK_FILE_BYTES;
 /// Room for settings of groups beyond those at creation.
 const RECORD_SLACK_BYTES: u64 = 64 << 10;
 
@@ -130,7 +130,7 @@ fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Resul
         return Err(Error::NoSpace { path: volume.path().to_owned(), needed, free });
     }
     for parity in 0..2 {
-        volume.create(pin_file(parity), 0, Allocation::Sparse)?;
+        volume.create(pin_file(parity), LOCK_BYTES, Allocation::Full)?;
     }
     volume.create(PROGRESS_FILE, PROGRESS_BYTES, Allocation::Full)?;
     for segment in &directory.segments {
