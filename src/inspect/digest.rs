@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pager::Run;
 use crate::param_store::{ParamStore, TensorInfo};
 use crate::units::{to_u64, to_usize};

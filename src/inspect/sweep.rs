@@ -143,7 +143,7 @@ impl<'a> Sweep<'a> {
                         path: path.clone(),
                         what: format!("superblock {slot}, or what it names"),
                         range: (slot * PAGE_BYTES, PAGE_BYTES),
-                        got: why.clone(),
+                        got: format!("a damaged one ({why})"),
                         expected: "a whole generation".to_owned(),
                     })
                 });
