@@ -52,7 +52,7 @@ fn writer_process_trains_until_it_is_killed() {
     let mut store = ParamStore::open(path, &options()).unwrap();
     loop {
         one_step(&mut store);
-        if store.step() % 3 == 0 {
+        if store.step().is_multiple_of(3) {
             store.commit(&store.step().to_le_bytes()).unwrap();
         }
     }
@@ -115,7 +115,7 @@ fn a_writer_killed_at_any_instant_leaves_its_last_commit() {
 
         let store = ParamStore::open(&path, &options()).unwrap();
         let step = store.step();
-        assert!(step >= before + 3 && step % 3 == 0, "step {step} after {before}");
+        assert!(step >= before + 3 && step.is_multiple_of(3), "step {step} after {before}");
         assert_eq!(store.user_record(), step.to_le_bytes());
         lost += store.recovery().lost_steps;
         while twin.step() < step {

@@ -10,7 +10,7 @@ mod plan;
 mod summary;
 mod sweep;
 mod usage;
-mod verify;
+pub(crate) mod verify;
 mod walk;
 
 pub use blocks::{BlockRun, BlockWritten, Blocks, BlocksAbsent};

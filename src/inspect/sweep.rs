@@ -168,13 +168,6 @@ impl<'a> Sweep<'a> {
                 got: format!("no bytes ({source})"),
                 expected: "readable bytes".to_owned(),
             },
-            Error::Io { path, source, .. } if source.kind() == ErrorKind::NotFound => Damage {
-                path,
-                what: "segment".to_owned(),
-                range: (0, 0),
-                got: "no file".to_owned(),
-                expected: "a file".to_owned(),
-            },
             other => return Err(other),
         };
         self.find(of_metadata(damage));

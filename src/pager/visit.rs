@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{Key, Pager};
 use crate::error::Result;
 use crate::format::directory::Init;
-use crate::layout::{Piece, pieces};
+use crate::layout::{Piece, block_place, pieces};
+use crate::units::SlotIndex;
 
 /// What a walk comes to: a run of elements.
 pub(crate) enum Run<'a> {
@@ -14,6 +15,29 @@ pub(crate) enum Run<'a> {
     Bytes(&'a [u8]),
     /// A stretch that was never written and holds one value; nothing was read or filled for it.
     Constant { value: f32, elements: u64 },
+}
+
+/// A stretch that is being put together.
+#[derive(Default)]
+struct Stretch {
+    value: f32,
+    elements: u64,
+}
+
+impl Stretch {
+    fn end(&mut self, visit: &mut impl FnMut(Run<'_>)) {
+        let Self { value, elements } = std::mem::take(self);
+        if elements > 0 {
+            visit(Run::Constant { value, elements });
+        }
+    }
+
+    fn extend(&mut self, value: f32, elements: u64, visit: &mut impl FnMut(Run<'_>)) {
+        if self.value.to_bits() != value.to_bits() {
+            self.end(visit);
+        }
+        *self = Self { value, elements: self.elements + elements };
+    }
 }
 
 impl Pager {
@@ -26,17 +50,21 @@ impl Pager {
         mut visit: impl FnMut(Run<'_>),
     ) -> Result<()> {
         let directory = Arc::clone(&self.directory);
+        let mut births = NeverWritten { tensor, plane, until: SlotIndex(0) };
+        let mut births_ahead = NeverWritten { ..births };
         let mut ahead = pieces(&directory, tensor, range.clone()).peekable();
+        let mut stretch = Stretch::default();
         for piece in pieces(&directory, tensor, range) {
-            if let Some(value) = self.constant(tensor, &piece, plane)? {
-                visit(Run::Constant { value, elements: piece.of_tensor.end - piece.of_tensor.start });
+            if let Some(value) = births.constant(self, &piece)? {
+                stretch.extend(value, piece.of_tensor.end - piece.of_tensor.start, &mut visit);
                 continue;
             }
+            stretch.end(&mut visit);
             while ahead.next_if(|next| next.of_tensor.start <= piece.of_tensor.start).is_some() {}
             let key = Key { block: piece.block, plane };
             self.prefetch(key)?;
             while let Some(next) = ahead.peek() {
-                let constant = self.constant(tensor, next, plane)?.is_some();
+                let constant = births_ahead.constant(self, next)?.is_some();
                 if !constant && !self.prefetch(Key { block: next.block, plane })? {
                     break;
                 }
@@ -46,26 +74,50 @@ impl Pager {
             visit(Run::Bytes(buffer.get(4 * piece.within.start..4 * piece.within.end).unwrap_or_default()));
             self.release(key, buffer, false)?;
         }
+        stretch.end(&mut visit);
         Ok(())
     }
+}
 
-    /// The value that all elements of a piece have because nobody ever wrote its block.
-    fn constant(&mut self, tensor: usize, piece: &Piece, plane: usize) -> Result<Option<f32>> {
-        if self.frames.get(Key { block: piece.block, plane }).is_some() {
+/// Tells which pieces of a plane hold one value because nobody ever wrote their block; asked in ascending order.
+struct NeverWritten {
+    tensor: usize,
+    plane: usize,
+    /// Slots before this one are known to be absent.
+    until: SlotIndex,
+}
+
+impl NeverWritten {
+    /// The value that all elements of a piece have.
+    fn constant(&mut self, pager: &mut Pager, piece: &Piece) -> Result<Option<f32>> {
+        let key = Key { block: piece.block, plane: self.plane };
+        let extent = pager.directory.extents.get(piece.extent);
+        let place = extent.and_then(|extent| block_place(extent, key.block, key.plane));
+        let (Some(value), Some(slot)) = (self.value(pager, piece), place.map(|place| place.slot)) else {
+            return Ok(None);
+        };
+        if pager.frames.get(key).is_some() {
             return Ok(None);
         }
-        let slot = self.place(Key { block: piece.block, plane })?.slot;
-        if self.store.block_entry(slot)?.generation != 0 {
-            return Ok(None);
+        if slot < self.until {
+            return Ok(Some(value));
         }
-        if plane > 0 {
-            let extent = self.directory.extents.get(piece.extent);
-            return Ok(extent.and_then(|extent| extent.planes.get(plane)).map(|plane| plane.fill));
+        if let Some(until) = pager.store.absent_until(slot)? {
+            self.until = until;
+            return Ok(Some(value));
         }
-        Ok(match self.directory.tensors.get(tensor).map(|tensor| tensor.init) {
-            Some(Init::Zeros) => Some(0.0),
-            Some(Init::Constant(value)) => Some(value),
+        Ok((pager.store.block_entry(slot)?.generation == 0).then_some(value))
+    }
+
+    /// The initial value, where it is the same for all elements.
+    fn value(&self, pager: &Pager, piece: &Piece) -> Option<f32> {
+        if self.plane > 0 {
+            return Some(pager.directory.extents.get(piece.extent)?.planes.get(self.plane)?.fill);
+        }
+        match pager.directory.tensors.get(self.tensor)?.init {
+            Init::Zeros => Some(0.0),
+            Init::Constant(value) => Some(value),
             _ => None,
-        })
+        }
     }
 }

@@ -114,6 +114,12 @@ impl BlockStore {
         self.table.block(&self.meta, slot)
     }
 
+    /// If this entry and those behind it up to some slot were never written, and that is known without reading them:
+    /// that slot.
+    pub(crate) fn absent_until(&mut self, slot: SlotIndex) -> Result<Option<SlotIndex>> {
+        self.table.absent_until(&self.meta, slot)
+    }
+
     pub(crate) fn tensor_entry(&mut self, tensor: usize) -> Result<TensorEntry> {
         self.table.tensor(&self.meta, SlotIndex(crate::units::to_u64(tensor)))
     }

@@ -56,7 +56,12 @@ impl Segments {
         home: Home,
         writer: bool,
     ) -> Result<()> {
-        let file = self.get(volume, segment, home, Caching::Cached, writer)?;
+        let file = match self.get(volume, segment, home, Caching::Cached, writer) {
+            Err(Error::Io { path, source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::damaged(path, "segment", (0, 0), "no file", "a file"));
+            }
+            other => other?,
+        };
         let expected = self.directory.segments.get(segment).map_or(0, |spec| spec.bytes);
         let got = file.len_bytes()?;
         if got == expected {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decode_error;
 use crate::error::Result;
-use crate::format::page::{BlockEntry, Child, Page, PageIndex, TableShape, TensorEntry};
+use crate::format::page::{BlockEntry, Child, ENTRIES_PER_LEAF, Page, PageIndex, TableShape, TensorEntry};
 use crate::format::{PAGE_BYTES, Uuid};
 use crate::storage::Segment;
 use crate::units::{SlotIndex, to_u64, to_usize};
@@ -74,6 +74,19 @@ impl Table {
         self.page(meta, leaf)?.page.set_tensor(place, entry);
         self.mark(leaf);
         Ok(())
+    }
+
+    /// If no entry of a slot's leaf was ever written: the first slot behind that leaf.
+    pub(super) fn absent_until(
+        &mut self,
+        meta: &Arc<dyn Segment>,
+        slot: SlotIndex,
+    ) -> Result<Option<SlotIndex>> {
+        let (leaf, place) = TableShape::leaf_of(slot);
+        if self.pages.contains_key(&leaf) || self.child_of(meta, leaf)?.present {
+            return Ok(None);
+        }
+        Ok(Some(SlotIndex(slot.0 - to_u64(place) + ENTRIES_PER_LEAF)))
     }
 
     fn mark(&mut self, index: PageIndex) {

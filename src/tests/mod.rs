@@ -2,6 +2,7 @@
 
 mod faults;
 mod hostile;
+mod inspect;
 mod model;
 mod paging;
 mod recovery;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::hyperparameters::Hyperparameters;
 use crate::quantity;
 use crate::schema::SchemaArguments;
 
@@ -56,6 +57,8 @@ pub(crate) struct CreateArguments {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: Hyperparameters,
 }
 
 /// Show what a store is and where its bytes go
@@ -141,4 +144,6 @@ pub(crate) struct PlanArguments {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: Hyperparameters,
 }

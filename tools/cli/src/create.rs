@@ -11,7 +11,7 @@ use crate::human::{bytes, counted};
 use crate::{Verdict, terminal};
 
 pub(crate) fn run(arguments: &CreateArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let schema = arguments.schema.schema(arguments.init, arguments.seed)?;
+    let schema = arguments.schema.schema(&arguments.settings, arguments.init, arguments.seed)?;
     let options = arguments.schema.options().sparse(arguments.sparse);
     let plan = schema.plan(&options)?;
     if plan.budget_bytes < plan.budget_min_bytes {

@@ -44,7 +44,7 @@ struct Fit {
 }
 
 pub(crate) fn run(arguments: &PlanArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let schema = arguments.schema.schema(Init::Zeros, 0)?;
+    let schema = arguments.schema.schema(&arguments.settings, Init::Zeros, 0)?;
     let plan = schema.plan(&arguments.schema.options())?;
     let free = free_bytes(&arguments.dir)?;
     let available = available_memory_bytes();
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &PlanArguments, out: &mut dyn Write) -> Result<Verd
 
 #[expect(clippy::cast_precision_loss, reason = "estimates for people")]
 fn measure(arguments: &PlanArguments, plan: &Plan) -> Result<Measured, Failure> {
-    let params_per_s = update_rate(&arguments.schema.optimizer()?)?;
+    let params_per_s = update_rate(&arguments.schema.optimizer(&arguments.settings)?)?;
     let disk = measure_disk(&arguments.dir, MEASURE_BYTES, MEASURE_LIMIT)?;
     let moved_s = plan.update_bytes() as f64 / disk.step_bytes_per_s;
     let step_s = moved_s.max(plan.params as f64 / params_per_s);
@@ -127,13 +127,13 @@ fn to_json(
     fit: &Fit,
     measured: Option<&Measured>,
 ) -> Result<Value, Failure> {
-    let blocks = plan.blocks.iter().map(|size| {
-        json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks })
-    });
+    let blocks = plan.blocks.iter().map(
+        |size| json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks }),
+    );
     Ok(json!({
         "params": plan.params,
         "tensors": plan.tensors,
-        "optimizer": arguments.schema.optimizer()?.name(),
+        "optimizer": arguments.schema.optimizer(&arguments.settings)?.name(),
         "bytes_on_disk": plan.bytes_on_disk,
         "disk": inspect::json::disk(&plan.disk),
         "planes": plan.planes.iter().map(inspect::json::plane).collect::<Vec<_>>(),
@@ -180,7 +180,7 @@ fn to_text(
     measured: Option<&Measured>,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let optimizer = arguments.schema.optimizer()?.name();
+    let optimizer = arguments.schema.optimizer(&arguments.settings)?.name();
     let (params, tensors) = (counted(plan.params, "parameter"), counted(plan.tensors, "tensor"));
     writeln!(out, "{params} in {tensors}, {optimizer}")?;
     writeln!(out, "\nplanes")?;
@@ -202,11 +202,18 @@ fn fit_text(arguments: &PlanArguments, plan: &Plan, fit: &Fit, out: &mut dyn Wri
         writeln!(out, "  fits: {free} free in {dir}")?;
     } else {
         let missing = bytes(plan.bytes_on_disk - fit.free_bytes);
-        writeln!(out, "  does not fit: {free} free in {dir}, {missing} missing (--sparse allocates as it is written)")?;
+        writeln!(
+            out,
+            "  does not fit: {free} free in {dir}, {missing} missing (--sparse allocates as it is written)"
+        )?;
     }
     writeln!(out, "\nmemory")?;
     writeln!(out, "  {} budget, at least {}", bytes(plan.budget_bytes), bytes(plan.budget_min_bytes))?;
-    writeln!(out, "  {} more at most for the block table and the directory", bytes(plan.metadata_memory_bytes))?;
+    writeln!(
+        out,
+        "  {} more at most for the block table and the directory",
+        bytes(plan.metadata_memory_bytes)
+    )?;
     let available = bytes(fit.available_bytes);
     let verdict = if fit.memory {
         format!("fits: {available} available")

@@ -87,7 +87,13 @@ mod tests {
 
     #[test]
     fn counts_follow_their_units() {
-        let cases = [("120M", 120_000_000), ("1B", 1_000_000_000), ("1T", 1_000_000_000_000), ("0.5k", 500), ("7", 7)];
+        let cases = [
+            ("120M", 120_000_000),
+            ("1B", 1_000_000_000),
+            ("1T", 1_000_000_000_000),
+            ("0.5k", 500),
+            ("7", 7),
+        ];
         for (text, expected) in cases {
             assert_eq!(count(text), Ok(expected), "{text}");
         }
@@ -95,7 +101,18 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "MiB", "-1", "1.2.3k", "1e9", "1Q", "nan", "20000000000P", "99999999999999999999999", "0.1234567890123456"] {
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.2.3k",
+            "1e9",
+            "1Q",
+            "nan",
+            "20000000000P",
+            "99999999999999999999999",
+            "0.1234567890123456",
+        ] {
             assert!(bytes(text).is_err(), "{text}");
             assert!(count(text).is_err(), "{text}");
         }

@@ -28,14 +28,17 @@ pub(crate) struct SchemaArguments {
     /// Memory that training will have [default: half of what is available]
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     memory: Option<u64>,
-    #[command(flatten)]
-    hyperparameters: Hyperparameters,
 }
 
 impl SchemaArguments {
-    pub(crate) fn schema(&self, init: Init, seed: u64) -> Result<Schema, Failure> {
+    pub(crate) fn schema(
+        &self,
+        settings: &Hyperparameters,
+        init: Init,
+        seed: u64,
+    ) -> Result<Schema, Failure> {
         let mut schema = Schema::new().seed(seed).gradient_plane(self.gradient_plane);
-        schema = schema.group(ParamGroup::new("default", self.optimizer()?));
+        schema = schema.group(ParamGroup::new("default", self.optimizer(settings)?));
         if let Some(params) = self.params {
             schema = schema.tensor(TensorSpec::new("param", &[params]).init(init));
         }
@@ -48,8 +51,8 @@ impl SchemaArguments {
         })
     }
 
-    pub(crate) fn optimizer(&self) -> Result<Optimizer, Failure> {
-        self.hyperparameters.optimizer(&self.optimizer)
+    pub(crate) fn optimizer(&self, settings: &Hyperparameters) -> Result<Optimizer, Failure> {
+        settings.optimizer(&self.optimizer)
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -129,7 +132,9 @@ mod tests {
 
     #[test]
     fn what_is_no_tensor_is_refused() {
-        for text in ["", "a", "a:f32", "a:f64:3", ":f32:3", "a:f32:", "a:f32:3x", "a:f32:[3", "a:f32:-1", "a:f32:3y4"] {
+        for text in
+            ["", "a", "a:f32", "a:f64:3", ":f32:3", "a:f32:", "a:f32:3x", "a:f32:[3", "a:f32:-1", "a:f32:3y4"]
+        {
             assert!(tensor(text).is_err(), "{text}");
         }
     }

@@ -21,7 +21,11 @@ pub(crate) fn run(arguments: &VerifyArguments, out: &mut dyn Write) -> Result<Ve
         bar.set_position(progress.entries_done);
         let read = bytes(progress.bytes_read);
         let found = counted(progress.findings, "damaged place");
-        bar.set_message(if progress.findings == 0 { format!("{read} read") } else { format!("{read} read, {found}") });
+        bar.set_message(if progress.findings == 0 {
+            format!("{read} read")
+        } else {
+            format!("{read} read, {found}")
+        });
     });
     bar.finish_and_clear();
     let seen = result?;

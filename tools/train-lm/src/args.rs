@@ -29,7 +29,7 @@ pub(crate) struct Args {
     pub(crate) memory: Option<u64>,
 
     /// Optimizer steps at which the run is complete. A new run's learning rate falls over these steps; a larger
-    /// number continues a run, and its rate then falls over that many [default: by the number of parameters]
+    /// number continues a run, and its rate then falls over that many [default: 160]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: Option<u64>,
 
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = size(2, 65_536))]
     pub(crate) seq: Option<usize>,
 
-    /// Tokens of the vocabulary, which is trained on the text; 256 means bytes [default: 4096]
+    /// Tokens of the vocabulary, which is trained on the text; 256 means bytes [default: 8192]
     #[arg(long, value_name = "N", value_parser = size(256, 65_536))]
     pub(crate) vocab: Option<usize>,
 

@@ -13,7 +13,7 @@ const MAX_WIDTH: usize = 16_384;
 /// Bytes of saved activations that the default batch stays below.
 const SAVED_BYTES: usize = 32 << 20;
 /// The largest default batch, in sequences.
-const MAX_BATCH: usize = 8;
+const MAX_BATCH: usize = 4;
 
 /// The shape of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +209,7 @@ impl Shape {
         (self.units().len() + 1) * seq * self.d_model * size_of::<f32>()
     }
 
-    /// The default batch, in sequences: as many as leave 32 MiB behind, at most 8. It depends on the shape
+    /// The default batch, in sequences: as many as leave 32 MiB behind, at most 4. It depends on the shape
     /// alone, so that runs under different memory budgets have the same bits.
     pub(crate) fn default_batch(&self, seq: usize) -> usize {
         (SAVED_BYTES / self.saved_bytes_per_sequence(seq)).clamp(1, MAX_BATCH)

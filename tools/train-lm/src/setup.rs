@@ -9,10 +9,10 @@ use crate::schedule::Schedule;
 use crate::weights;
 
 const DEFAULT_PARAMS: u64 = 11_500_000;
-const DEFAULT_STEPS: u64 = 240;
+const DEFAULT_STEPS: u64 = 160;
 const DEFAULT_SEED: u64 = 42;
 const DEFAULT_SEQ: usize = 128;
-const DEFAULT_VOCAB: usize = 4096;
+const DEFAULT_VOCAB: usize = 8192;
 const DEFAULT_OPTIMIZER: &str = "adamw";
 /// Tokens of the sample, and the number of parameters above which it is left out unless asked for.
 const SAMPLE: (usize, u64) = (60, 200_000_000);

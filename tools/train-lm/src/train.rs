@@ -53,6 +53,10 @@ pub(crate) fn run(args: &Args, stop: &AtomicBool) -> Result<Summary> {
     };
     drop(text);
     run.announce(args);
+    if run.record.val_before.is_nan() {
+        run.record.val_before = run.validate()?;
+        run.commit()?;
+    }
     let trained = run.train(args.commit_every, stop)?;
     let stopped = run.record.step < run.total;
     run.summary(args, &trained, stopped)
@@ -66,21 +70,32 @@ impl Run {
         let tokenizer = text.train_tokenizer(setup::wanted_vocab(args))?;
         let record = setup::new_run(args, id, tokenizer.vocab(), tokenizer.merges().to_vec())?;
         let memory = setup::memory(args.memory, &record)?;
+        let corpus = Corpus::new(text, &tokenizer, record.seq, record.seed)?;
         if let Some(parent) = args.store.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
         let weights =
             Weights::create(&args.store, &record.shape, &record.optimizer, record.seed, memory.budget)?;
         let total = record.schedule.total;
-        let mut run = Self::assemble(text, weights, record, tokenizer, memory, total)?;
-        run.measure_start()?;
+        let mut run = Self {
+            weights,
+            engine: Engine::new(record.shape),
+            record,
+            tokenizer,
+            corpus,
+            memory,
+            total,
+            continued_from: None,
+            unigram: text.byte_entropy(),
+        };
+        run.commit()?;
         Ok(run)
     }
 
     fn resume(args: &Args, text: &Text, bytes: &[u8]) -> Result<Self> {
         let id = text.id();
         let (mut record, tokenizer) = if bytes.is_empty() {
-            // Killed between the creation of the store and the first commit: everything but the tensors is missing.
+            // Killed between the creation of the store and its first commit.
             let tokenizer = text.train_tokenizer(setup::wanted_vocab(args))?;
             (setup::new_run(args, id, tokenizer.vocab(), tokenizer.merges().to_vec())?, tokenizer)
         } else {
@@ -99,32 +114,21 @@ impl Run {
             weights.step(),
             record.step
         );
-        let mut run = Self::assemble(text, weights, record, tokenizer, memory, total)?;
-        if bytes.is_empty() {
-            run.measure_start()?;
-        } else {
-            run.continued_from = Some(run.record.step);
-        }
-        Ok(run)
+        Ok(Self {
+            corpus: Corpus::new(text, &tokenizer, record.seq, record.seed)?,
+            weights,
+            engine: Engine::new(record.shape),
+            continued_from: (record.step > 0).then_some(record.step),
+            record,
+            tokenizer,
+            memory,
+            total,
+            unigram: text.byte_entropy(),
+        })
     }
 
-    fn assemble(
-        text: &Text,
-        weights: Weights,
-        record: Record,
-        tokenizer: Tokenizer,
-        memory: setup::Memory,
-        total: u64,
-    ) -> Result<Self> {
-        let corpus = Corpus::new(text, &tokenizer, record.seq, record.seed)?;
-        let engine = Engine::new(record.shape);
-        let unigram = text.byte_entropy();
-        Ok(Self { weights, record, tokenizer, corpus, engine, memory, total, continued_from: None, unigram })
-    }
-
-    /// Validates the untrained model and commits the record, so that a run can go on from step 0.
-    fn measure_start(&mut self) -> Result<()> {
-        self.record.val_before = self.validate()?;
+    /// Makes everything so far durable.
+    fn commit(&mut self) -> Result<()> {
         self.weights.commit(&self.record.encode()?)
     }
 
@@ -156,7 +160,7 @@ impl Run {
         ));
         let (train, val) = self.corpus.tokens();
         note(&format!(
-            "Text       {} bytes; {} tokens to train on, {} to validate; {batch} sequences of {seq} in a batch",
+            "Text       {} bytes: {} tokens to train on, {} to validate; {batch} x {seq} in a batch",
             grouped(self.record.text.bytes),
             grouped(train as u64),
             grouped(val as u64)
@@ -197,14 +201,14 @@ impl Run {
             self.record.cursor += (batch.inputs.len() / seq) as u64;
             done.tokens += batch.targets.len() as u64;
             if self.record.step.is_multiple_of(commit_every) || self.record.step == self.total {
-                self.commit(&mut done)?;
+                self.timed_commit(&mut done)?;
                 committed = self.record.step;
             }
             let traffic = self.weights.traffic().since(before);
             progress.step(self.record.step, loss, batch.targets.len() as u64, traffic);
         }
         if committed < self.record.step {
-            self.commit(&mut done)?;
+            self.timed_commit(&mut done)?;
         }
         (done.loss, done.seconds) = progress.end();
         done.traffic = self.weights.traffic().since(before);
@@ -216,9 +220,9 @@ impl Run {
         self.weights.take_step(lr, |updates| engine.train(updates, batch, seq))
     }
 
-    fn commit(&mut self, done: &mut Trained) -> Result<()> {
+    fn timed_commit(&mut self, done: &mut Trained) -> Result<()> {
         let start = Instant::now();
-        self.weights.commit(&self.record.encode()?)?;
+        self.commit()?;
         done.commits += 1;
         done.commit_s += start.elapsed().as_secs_f64();
         Ok(())

@@ -50,8 +50,12 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
 
 fn summary(summary: &Summary) -> Value {
     let groups = summary.groups.iter().map(|group| {
-        let settings: Map<_, _> =
-            group.optimizer.settings().into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        let settings: Map<_, _> = group
+            .optimizer
+            .settings()
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .collect();
         json!({
             "name": group.name,
             "optimizer": group.optimizer.name(),
@@ -60,9 +64,9 @@ fn summary(summary: &Summary) -> Value {
             "params": group.params,
         })
     });
-    let blocks = summary.blocks.iter().map(|size| {
-        json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks })
-    });
+    let blocks = summary.blocks.iter().map(
+        |size| json!({ "elements": size.elements, "param_bytes": size.param_bytes, "blocks": size.blocks }),
+    );
     json!({
         "path": summary.path.display().to_string(),
         "format_version": summary.format_version,

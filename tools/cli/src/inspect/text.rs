@@ -49,8 +49,11 @@ fn head(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "generation  {}, step {}, by {by}", summary.generation, grouped(summary.step))?;
     let (params, tensors) = (grouped(summary.params), counted(summary.tensors, "tensor"));
     writeln!(out, "parameters  {params} in {tensors}")?;
-    let allocated =
-        if summary.features.is_empty() { String::new() } else { format!(" ({})", summary.features.join(", ")) };
+    let allocated = if summary.features.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", summary.features.join(", "))
+    };
     writeln!(out, "on disk     {}{allocated}", bytes(summary.bytes_on_disk))?;
     if summary.user_record_bytes > 0 {
         writeln!(out, "user record {}", bytes(summary.user_record_bytes))?;
@@ -60,7 +63,8 @@ fn head(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         Some(0) => writeln!(out, "writer      a process outside this container, {ahead} not yet committed")?,
         Some(process) => writeln!(out, "writer      process {process}, {ahead} not yet committed")?,
         None if summary.uncommitted_steps > 0 => {
-            writeln!(out, "lost        {ahead} that were finished and not committed when the last writer ended")?;
+            let steps = counted(summary.uncommitted_steps, "finished step");
+            writeln!(out, "lost        {steps}, not committed when the last writer ended")?;
         }
         None => {}
     }
@@ -78,7 +82,8 @@ fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         let (params, tensors) = (counted(group.params, "parameter"), counted(group.tensors, "tensor"));
         writeln!(out, "  {}: {}, {params} in {tensors}", group.name, group.optimizer.name())?;
         let settings = group.optimizer.settings();
-        let settings: Vec<_> = settings.iter().map(|(key, value)| format!("{key} {}", number(*value))).collect();
+        let settings: Vec<_> =
+            settings.iter().map(|(key, value)| format!("{key} {}", number(*value))).collect();
         writeln!(out, "    {}", settings.join(", "))?;
     }
     Ok(())
@@ -86,7 +91,8 @@ fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
 
 /// The table of planes, as `plan` shows it too.
 pub(crate) fn planes(planes: &[PlaneUse], out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&["name", "role", "dtype", ">elements", ">values", ">homes", ">on disk", ">files"]);
+    let mut table =
+        Table::new(&["name", "role", "dtype", ">elements", ">values", ">homes", ">on disk", ">files"]);
     for plane in planes {
         table.row(vec![
             plane.name.clone(),
@@ -107,7 +113,12 @@ pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
     let total = disk.total();
     let mut table = Table::new(&["", ">", ">", ">"]);
     let mut row = |name: &str, part: u64| {
-        table.row(vec![name.to_owned(), bytes(part), percent(part, total), format!("{} bytes", grouped(part))]);
+        table.row(vec![
+            name.to_owned(),
+            bytes(part),
+            percent(part, total),
+            format!("{} bytes", grouped(part)),
+        ]);
     };
     row("parameters", disk.parameters);
     for plane in &disk.state {
@@ -178,7 +189,11 @@ fn blocks(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
             }
             Ok(BlockRun::Absent(absent)) => {
                 let planes = counted(absent.planes, "block plane");
-                writeln!(out, "  {:>8} to {}: {planes} never written", absent.first_block, absent.last_block)?;
+                writeln!(
+                    out,
+                    "  {:>8} to {}: {planes} never written",
+                    absent.first_block, absent.last_block
+                )?;
             }
             Ok(_) => {}
             Err(error) => writeln!(out, "  {error}")?,
