@@ -29,7 +29,7 @@ pub(crate) struct Args {
     pub(crate) memory: Option<u64>,
 
     /// Optimizer steps at which the run is complete. A new run's learning rate falls over these steps; a larger
-    /// number continues a run, and its rate then falls over that many [default: 160]
+    /// number continues a run, and its rate then falls over that many [default: 140]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: Option<u64>,
 
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = size(256, 65_536))]
     pub(crate) vocab: Option<usize>,
 
-    /// Tokens of text to write at the end [default: 60, none above 200M parameters]
+    /// Tokens of text to write at the end [default: 48, none above 200M parameters]
     #[arg(long, value_name = "N", value_parser = size(0, 100_000))]
     pub(crate) sample: Option<usize>,
 

@@ -9,13 +9,13 @@ use crate::schedule::Schedule;
 use crate::weights;
 
 const DEFAULT_PARAMS: u64 = 11_500_000;
-const DEFAULT_STEPS: u64 = 160;
+const DEFAULT_STEPS: u64 = 140;
 const DEFAULT_SEED: u64 = 42;
 const DEFAULT_SEQ: usize = 128;
 const DEFAULT_VOCAB: usize = 8192;
 const DEFAULT_OPTIMIZER: &str = "adamw";
 /// Tokens of the sample, and the number of parameters above which it is left out unless asked for.
-const SAMPLE: (usize, u64) = (60, 200_000_000);
+const SAMPLE: (usize, u64) = (48, 200_000_000);
 
 /// The record of a new run, before its tokenizer is trained: `vocab` is what the tokenizer may have at most.
 pub(crate) fn new_run(args: &Args, text: TextId, vocab: usize, merges: Vec<(u32, u32)>) -> Result<Record> {

@@ -233,6 +233,7 @@ impl Run {
         let Record { shape, seq, batch, seed, step, val_before, .. } = self.record;
         let (mut val_after, mut text, mut digest) = (None, None, None);
         if !stopped {
+            note("Validating, sampling and hashing");
             val_after = Some(self.validate()?);
             let len = setup::sample_len(args, shape.params());
             if len > 0 {

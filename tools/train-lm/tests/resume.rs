@@ -58,13 +58,13 @@ impl Bench {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Starts a run and kills it once the store has begun to hold commits and a little time has passed.
-    fn run_and_kill(&self, store: &Path, more: &[&str], after: Duration) {
+    /// Starts a run and kills it a little time after it has committed a step.
+    fn run_and_kill(&self, store: &Path, more: &[&str], step: u64, after: Duration) {
         let mut child = self.command(store, more).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while committed_step(store).is_none() {
+        while committed_step(store).is_none_or(|committed| committed < step) {
             assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
-            assert!(Instant::now() < deadline, "no commit within a minute");
+            assert!(Instant::now() < deadline, "step {step} was not committed within a minute");
             std::thread::sleep(Duration::from_millis(2));
         }
         std::thread::sleep(after);
@@ -94,11 +94,12 @@ fn a_run_killed_at_several_moments_ends_with_the_digest_of_an_undisturbed_run() 
     assert_eq!(undisturbed["continued_from_step"], Value::Null);
 
     let store = bench.store("killed");
-    for after in [0, 120, 50] {
-        bench.run_and_kill(&store, &steps, Duration::from_millis(after));
+    // Before the first step, and twice somewhere between two commits.
+    for (step, after) in [(0, 0), (8, 5), (40, 9)] {
+        bench.run_and_kill(&store, &steps, step, Duration::from_millis(after));
     }
     let step = committed_step(&store).unwrap();
-    assert!(step < 120, "the run was complete before the last kill");
+    assert!((40..120).contains(&step), "killed at step {step}");
     let resumed = bench.run(&store, &steps);
     assert_eq!(resumed["continued_from_step"], step);
     assert_eq!(resumed["steps"], 120);
@@ -131,14 +132,13 @@ fn threads_budget_and_commit_distance_change_no_bit() {
 fn an_interrupted_run_commits_says_so_and_goes_on_from_that_step() {
     let bench = Bench::new();
     let store = bench.store("interrupted");
-    let steps = ["--steps", "100", "--commit-every", "1000"];
+    let steps = ["--steps", "400", "--commit-every", "7"];
     let child = bench.command(&store, &steps).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while committed_step(&store).is_none() {
+    while committed_step(&store).is_none_or(|committed| committed == 0) {
         assert!(Instant::now() < deadline, "no commit within a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
-    std::thread::sleep(Duration::from_millis(100));
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
     let output = child.wait_with_output().unwrap();
@@ -146,7 +146,7 @@ fn an_interrupted_run_commits_says_so_and_goes_on_from_that_step() {
     assert!(stderr(&output).contains("The same command continues the run"), "{}", stderr(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let step = report["steps"].as_u64().unwrap();
-    assert!(step > 0 && step < 100, "interrupted at step {step}");
+    assert!((7..400).contains(&step), "interrupted at step {step}");
     assert_eq!(committed_step(&store), Some(step));
 
     let resumed = bench.run(&store, &steps);
@@ -210,6 +210,20 @@ fn too_little_memory_is_refused_with_what_is_needed() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("give at least"), "{}", stderr(&output));
     assert!(!bench.store("small").exists());
+}
+
+#[test]
+fn the_peak_of_memory_stays_below_what_the_report_announces() {
+    let bench = Bench::new();
+    // A model whose state is larger than everything that is announced together.
+    let args = ["--params", "9M", "--memory", "20MiB", "--steps", "2"];
+    let report = bench.run(&bench.store("peak"), &args);
+    let number = |key: &str| report[key].as_u64().unwrap();
+    let announced = number("memory_bytes") + number("activation_bytes") + number("fixed_bytes");
+    assert!(number("state_bytes") > announced, "{report}");
+    if let Some(peak) = report["peak_rss_bytes"].as_u64() {
+        assert!(peak <= announced, "{peak} bytes at the peak, {announced} announced");
+    }
 }
 
 #[test]
