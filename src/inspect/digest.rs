@@ -74,6 +74,9 @@ impl fmt::Debug for TensorDigest {
     }
 }
 
+/// Elements between two calls of a progress function.
+const PROGRESS_ELEMENTS: u64 = 1 << 26;
+
 impl ParamStore {
     /// Hashes the logical content, with every update made so far, committed or not. Reads every written block, a few
     /// at a time, under the memory budget. See [`Digest`] for what counts.
@@ -126,10 +129,14 @@ impl ParamStore {
         for (plane, name) in info.planes().enumerate() {
             text(&mut hasher, name);
             let mut chunks = Chunks::new();
-            self.pager().for_each_run(index, plane, 0..info.elements(), |run| {
-                *done += chunks.take(&run);
+            let mut start = 0;
+            while start < info.elements() {
+                let end = info.elements().min(start + PROGRESS_ELEMENTS);
+                self.pager().for_each_run(index, plane, start..end, |run| *done += chunks.take(&run))?;
+                // Not while the pager is held: the caller may ask the store for anything.
                 progress(*done);
-            })?;
+                start = end;
+            }
             hasher.update(chunks.finish().as_bytes());
         }
         Ok(TensorDigest { name: info.name().to_owned(), bytes: *hasher.finalize().as_bytes() })
