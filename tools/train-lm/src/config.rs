@@ -196,12 +196,12 @@ impl Shape {
     }
 
     /// Bytes that the trainer holds of the model at once, beside the store's budget: one unit's parameters and
-    /// their gradients, and for each shard one more tensor while gradients are added up.
+    /// their gradients, the next unit's parameters, and for each shard one more tensor while gradients are added up.
     pub(crate) fn held_bytes(&self, shards: usize) -> u64 {
         let unit = self.units().into_iter().map(|unit| self.unit_tensors(unit));
         let unit = unit.map(|tensors| tensors.iter().map(TensorDef::len).sum::<usize>()).max().unwrap_or(0);
         let run = self.table_runs().first().map_or(0, |(_, rows)| rows * self.d_model);
-        ((2 * unit.max(run) + shards * self.largest().max(run)) * size_of::<f32>()) as u64
+        ((3 * unit.max(run) + shards * self.largest().max(run)) * size_of::<f32>()) as u64
     }
 
     /// Bytes of the residual stream that a sequence leaves behind for the backward pass.

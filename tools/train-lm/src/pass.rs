@@ -5,6 +5,9 @@
 //! product (the `gemm` crate) splits rows and columns over threads, never a sum, and everything else is
 //! sequential within a shard.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -14,18 +17,18 @@ use crate::data::Batch;
 use crate::model::{self, Weights};
 use crate::ops::{GradSink, exp_minus, with_slice};
 
-/// Where parameters are read from.
-pub(crate) trait Source {
+/// Where parameters are read from, by one thread while others compute.
+pub(crate) trait Source: Sync {
     /// Announces that these tensors will be read soon.
-    fn prefetch(&mut self, names: &[&str]);
+    fn prefetch(&self, names: &[&str]);
     /// Reads a run of elements of a tensor.
-    fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
 }
 
 /// Where gradients go as soon as they exist.
 pub(crate) trait Sink: Source {
     /// Announces that these tensors will be read and updated soon.
-    fn prefetch_update(&mut self, names: &[&str]);
+    fn prefetch_update(&self, names: &[&str]);
     /// Updates a whole tensor.
     fn apply(&mut self, name: &str, grad: &[f32]) -> Result<()>;
     /// Updates a run of elements of a tensor; the runs of a step cover the tensor.
@@ -49,6 +52,8 @@ pub(crate) struct Engine {
     shape: Shape,
     parts: Vec<Part>,
     runs: Vec<(usize, usize)>,
+    /// Nanoseconds that computation waited for reads.
+    waited_ns: AtomicU64,
 }
 
 /// The tokens of one shard.
@@ -124,7 +129,36 @@ impl Engine {
             unit,
             names: shape.unit_tensors(unit).into_iter().map(|tensor| tensor.name).collect(),
         });
-        Self { shape, parts: parts.collect(), runs: shape.table_runs() }
+        Self { shape, parts: parts.collect(), runs: shape.table_runs(), waited_ns: AtomicU64::new(0) }
+    }
+
+    /// Seconds that computation has waited for reads so far.
+    pub(crate) fn waited_s(&self) -> f64 {
+        Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)).as_secs_f64()
+    }
+
+    /// Counts the time of something that waits for reads.
+    fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let value = wait();
+        let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited_ns.fetch_add(waited, Ordering::Relaxed);
+        value
+    }
+
+    /// Reads what is needed next on a thread of its own, which mostly waits for the disk, and computes meanwhile.
+    fn overlap<A: Send, B>(
+        &self,
+        read: impl FnOnce() -> Result<A> + Send,
+        compute: impl FnOnce() -> Result<B>,
+    ) -> Result<(A, B)> {
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(read);
+            let computed = compute();
+            let read =
+                self.waiting(|| reader.join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((read?, computed?))
+        })
     }
 
     fn cut(batch: &Batch, seq: usize) -> Vec<Shard<'_>> {
@@ -137,40 +171,41 @@ impl Engine {
             .collect()
     }
 
-    /// Reads the tensors of a unit.
-    fn read_unit(&self, source: &mut impl Source, unit: Unit) -> Result<Vec<Tensor>> {
+    /// Reads the tensors of a part; nothing where there is none.
+    fn read_part(&self, source: &impl Source, index: Option<usize>) -> Result<Vec<Tensor>> {
+        let Some(part) = index.and_then(|index| self.parts.get(index)) else {
+            source.prefetch(&[UNEMBED]);
+            return Ok(Vec::new());
+        };
+        source.prefetch(&part.names());
         let read = |def: crate::config::TensorDef| {
             let mut values = vec![0f32; def.len()];
             source.read(&def.name, 0, &mut values)?;
             Ok(Tensor::from_vec(values, def.dims, &Device::Cpu)?)
         };
-        self.shape.unit_tensors(unit).into_iter().map(read).collect()
+        self.shape.unit_tensors(part.unit).into_iter().map(read).collect()
     }
 
     /// Reads a run of rows of the embedding or the unembedding.
-    fn read_run(
-        &self,
-        source: &mut impl Source,
-        name: &str,
-        (first, rows): (usize, usize),
-    ) -> Result<Vec<f32>> {
+    fn read_run(&self, source: &impl Source, name: &str, (first, rows): (usize, usize)) -> Result<Vec<f32>> {
         let mut values = vec![0f32; rows * self.shape.d_model];
         source.read(name, first * self.shape.d_model, &mut values)?;
         Ok(values)
     }
 
-    fn read_table(&self, source: &mut impl Source, run: (usize, usize)) -> Result<Tensor> {
-        let values = self.read_run(source, UNEMBED, run)?;
-        Ok(Tensor::from_vec(values, (run.1, self.shape.d_model), &Device::Cpu)?)
+    /// Reads a run of rows of the unembedding; nothing where there is none.
+    fn read_table(&self, source: &impl Source, run: Option<&(usize, usize)>) -> Result<Tensor> {
+        let values = run.map_or_else(|| Ok(Vec::new()), |&run| self.read_run(source, UNEMBED, run))?;
+        Ok(Tensor::from_vec(values, ((), self.shape.d_model), &Device::Cpu)?)
     }
 
     /// Looks up the tokens of each shard in the embedding.
-    fn embed(&self, source: &mut impl Source, shards: &[Shard<'_>]) -> Result<Vec<Tensor>> {
+    fn embed(&self, source: &impl Source, shards: &[Shard<'_>]) -> Result<Vec<Tensor>> {
         let d = self.shape.d_model;
         let mut streams: Vec<Vec<f32>> =
             shards.iter().map(|shard| vec![0.0; shard.inputs.len() * d]).collect();
         for &(first, rows) in &self.runs {
-            let table = self.read_run(source, EMBED, (first, rows))?;
+            let table = self.waiting(|| self.read_run(source, EMBED, (first, rows)))?;
             for (shard, stream) in shards.iter().zip(&mut streams) {
                 for (token, out) in shard.inputs.iter().zip(stream.chunks_exact_mut(d)) {
                     if let Some(row) = usize::from(*token).checked_sub(first).filter(|&row| row < rows) {
@@ -187,67 +222,64 @@ impl Engine {
     /// output remains.
     fn forward(
         &self,
-        source: &mut impl Source,
+        source: &impl Source,
         shards: &[Shard<'_>],
         seq: usize,
         keep: bool,
     ) -> Result<Vec<Vec<Tensor>>> {
         source.prefetch(&[EMBED]);
         let mut streams = vec![self.embed(source, shards)?];
+        let mut tensors = self.waiting(|| self.read_part(source, Some(0)))?;
         for (index, part) in self.parts.iter().enumerate() {
-            let tensors = self.read_unit(source, part.unit)?;
-            match self.parts.get(index + 1) {
-                Some(next) => source.prefetch(&next.names()),
-                None => source.prefetch(&[UNEMBED]),
-            }
             let weights = Weights { tensors: &tensors, sink: None };
             let unit = |x: &Tensor| Ok(model::forward(&self.shape, part.unit, &weights, x, seq)?);
-            let next = on_shards(streams.last().map_or(&[][..], Vec::as_slice), unit)?;
+            let inputs = streams.last().map_or(&[][..], Vec::as_slice);
+            let (next, outputs) =
+                self.overlap(|| self.read_part(source, Some(index + 1)), || on_shards(inputs, unit))?;
             if !keep {
                 streams.clear();
             }
-            streams.push(next);
+            streams.push(outputs);
+            tensors = next;
         }
         Ok(streams)
     }
 
     /// Scores the targets of each shard, given the outputs of the last unit.
-    fn score(
-        &self,
-        source: &mut impl Source,
-        outputs: &[Tensor],
-        shards: &[Shard<'_>],
-    ) -> Result<Vec<Scores>> {
+    fn score(&self, source: &impl Source, outputs: &[Tensor], shards: &[Shard<'_>]) -> Result<Vec<Scores>> {
+        let work: Vec<_> = outputs.iter().zip(shards).collect();
         let mut scores: Vec<Scores> = shards.iter().map(|shard| Scores::new(shard.targets.len())).collect();
-        for &run in &self.runs {
-            let table = self.read_table(source, run)?;
-            let work: Vec<_> = outputs.iter().zip(shards).collect();
-            let logits = on_shards(&work, |(x, _)| Ok(model::logits(x, &table, None)?))?;
-            // One run of logits per shard is held: the scores are taken from it at once.
+        let mut table = self.waiting(|| self.read_table(source, self.runs.first()))?;
+        for (index, run) in self.runs.iter().enumerate() {
+            let (next, logits) = self.overlap(
+                || self.read_table(source, self.runs.get(index + 1)),
+                || on_shards(&work, |(x, _)| Ok(model::logits(x, &table, None)?)),
+            )?;
             let parts: Vec<_> = logits.iter().zip(&mut scores).zip(shards).collect();
             parts.into_par_iter().try_for_each(|((logits, scores), shard)| {
                 with_slice(logits, |logits| scores.add(logits, run.0, shard.targets))
             })?;
+            table = next;
         }
         Ok(scores)
     }
 
     /// Computes the loss of a batch, summed over its tokens, in nats.
-    pub(crate) fn loss(&self, source: &mut impl Source, batch: &Batch, seq: usize) -> Result<f64> {
+    pub(crate) fn loss(&self, source: &impl Source, batch: &Batch, seq: usize) -> Result<f64> {
         let shards = Self::cut(batch, seq);
         let outputs = self.forward(source, &shards, seq, false)?.pop().unwrap_or_default();
         Ok(self.score(source, &outputs, &shards)?.iter().map(Scores::loss).sum())
     }
 
     /// Computes the logits of the token that follows a sequence.
-    pub(crate) fn next_logits(&self, source: &mut impl Source, tokens: &[u16]) -> Result<Vec<f32>> {
+    pub(crate) fn next_logits(&self, source: &impl Source, tokens: &[u16]) -> Result<Vec<f32>> {
         let shards = [Shard { inputs: tokens, targets: &[] }];
         let outputs = self.forward(source, &shards, tokens.len(), false)?.pop().unwrap_or_default();
         let mut all = Vec::with_capacity(self.shape.vocab);
         for output in outputs {
             let last = output.narrow(0, tokens.len() - 1, 1)?.contiguous()?;
-            for &run in &self.runs {
-                let logits = model::logits(&last, &self.read_table(source, run)?, None)?;
+            for run in &self.runs {
+                let logits = model::logits(&last, &self.read_table(source, Some(run))?, None)?;
                 with_slice(&logits, |logits| all.extend(logits))?;
             }
         }
@@ -270,22 +302,23 @@ impl Engine {
         #[expect(clippy::cast_possible_truncation, reason = "a scale needs no more than f32 holds")]
         let mut grads = self.unembed_backward(store, &outputs, &shards, &scores, (1.0 / tokens) as f32)?;
         drop((outputs, scores));
+        let mut tensors = self.waiting(|| self.read_part(store, self.parts.len().checked_sub(1)))?;
         for (index, part) in self.parts.iter().enumerate().rev() {
-            let tensors = self.read_unit(store, part.unit)?;
-            match index.checked_sub(1) {
-                Some(next) => store.prefetch_update(&self.parts[next].names()),
-                None => store.prefetch_update(&[EMBED]),
-            }
+            store.prefetch_update(&part.names());
             let sink = GradSink::new(tensors.len());
             let weights = Weights { tensors: &tensors, sink: Some(&sink) };
             let inputs = streams.pop().unwrap_or_default();
             let work: Vec<_> = inputs.iter().zip(&grads).collect();
-            grads = on_shards(&work, |(x, grad)| {
+            let unit = |(x, grad): &(&Tensor, &Tensor)| {
                 Ok(model::backward(&self.shape, part.unit, &weights, x, grad, seq)?)
-            })?;
+            };
+            let source = &*store;
+            let (next, pulled) =
+                self.overlap(|| self.read_part(source, index.checked_sub(1)), || on_shards(&work, unit))?;
             for (slot, name) in part.names.iter().enumerate() {
                 with_slice(&sink.take(slot)?.contiguous()?, |grad| store.apply(name, grad))??;
             }
+            (tensors, grads) = (next, pulled);
         }
         self.embed_backward(store, &grads, &shards)?;
         Ok(loss)
@@ -301,17 +334,20 @@ impl Engine {
         scale: f32,
     ) -> Result<Vec<Tensor>> {
         let mut sums: Vec<Option<Tensor>> = vec![None; shards.len()];
-        for &run in &self.runs {
-            let table = self.read_table(store, run)?;
+        let work: Vec<_> = outputs.iter().zip(shards).zip(scores).collect();
+        let mut table = self.waiting(|| self.read_table(store, self.runs.first()))?;
+        for (index, run) in self.runs.iter().enumerate() {
             let sink = GradSink::new(1);
-            let work: Vec<_> = outputs.iter().zip(shards).zip(scores).collect();
-            let grads = on_shards(&work, |((x, shard), scores)| {
+            let pull = |((x, shard), scores): &((&Tensor, &Shard<'_>), &Scores)| {
                 Ok(model::logits_backward(x, &table, &sink, |logits| {
                     let mut values = logits.flatten_all()?.to_vec1::<f32>()?;
                     scores.gradient(&mut values, run.0, shard.targets, scale);
                     Tensor::from_vec(values, logits.shape(), logits.device())
                 })?)
-            })?;
+            };
+            let source = &*store;
+            let (next, grads) = self
+                .overlap(|| self.read_table(source, self.runs.get(index + 1)), || on_shards(&work, pull))?;
             for (sum, grad) in sums.iter_mut().zip(grads) {
                 *sum = Some(match sum.take() {
                     Some(sum) => (sum + grad)?,
@@ -320,6 +356,7 @@ impl Engine {
             }
             let start = run.0 * self.shape.d_model;
             with_slice(&sink.take(0)?.contiguous()?, |grad| store.apply_range(UNEMBED, start, grad))??;
+            table = next;
         }
         Ok(sums.into_iter().flatten().collect())
     }

@@ -39,18 +39,18 @@ impl Memory {
 }
 
 impl Source for Memory {
-    fn prefetch(&mut self, names: &[&str]) {
+    fn prefetch(&self, names: &[&str]) {
         assert!(names.iter().all(|name| self.params.contains_key(*name)));
     }
 
-    fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         out.copy_from_slice(&self.params[name][start..start + out.len()]);
         Ok(())
     }
 }
 
 impl Sink for Memory {
-    fn prefetch_update(&mut self, names: &[&str]) {
+    fn prefetch_update(&self, names: &[&str]) {
         self.prefetch(names);
     }
 
@@ -181,7 +181,7 @@ fn the_loss_of_a_batch_equals_that_of_training_on_it() {
     let batch = batch(&shape, 2);
     let mut memory = Memory::new(&shape);
     let engine = Engine::new(shape);
-    let sum = engine.loss(&mut memory, &batch, SEQ).unwrap();
+    let sum = engine.loss(&memory, &batch, SEQ).unwrap();
     let mean = engine.train(&mut memory, &batch, SEQ).unwrap();
     #[expect(clippy::cast_precision_loss, reason = "small")]
     let tokens = batch.inputs.len() as f64;
@@ -192,18 +192,18 @@ fn the_loss_of_a_batch_equals_that_of_training_on_it() {
 fn the_next_token_sees_the_whole_sequence_and_nothing_behind_it() {
     let shape = Shape { vocab: 300, d_model: 64, layers: 2 };
     let engine = Engine::new(shape);
-    let mut memory = Memory::new(&shape);
+    let memory = Memory::new(&shape);
     let tokens = batch(&shape, 1).inputs;
     let mut other = tokens.clone();
     other[0] ^= 1;
-    let logits = engine.next_logits(&mut memory, &tokens).unwrap();
+    let logits = engine.next_logits(&memory, &tokens).unwrap();
     assert_eq!(logits.len(), shape.vocab);
-    assert_ne!(engine.next_logits(&mut memory, &other).unwrap(), logits);
+    assert_ne!(engine.next_logits(&memory, &other).unwrap(), logits);
     // The loss of the first token alone does not change with what follows it.
     let first = |inputs: Vec<u16>| {
         let shards = [Shard { inputs: &inputs, targets: &[] }];
-        let mut memory = Memory::new(&shape);
-        let output = engine.forward(&mut memory, &shards, inputs.len(), false).unwrap().pop().unwrap();
+        let memory = Memory::new(&shape);
+        let output = engine.forward(&memory, &shards, inputs.len(), false).unwrap().pop().unwrap();
         output[0].narrow(0, 0, 4).unwrap().to_vec2::<f32>().unwrap()
     };
     let mut changed = tokens.clone();

@@ -17,7 +17,7 @@ const PROMPT: usize = 12;
 /// Continues the beginning of the held-out text by `len` tokens: `(prompt, continuation)`.
 pub(crate) fn sample(
     engine: &Engine,
-    source: &mut impl Source,
+    source: &impl Source,
     corpus: &Corpus,
     tokenizer: &Tokenizer,
     (seq, len, seed): (usize, usize, u64),

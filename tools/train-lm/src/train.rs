@@ -9,7 +9,7 @@ use crate::args::Args;
 use crate::data::{Batch, Corpus, Text};
 use crate::pass::Engine;
 use crate::record::Record;
-use crate::report::{Progress, Summary, grouped, note, peak_rss};
+use crate::report::{Progress, Summary, Traffic, grouped, note, peak_rss};
 use crate::sample::sample;
 use crate::setup;
 use crate::tokenizer::Tokenizer;
@@ -41,7 +41,7 @@ struct Trained {
     seconds: f64,
     commits: u64,
     commit_s: f64,
-    traffic: crate::report::Traffic,
+    traffic: Traffic,
 }
 
 /// Begins a run or goes on with it, until it is complete or `stop` is set.
@@ -133,14 +133,14 @@ impl Run {
     }
 
     /// Bits per byte of the validation text.
-    fn validate(&mut self) -> Result<f64> {
+    fn validate(&self) -> Result<f64> {
         let Record { shape, seq, batch, .. } = self.record;
         let affordable = VALIDATION_FLOPS / (2 * shape.params() * seq as u64);
         let sequences =
             usize::try_from(affordable)?.clamp(batch.min(VALIDATION_SEQUENCES), VALIDATION_SEQUENCES);
         let (mut nats, mut bytes) = (0.0, 0);
         for part in self.corpus.validation(sequences, batch) {
-            nats += self.engine.loss(&mut self.weights, &part, seq)?;
+            nats += self.engine.loss(&self.weights, &part, seq)?;
             bytes += self.corpus.bytes_of(&part.targets);
         }
         #[expect(clippy::cast_precision_loss, reason = "a validation text is far below 2^53 bytes")]
@@ -190,7 +190,7 @@ impl Run {
             return Ok(Trained::default());
         }
         let mut done = Trained::default();
-        let before = self.weights.traffic();
+        let before = self.traffic();
         let mut progress = Progress::new(self.record.step, self.total);
         let mut committed = self.record.step;
         while self.record.step < self.total && !stop.load(Ordering::Relaxed) {
@@ -204,15 +204,22 @@ impl Run {
                 self.timed_commit(&mut done)?;
                 committed = self.record.step;
             }
-            let traffic = self.weights.traffic().since(before);
+            let traffic = self.traffic().since(before);
             progress.step(self.record.step, loss, batch.targets.len() as u64, traffic);
         }
         if committed < self.record.step {
             self.timed_commit(&mut done)?;
         }
         (done.loss, done.seconds) = progress.end();
-        done.traffic = self.weights.traffic().since(before);
+        done.traffic = self.traffic().since(before);
         Ok(done)
+    }
+
+    /// What was moved and waited for since the run was opened.
+    fn traffic(&self) -> Traffic {
+        let mut traffic = self.weights.traffic();
+        traffic.stall_read_s += self.engine.waited_s();
+        traffic
     }
 
     fn step(&mut self, lr: f64, batch: &Batch, seq: usize) -> Result<f64> {
@@ -229,7 +236,7 @@ impl Run {
     }
 
     /// Reports on the run; a run that was asked to stop leaves at once, without judging the model first.
-    fn summary(mut self, args: &Args, done: &Trained, stopped: bool) -> Result<Summary> {
+    fn summary(self, args: &Args, done: &Trained, stopped: bool) -> Result<Summary> {
         let Record { shape, seq, batch, seed, step, val_before, .. } = self.record;
         let (mut val_after, mut text, mut digest) = (None, None, None);
         if !stopped {
@@ -238,7 +245,7 @@ impl Run {
             let len = setup::sample_len(args, shape.params());
             if len > 0 {
                 let size = (seq, len, seed);
-                text = Some(sample(&self.engine, &mut self.weights, &self.corpus, &self.tokenizer, size)?);
+                text = Some(sample(&self.engine, &self.weights, &self.corpus, &self.tokenizer, size)?);
             }
             digest = Some(self.weights.digest()?);
         }

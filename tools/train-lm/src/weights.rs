@@ -17,6 +17,15 @@ const NO_DECAY: &str = "no_decay";
 /// The model's tensors and their optimizer state.
 pub(crate) struct Weights {
     store: ParamStore,
+    stalls: Stalls,
+}
+
+/// Nanoseconds that updates waited for the disk. Reads are not counted here: they run beside the computation, and what
+/// the trainer waits for them is known to the trainer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stalls {
+    read_ns: u64,
+    write_ns: u64,
 }
 
 /// Settings that differ from PyTorch's defaults: a momentum for SGD, and for the others what is usual for
@@ -93,7 +102,7 @@ impl Weights {
             schema = schema.tensor(spec(&def));
         }
         let store = ParamStore::create(path, &schema, &Options::new().memory_budget(budget))?;
-        Ok(Self { store })
+        Ok(Self { store, stalls: Stalls::default() })
     }
 
     /// Opens the store of a run that began earlier, and checks that it holds the tensors of this shape.
@@ -111,7 +120,7 @@ impl Weights {
             shape.layers,
             shape.d_model
         );
-        Ok(Self { store })
+        Ok(Self { store, stalls: Stalls::default() })
     }
 
     /// Optimizer steps finished.
@@ -133,7 +142,7 @@ impl Weights {
         for group in [DECAY, NO_DECAY] {
             self.store.group_mut(group)?.set_lr(lr)?;
         }
-        let mut updates = Updates { step: self.store.begin_step()? };
+        let mut updates = Updates { step: self.store.begin_step()?, stalls: &mut self.stalls };
         let result = pass(&mut updates)?;
         let report = updates.step.finish()?;
         if report.non_finite > 0 {
@@ -153,20 +162,20 @@ impl Weights {
         Ok(())
     }
 
-    /// Counters since the store was opened.
+    /// Counters since the store was opened; stalls are those of updates alone.
     pub(crate) fn traffic(&self) -> Traffic {
         let stats = self.store.stats();
         Traffic {
             read: stats.bytes_read,
             written: stats.bytes_written,
-            stall_read_s: seconds(stats.stall_read_ns),
-            stall_write_s: seconds(stats.stall_write_ns),
+            stall_read_s: seconds(self.stalls.read_ns),
+            stall_write_s: seconds(self.stalls.write_ns),
             update_s: seconds(stats.compute_ns),
         }
     }
 
     /// A hash of the logical content: names, shapes, step, every value of every plane.
-    pub(crate) fn digest(&mut self) -> Result<String> {
+    pub(crate) fn digest(&self) -> Result<String> {
         Ok(self.store.digest()?.to_string())
     }
 }
@@ -189,11 +198,11 @@ fn spec(def: &TensorDef) -> TensorSpec {
 }
 
 impl Source for Weights {
-    fn prefetch(&mut self, names: &[&str]) {
+    fn prefetch(&self, names: &[&str]) {
         self.store.prefetch(names);
     }
 
-    fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         Ok(self.store.read_range_into(name, start as u64, out)?)
     }
 }
@@ -201,29 +210,41 @@ impl Source for Weights {
 /// One optimizer step under way.
 pub(crate) struct Updates<'a> {
     step: Step<'a>,
+    stalls: &'a mut Stalls,
+}
+
+impl Updates<'_> {
+    fn timed(&mut self, update: impl FnOnce(&mut Step<'_>) -> paramstore::Result<()>) -> Result<()> {
+        let before = self.step.stats();
+        update(&mut self.step)?;
+        let done = self.step.stats().since(&before);
+        self.stalls.read_ns += done.stall_read_ns;
+        self.stalls.write_ns += done.stall_write_ns;
+        Ok(())
+    }
 }
 
 impl Source for Updates<'_> {
-    fn prefetch(&mut self, names: &[&str]) {
+    fn prefetch(&self, names: &[&str]) {
         self.step.prefetch(names);
     }
 
-    fn read(&mut self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         Ok(self.step.read_range_into(name, start as u64, out)?)
     }
 }
 
 impl Sink for Updates<'_> {
-    fn prefetch_update(&mut self, names: &[&str]) {
+    fn prefetch_update(&self, names: &[&str]) {
         self.step.prefetch_update(names);
     }
 
     fn apply(&mut self, name: &str, grad: &[f32]) -> Result<()> {
-        Ok(self.step.apply(name, grad)?)
+        self.timed(|step| step.apply(name, grad))
     }
 
     fn apply_range(&mut self, name: &str, start: usize, grad: &[f32]) -> Result<()> {
-        Ok(self.step.apply_range(name, start as u64, grad)?)
+        self.timed(|step| step.apply_range(name, start as u64, grad))
     }
 }
 
