@@ -73,9 +73,9 @@ pub(crate) enum Unit {
     FinalNorm,
 }
 
-/// Name of the embedding, of shape vocab × width.
+/// Name of the embedding, of shape vocab x width.
 pub(crate) const EMBED: &str = "embed.weight";
-/// Name of the unembedding, of shape vocab × width.
+/// Name of the unembedding, of shape vocab x width.
 pub(crate) const UNEMBED: &str = "unembed.weight";
 
 impl Shape {
@@ -118,7 +118,7 @@ impl Shape {
         MLP_RATIO * self.d_model
     }
 
-    /// Number of parameters: 2·V·d + L·(12·d² + 2·d) + d.
+    /// Number of parameters: 2*V*d + L*(12*d^2 + 2*d) + d.
     pub(crate) fn params(&self) -> u64 {
         let [vocab, d, layers] = [self.vocab, self.d_model, self.layers].map(|n| n as u64);
         let hidden = self.hidden() as u64;
@@ -131,13 +131,13 @@ impl Shape {
         layers.chain([Unit::FinalNorm]).collect()
     }
 
-    /// The tensors of a unit, in the order in which the model uses them. Matrices are inputs × outputs.
+    /// The tensors of a unit, in the order in which the model uses them. Matrices are inputs x outputs.
     pub(crate) fn unit_tensors(&self, unit: Unit) -> Vec<TensorDef> {
         let (d, hidden) = (self.d_model, self.hidden());
         #[expect(clippy::cast_precision_loss, reason = "widths and depths are far below 2^24")]
         let (width, depth) = (d as f32, self.layers as f32);
-        // Inputs of each unit have unit variance, so 1/√d keeps it; what is added to the residual stream
-        // starts small, so that 2·L additions leave the stream near the embedding (as in GPT-2).
+        // Inputs of each unit have unit variance, so 1/sqrt(d) keeps it; what is added to the residual stream
+        // starts small, so that 2*L additions leave the stream near the embedding (as in GPT-2).
         let inward = Start::Normal(1.0 / width.sqrt());
         let outward = |inputs: f32| Start::Normal(0.5 / (inputs * 2.0 * depth).sqrt());
         let gain = Start::Constant(1.0);
@@ -188,7 +188,7 @@ impl Shape {
     /// tensor of a layer and a whole number of blocks: `(first row, rows)` of each run.
     pub(crate) fn table_runs(&self) -> Vec<(usize, usize)> {
         let block = self.block_bytes() / size_of::<f32>();
-        // Rows × width is a multiple of the block, a power of two, if the rows make up for what the width lacks.
+        // Rows x width is a multiple of the block, a power of two, if the rows make up for what the width lacks.
         let common = 1 << self.d_model.trailing_zeros().min(block.trailing_zeros());
         let unit = block / common;
         let rows = (self.hidden() / unit).max(1) * unit;

@@ -1,6 +1,6 @@
 //! One unit of the decoder at a time on candle: forward, and the pull-back of a gradient through it.
 //!
-//! A unit maps the residual stream, tokens × width, to the residual stream. The backward pass computes the unit
+//! A unit maps the residual stream, tokens x width, to the residual stream. The backward pass computes the unit
 //! again from its input, so nothing but that input has to be kept.
 
 use candle_core::{Result, Tensor, Var, bail};
@@ -91,7 +91,7 @@ fn pull_back(x: &Var, y: &Tensor, grad: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Logits over a run of the vocabulary: `x · tableᵀ` for `table` of shape rows × width.
+/// Logits over a run of the vocabulary: `x * table^T` for `table` of shape rows x width.
 pub(crate) fn logits(x: &Tensor, table: &Tensor, slot: Option<Slot>) -> Result<Tensor> {
     x.apply_op2(&table.t()?, Linear { slot, transposed: true })
 }

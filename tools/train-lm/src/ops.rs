@@ -77,7 +77,7 @@ fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
 }
 
-/// `x · w` for x of shape rows × inputs and w of shape inputs × outputs (strided views are welcome).
+/// `x w` for x of shape rows x inputs and w of shape inputs x outputs (strided views are welcome).
 #[derive(Debug)]
 pub(crate) struct Linear {
     /// Where the gradient of w goes, in w's own layout.
@@ -189,7 +189,7 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// With r = 1/rms and u = g ⊙ dy: dx = r·u − x·r³·(u·x)/n, dg = Σ rows r·x ⊙ dy.
+/// With r = 1/rms and u = g * dy: dx = r*u - x*r^3*(u*x)/n, dg = sum over rows r*x * dy.
 #[expect(clippy::cast_precision_loss, reason = "a row has far fewer than 2^24 elements")]
 fn rms_norm_gradient(x: &[f32], gain: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let n = gain.len();
@@ -235,11 +235,11 @@ impl CustomOp1 for SquaredRelu {
 
 /// Softmax over the past of scaled attention scores with linear position biases (ALiBi; Press et al., 2022).
 ///
-/// Scores have shape batch × heads × queries × keys with as many keys as queries; head h of H biases the key
-/// that lies t positions back by −t·2^(−8(h+1)/H).
+/// Scores have shape batch x heads x queries x keys with as many keys as queries; head h of H biases the key
+/// that lies t positions back by -t*2^(-8(h+1)/H).
 #[derive(Debug)]
 pub(crate) struct CausalSoftmax {
-    /// What the scores are multiplied by, usually 1/√(head size).
+    /// What the scores are multiplied by, usually 1/sqrt(head size).
     pub(crate) scale: f32,
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn softmax_in_place(row: &mut [f32]) {
     }
 }
 
-/// Replaces each x of the row by e^(x − shift) and returns their sum.
+/// Replaces each x of the row by e^(x - shift) and returns their sum.
 pub(crate) fn exp_minus(row: &mut [f32], shift: f32) -> f32 {
     let mut sums = [0f32; 8];
     let mut chunks = row.chunks_exact_mut(8);
@@ -321,13 +321,13 @@ pub(crate) fn exp_minus(row: &mut [f32], shift: f32) -> f32 {
 
 /// e^x to about 2 units in the last place, in operations that vectorise and round alike everywhere.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2 (Cody and Waite), then a Taylor polynomial of degree 7 in r and the
-/// exponent n put in by its bits. Below −87 the result is 0, above 88 it is that of 88.
+/// x = n*ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite), then a Taylor polynomial of degree 7 in r and the
+/// exponent n put in by its bits. Below -87 the result is 0, above 88 it is that of 88.
 #[expect(clippy::excessive_precision, reason = "the split of ln 2 into a short and a small part")]
 fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_375;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding and subtracting it rounds to the nearest integer
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
     let clamped = x.clamp(-87.0, 88.0);
     let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
@@ -344,7 +344,7 @@ fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * power }
 }
 
-/// The sum of y ⊙ grad, a scalar whose backward pass starts with `grad` at y: the vector-Jacobian product.
+/// The sum of y * grad, a scalar whose backward pass starts with `grad` at y: the vector-Jacobian product.
 #[derive(Debug)]
 pub(crate) struct PullBack;
 

@@ -11,10 +11,10 @@
 //! | 8 | seed of initial values, data order and sampling |
 //! | 8, 8 | steps of the schedule, of which warm-up |
 //! | 8, 8 | peak learning rate (f64), bits per byte of the validation text before the first step (f64) |
-//! | 4 × 5 | vocabulary, width, layers, tokens of a sequence, sequences of a batch |
+//! | 4 x 5 | vocabulary, width, layers, tokens of a sequence, sequences of a batch |
 //! | 8, 32 | bytes and SHA-256 of the text |
 //! | 1, n | length and name of the optimizer |
-//! | 4, 4 × 2n | number of BPE merges, then each merge as two token ids |
+//! | 4, 4 x 2n | number of BPE merges, then each merge as two token ids |
 
 use anyhow::{Context, Result, bail, ensure};
 

@@ -258,7 +258,7 @@ impl Summary {
 
 /// Memory of the program itself: code, the text that ships with it, tokens and tokenizer, buffers of the matrix
 /// products, and what the allocator keeps.
-pub(crate) const FIXED_BYTES: u64 = 44 << 20;
+pub(crate) const FIXED_BYTES: u64 = 48 << 20;
 
 fn indented(text: &str) -> String {
     text.lines().fold(String::new(), |out, line| out + "  " + line + "\n")

@@ -202,6 +202,21 @@ fn options_that_contradict_the_store_are_named() {
 }
 
 #[test]
+fn an_empty_directory_becomes_the_store_and_one_with_other_files_is_refused() {
+    let bench = Bench::new();
+    let empty = bench.store("empty");
+    std::fs::create_dir(&empty).unwrap();
+    assert_eq!(bench.run(&empty, &["--steps", "1"])["steps"], 1);
+    let other = bench.store("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("notes.txt"), "mine").unwrap();
+    let output = bench.command(&other, &["--steps", "1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("exists already"), "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
+}
+
+#[test]
 fn too_little_memory_is_refused_with_what_is_needed() {
     let bench = Bench::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_train-lm"));
