@@ -24,6 +24,11 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+/// The snippets of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use error::{Damage, Error, Result};
 pub use format::directory::{Dtype, Init};
 pub use kernel::InstructionSet;

@@ -17,6 +17,11 @@ pub(crate) const RO_COMPAT_SPARSE: u64 = 1;
 /// Features without which nothing can be read; none so far.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 
+/// Longest directory: read into memory at open, so that a sparse file of any length cannot ask for more.
+pub(crate) const MAX_DIRECTORY_BYTES: u64 = 256 << 20;
+/// Largest room for a record; the user's part has its own limit.
+const MAX_RECORD_BYTES: u64 = 64 << 20;
+
 /// A byte range of the metadata file with its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Region {
@@ -170,6 +175,11 @@ impl Superblock {
         let bad = |field: &str, got: String, expected: String| {
             Err(FormatError::new(format!("superblock {field}"), 0, got, expected))
         };
+        if self.directory.bytes > MAX_DIRECTORY_BYTES || self.record_capacity > MAX_RECORD_BYTES {
+            let got = format!("{} bytes, records of {}", self.directory.bytes, self.record_capacity);
+            let expected = format!("at most {MAX_DIRECTORY_BYTES} and {MAX_RECORD_BYTES} bytes");
+            return bad("directory length", got, expected);
+        }
         let mut end = 2 * PAGE_BYTES;
         let table =
             super::page::TableShape::new(self.table_slots).and_then(|shape| shape.bytes()).ok_or_else(

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pager::Run;
-use crate::param_store::ParamStore;
+use crate::param_store::{ParamStore, TensorInfo};
 use crate::units::{to_u64, to_usize};
 
 /// What the first bytes of the hash say it is, so that a later definition gives other digests.
@@ -74,6 +74,9 @@ impl fmt::Debug for TensorDigest {
     }
 }
 
+/// Elements between two calls of a progress function.
+const PROGRESS_ELEMENTS: u64 = 1 << 26;
+
 impl ParamStore {
     /// Hashes the logical content, with every update made so far, committed or not. Reads every written block, a few
     /// at a time, under the memory budget. See [`Digest`] for what counts.
@@ -91,8 +94,8 @@ impl ParamStore {
     pub fn digest_with(&self, mut progress: impl FnMut(u64)) -> Result<Digest> {
         let mut done = 0;
         let mut tensors = Vec::new();
-        for index in 0..self.tensors().count() {
-            tensors.push(self.tensor_digest(index, &mut done, &mut progress)?);
+        for (index, info) in self.tensors().enumerate() {
+            tensors.push(self.tensor_digest(index, &info, &mut done, &mut progress)?);
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(DOMAIN);
@@ -109,19 +112,16 @@ impl ParamStore {
     fn tensor_digest(
         &self,
         index: usize,
+        info: &TensorInfo<'_>,
         done: &mut u64,
         progress: &mut impl FnMut(u64),
     ) -> Result<TensorDigest> {
-        let directory = self.directory();
         let mut hasher = blake3::Hasher::new();
-        let Some((tensor, info)) = directory.tensors.get(index).zip(self.tensors().nth(index)) else {
-            return Err(Error::Unknown { kind: "tensor", name: index.to_string() });
-        };
         let clock = self.pager().store_mut().tensor_entry(index)?;
-        text(&mut hasher, &tensor.name);
-        text(&mut hasher, tensor.dtype.name());
-        hasher.update(&to_u64(tensor.shape.len()).to_le_bytes());
-        for dim in &tensor.shape {
+        text(&mut hasher, info.name());
+        text(&mut hasher, info.dtype().name());
+        hasher.update(&to_u64(info.shape().len()).to_le_bytes());
+        for dim in info.shape() {
             hasher.update(&dim.to_le_bytes());
         }
         hasher.update(&clock.steps.to_le_bytes());
@@ -129,13 +129,17 @@ impl ParamStore {
         for (plane, name) in info.planes().enumerate() {
             text(&mut hasher, name);
             let mut chunks = Chunks::new();
-            self.pager().for_each_run(index, plane, 0..info.elements(), |run| {
-                *done += chunks.take(&run);
+            let mut start = 0;
+            while start < info.elements() {
+                let end = info.elements().min(start + PROGRESS_ELEMENTS);
+                self.pager().for_each_run(index, plane, start..end, |run| *done += chunks.take(&run))?;
+                // Not while the pager is held: the caller may ask the store for anything.
                 progress(*done);
-            })?;
+                start = end;
+            }
             hasher.update(chunks.finish().as_bytes());
         }
-        Ok(TensorDigest { name: tensor.name.clone(), bytes: *hasher.finalize().as_bytes() })
+        Ok(TensorDigest { name: info.name().to_owned(), bytes: *hasher.finalize().as_bytes() })
     }
 }
 

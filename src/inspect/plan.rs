@@ -92,7 +92,8 @@ impl Schema {
         let superblock = crate::store::first_superblock(&creation)?;
         let directory = &creation.directory;
         let mut disk = DiskUse::of(directory, &superblock, &planes)?;
-        disk.small_files = LOCK_FILE_BYTES + PROGRESS_BYTES;
+        // The lock and the two pins, and the note of progress.
+        disk.small_files = 3 * LOCK_FILE_BYTES + PROGRESS_BYTES;
         let bytes_of = |scratch: bool| -> u64 {
             let planes = planes.iter().filter(|plane| (plane.role == Role::Scratch) == scratch);
             planes.map(|plane| plane.value_bytes).sum()

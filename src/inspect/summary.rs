@@ -144,7 +144,9 @@ impl ParamStore {
         }
         let committed_groups = store.record().groups.clone();
         let user_record_bytes = to_u64(store.record().user.len());
-        let uncommitted_steps = store.found().last_step.map_or(0, |last| last - superblock.step);
+        // A reader has the writer's note of how far it is; the writer itself knows.
+        let last_step = if store.is_writer() { Some(self.step()) } else { store.found().last_step };
+        let uncommitted_steps = last_step.map_or(0, |last| last.saturating_sub(superblock.step));
         let writer_process = store.writer_process();
         drop(pager);
         let groups = committed_groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;

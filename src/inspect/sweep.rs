@@ -96,7 +96,7 @@ impl<'a> Sweep<'a> {
                 Ok(store) => store,
                 Err(Error::Damaged(damage)) => {
                     self.result.complete = false;
-                    self.find(of_metadata(*damage));
+                    self.find(|| of_metadata(*damage));
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -138,22 +138,24 @@ impl<'a> Sweep<'a> {
         let path = look.store.meta().path().to_owned();
         for (slot, state) in (0_u64..).zip(&look.store.found().slots) {
             if let SlotState::Damaged(why) = state {
-                self.find(of_metadata(Damage {
-                    path: path.clone(),
-                    what: format!("superblock {slot}, or what it names"),
-                    range: (slot * PAGE_BYTES, PAGE_BYTES),
-                    got: why.clone(),
-                    expected: "a whole generation".to_owned(),
-                }));
+                self.find(|| {
+                    of_metadata(Damage {
+                        path: path.clone(),
+                        what: format!("superblock {slot}, or what it names"),
+                        range: (slot * PAGE_BYTES, PAGE_BYTES),
+                        got: format!("a damaged one ({why})"),
+                        expected: "a whole generation".to_owned(),
+                    })
+                });
             }
         }
         look.store.length_errors().into_iter().try_for_each(|error| self.find_error(error))
     }
 
-    fn find(&mut self, finding: Finding) {
+    fn find(&mut self, make: impl FnOnce() -> Finding) {
         self.result.findings_total += 1;
         if self.result.findings.len() < self.options.findings_max {
-            self.result.findings.push(finding);
+            self.result.findings.push(make());
         }
     }
 
@@ -170,7 +172,7 @@ impl<'a> Sweep<'a> {
             },
             other => return Err(other),
         };
-        self.find(of_metadata(damage));
+        self.find(|| of_metadata(damage));
         Ok(())
     }
 
@@ -250,7 +252,7 @@ impl<'a> Sweep<'a> {
         if entry.generation > generation {
             let seen =
                 (format!("an entry of generation {}", entry.generation), format!("at most {generation}"));
-            self.find(of_block(look, slot, entry.home, seen));
+            self.find(|| of_block(look, slot, entry.home, seen));
             return Ok(());
         }
         match look.store.segment(block.segment, Home(entry.home), Caching::Direct) {
@@ -260,7 +262,7 @@ impl<'a> Sweep<'a> {
             }
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 let seen = ("no file".to_owned(), "the file that holds it".to_owned());
-                self.find(of_block(look, slot, entry.home, seen));
+                self.find(|| of_block(look, slot, entry.home, seen));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -294,7 +296,7 @@ impl<'a> Sweep<'a> {
         self.free.push(done.buffer);
         self.result.bytes_read += place_of(look, done.slot).map_or(0, |place| to_u64(place.padded));
         if let Some(seen) = done.seen {
-            self.find(of_block(look, done.slot, done.home, seen));
+            self.find(|| of_block(look, done.slot, done.home, seen));
         }
         self.tell();
     }

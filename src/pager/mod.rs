@@ -86,14 +86,7 @@ impl Pager {
     pub(crate) fn new(store: BlockStore, settings: Settings) -> Result<Self> {
         let directory = Arc::clone(store.directory());
         let births = Births::new(&directory);
-        let smallest = smallest_budget(&directory);
-        if settings.budget_bytes < smallest {
-            return Err(Error::Budget {
-                what: "the largest block with all its planes, three times,".to_owned(),
-                needed: smallest,
-                budget: settings.budget_bytes,
-            });
-        }
+        check_budget(&directory, settings.budget_bytes)?;
         Ok(Self {
             births,
             frames: Frames::default(),
@@ -185,10 +178,21 @@ impl Pager {
         for buffer in self.frames.take_all() {
             self.pool.put(buffer);
         }
+        self.pool.recount();
         self.scratch.clear();
         self.failed.clear();
         self.store.discard_working()
     }
+}
+
+/// Refuses a budget that cannot hold what every lease needs.
+pub(crate) fn check_budget(directory: &Directory, budget: u64) -> Result<()> {
+    let needed = smallest_budget(directory);
+    if budget >= needed {
+        return Ok(());
+    }
+    let what = "the largest block with all its planes, three times,".to_owned();
+    Err(Error::Budget { what, needed, budget })
 }
 
 /// The least memory with which every lease can be had while one block is read and another written.

@@ -109,6 +109,11 @@ impl Pool {
         true
     }
 
+    /// Forgets memory that was handed out and never came back, e.g. in a panic; nothing is handed out or reserved now.
+    pub(super) fn recount(&mut self) {
+        self.used.store(self.free_bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn put(&mut self, buffer: Buffer) {
         self.free_bytes += to_u64(buffer.len());
         self.free.entry(buffer.len()).or_default().push(buffer);

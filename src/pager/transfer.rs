@@ -71,8 +71,13 @@ impl Check {
 impl Pager {
     /// Starts to fill a frame from disk, or with its initial values where the block was never written.
     pub(super) fn start_read(&mut self, key: Key, mut buffer: Buffer) -> Result<()> {
-        let place = self.place(key)?;
-        let source = self.source(key)?;
+        let (place, source) = match self.place(key).and_then(|place| Ok((place, self.source(key)?))) {
+            Ok(found) => found,
+            Err(error) => {
+                self.pool.put(buffer);
+                return Err(error);
+            }
+        };
         self.stats.blocks_missed += 1;
         match &source {
             Source::Birth(_) => self.stats.blocks_born += 1,

@@ -55,23 +55,23 @@ impl std::fmt::Debug for View<'_> {
     }
 }
 
-/// Blocks whose bytes have been checked in place since the store was opened: slot and generation.
+/// Blocks whose bytes have been checked in place since the store was opened: slot, generation and checksum.
 #[derive(Default)]
-pub(super) struct Checked(HashMap<SlotIndex, u64>);
+pub(super) struct Checked(HashMap<SlotIndex, (u64, u32)>);
 
 /// Entries kept; beyond, checks are simply made again.
 const CHECKED_MAX: usize = 1 << 16;
 
 impl Checked {
-    fn contains(&self, slot: SlotIndex, generation: u64) -> bool {
-        self.0.get(&slot) == Some(&generation)
+    fn contains(&self, slot: SlotIndex, version: (u64, u32)) -> bool {
+        self.0.get(&slot) == Some(&version)
     }
 
-    fn insert(&mut self, slot: SlotIndex, generation: u64) {
+    fn insert(&mut self, slot: SlotIndex, version: (u64, u32)) {
         if self.0.len() >= CHECKED_MAX {
             self.0.clear();
         }
-        self.0.insert(slot, generation);
+        self.0.insert(slot, version);
     }
 }
 
@@ -206,7 +206,7 @@ impl Pager {
         path: &std::path::Path,
     ) -> Result<()> {
         let Shown { block, place, generation, crc } = shown;
-        if self.checked.contains(place.slot, *generation) {
+        if self.checked.contains(place.slot, (*generation, *crc)) {
             return Ok(());
         }
         let start = to_usize(place.offset - base);
@@ -218,7 +218,7 @@ impl Pager {
             let (got, expected) = (format!("checksum {got:08x}"), format!("{crc:08x}"));
             return Err(Error::damaged(path, what, range, got, expected));
         }
-        self.checked.insert(place.slot, *generation);
+        self.checked.insert(place.slot, (*generation, *crc));
         Ok(())
     }
 

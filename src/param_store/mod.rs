@@ -92,6 +92,11 @@ impl ParamStore {
         self.mixed = true;
     }
 
+    /// A step has finished: everything is at the same step again.
+    pub(crate) fn clear_mixed(&mut self) {
+        self.mixed = false;
+    }
+
     /// Counts a finished step.
     pub(crate) fn advance(&mut self) -> u64 {
         self.step += 1;

@@ -54,6 +54,10 @@ impl ParamStore {
     pub(crate) fn create_in(volume: Arc<dyn Volume>, schema: &Schema, options: &Options) -> Result<Self> {
         let request = schema.request(options.budget_bytes())?;
         let directory = place(&request)?;
+        // What opening would refuse is refused before anything is made.
+        options.checked_io_threads()?;
+        options.threads.map(check_threads).transpose()?;
+        crate::pager::check_budget(&directory, options.budget_bytes())?;
         let record = Record { groups: schema.group_records(), user: Vec::new() };
         let creation = Creation { directory, record, uuid: new_uuid(), sparse: options.sparse };
         crate::store::create(&volume, &creation)?;
@@ -131,10 +135,15 @@ fn new_uuid() -> Uuid {
     Uuid(bytes)
 }
 
-fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
-    if !(1..=1024).contains(&threads) {
-        return Err(Error::invalid("threads", threads, "1 to 1024"));
+fn check_threads(threads: usize) -> Result<()> {
+    if (1..=1024).contains(&threads) {
+        return Ok(());
     }
+    Err(Error::invalid("threads", threads, "1 to 1024"))
+}
+
+fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
+    check_threads(threads)?;
     let name = |i| format!("paramstore-{i}");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
     pool.map_err(|e| Error::io("start threads for", "the store", std::io::Error::other(e)))

@@ -49,7 +49,8 @@ pub struct Step<'a> {
     updated: BTreeMap<usize, Update>,
     /// Tensors whose gradients wait in the `grad` plane.
     staged: BTreeMap<usize, Coverage>,
-    changed: bool,
+    /// An update or a gradient failed half way: what was done cannot be told from what was not.
+    failed: bool,
     non_finite: u64,
     before: Stats,
 }
@@ -99,7 +100,7 @@ impl<'a> Step<'a> {
         pager.begin_step()?;
         let before = pager.stats();
         let (updated, staged) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { store, options, updated, staged, changed: false, non_finite: 0, before })
+        Ok(Self { store, options, updated, staged, failed: false, non_finite: 0, before })
     }
 
     /// Updates a tensor with its gradient, at once: parameters and moments are read, changed and on their way back
@@ -195,6 +196,7 @@ impl<'a> Step<'a> {
     /// [`Error::NonFinite`] if the policy refuses the step: nothing was changed then. [`Error::Invalid`] if a tensor
     /// was updated in part: the store is mixed then, as after any other error that follows an update.
     pub fn finish(mut self) -> Result<StepReport> {
+        self.check_whole()?;
         let grad_norm = self.apply_staged()?;
         for (&tensor, update) in &self.updated {
             if !update.done.is_whole(self.store.elements(tensor)) {
@@ -210,7 +212,7 @@ impl<'a> Step<'a> {
         }
         pager.forget_scratch()?;
         let step = self.store.advance();
-        self.changed = false;
+        self.store.clear_mixed();
         let stats = self.store.stats().since(&self.before);
         Ok(StepReport { step, grad_norm, non_finite: self.non_finite, stats })
     }
@@ -228,7 +230,11 @@ impl<'a> Step<'a> {
         gradient: Gradient<'_>,
         coefficient: Option<f32>,
     ) -> Result<()> {
+        self.check_whole()?;
         let rule = self.begin_update(tensor, &range)?;
+        // From here on the step has to finish: dropping it, or forgetting it, leaves the store mixed.
+        self.store.mark_mixed();
+        self.failed = true;
         let prepare = Preparation { divisor: self.divisor(), coefficient, ..Preparation::default() };
         let directory = self.store.directory();
         let planes = self.store.state_planes(tensor) + 1;
@@ -244,6 +250,15 @@ impl<'a> Step<'a> {
         }
         if let Some(update) = self.updated.get_mut(&tensor) {
             update.done.insert(range);
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Refuses a step in which something failed half way.
+    fn check_whole(&self) -> Result<()> {
+        if self.failed {
+            return Err(Error::invalid("step", "a failure half way in it", "a new step, after `rollback`"));
         }
         Ok(())
     }
@@ -284,7 +299,6 @@ impl<'a> Step<'a> {
         let keys: Vec<_> = (0..planes).map(|plane| Key { block: piece.block, plane }).collect();
         let (pager, threads, isa) = self.store.parts();
         let mut leased = pager.lease(&keys)?;
-        self.changed = true;
         let start = Instant::now();
         let bytes = 4 * piece.within.start..4 * piece.within.end;
         let staged = if matches!(gradient, Gradient::Staged) { leased.pop() } else { None };
@@ -297,18 +311,13 @@ impl<'a> Step<'a> {
         self.non_finite += update::update(job, slices.collect(), gradient, piece.of_tensor.start);
         pager.stats_mut().compute_ns += elapsed_ns(start);
         let changed = leased.len();
+        // Every buffer goes back, whatever becomes of the others.
+        let mut result = Ok(());
         for (at, (key, buffer)) in keys.into_iter().zip(leased.into_iter().chain(staged)).enumerate() {
-            pager.release(key, buffer, at < changed)?;
+            let released = pager.release(key, buffer, at < changed);
+            result = result.and(released);
         }
-        Ok(())
-    }
-}
-
-impl Drop for Step<'_> {
-    fn drop(&mut self) {
-        if self.changed {
-            self.store.mark_mixed();
-        }
+        result
     }
 }
 

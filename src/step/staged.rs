@@ -39,6 +39,8 @@ impl Step<'_> {
             reason = "a scalar is computed in f64 and rounded once at use"
         )]
         let scale = scale as f32;
+        self.check_whole()?;
+        self.failed = true;
         let seen = self.staged.entry(tensor).or_default().clone();
         let directory = self.store.directory();
         let plane = self.store.state_planes(tensor) + 1;
@@ -49,6 +51,7 @@ impl Step<'_> {
             }
         }
         self.staged.entry(tensor).or_default().insert(range);
+        self.failed = false;
         Ok(())
     }
 

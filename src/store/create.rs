@@ -9,7 +9,7 @@ use crate::format::directory::Directory;
 use crate::format::page::{Child, TableShape};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
-use crate::format::superblock::{RO_COMPAT_SPARSE, Region, Superblock};
+use crate::format::superblock::{MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock};
 use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
     segment_file,
@@ -17,8 +17,8 @@ use crate::format::{
 use crate::storage::{Access, Allocation, Caching, LockKind, Volume};
 use crate::units::{round_up, to_u64, to_usize};
 
-/// Length of the lock file, which holds the writer's process id in decimal.
-pub(super) const LOCK_BYTES: u64 = 64;
+/// Length of the lock file, which holds the writer's process id in decimal, and of the pin files.
+pub(crate) const LOCK_BYTES: u64 = crate::storage::LOCK_FILE_BYTES;
 /// Room for settings of groups beyond those at creation.
 const RECORD_SLACK_BYTES: u64 = 64 << 10;
 
@@ -45,6 +45,10 @@ struct Plan {
 fn plan(creation: &Creation) -> Result<Plan> {
     let too_large = || Error::invalid("schema", "tables beyond 2^64 bytes", "fewer parameters");
     let directory = creation.directory.encode();
+    if to_u64(directory.len()) > MAX_DIRECTORY_BYTES {
+        let got = format!("a directory of {} bytes", directory.len());
+        return Err(Error::invalid("schema", got, "fewer or shorter tensor names (256 MiB in all)"));
+    }
     let record = creation.record.encode();
     let slots = creation.directory.slots();
     let table = TableShape::new(slots).and_then(|shape| shape.bytes()).ok_or_else(too_large)?;
@@ -98,16 +102,14 @@ pub(crate) fn bytes_needed(directory: &Directory, meta_bytes: u64) -> u64 {
 /// When this returns the store is durable. A crash before that leaves no `meta` file, and so no store.
 pub(crate) fn create(volume: &Arc<dyn Volume>, creation: &Creation) -> Result<()> {
     let plan = plan(creation)?;
-    let existing = volume.list()?;
-    if existing.iter().any(|name| name == META_FILE || !is_store_file(name)) {
-        return Err(Error::AlreadyExists { path: volume.path().to_owned() });
-    }
-    if !existing.iter().any(|name| name == LOCK_FILE) {
+    if !free_to_create(volume)?.iter().any(|name| name == LOCK_FILE) {
         volume.create(LOCK_FILE, LOCK_BYTES, Allocation::Full)?;
     }
     let Some(_lock) = volume.try_lock(LOCK_FILE, LockKind::Exclusive)? else {
         return Err(Error::Locked { path: volume.path().to_owned(), holder: None });
     };
+    // Again, under the lock: another `create` may have finished in between.
+    let existing = free_to_create(volume)?;
     for name in existing.iter().filter(|name| *name != LOCK_FILE) {
         volume.remove(name)?;
     }
@@ -121,6 +123,23 @@ pub(crate) fn create(volume: &Arc<dyn Volume>, creation: &Creation) -> Result<()
     result
 }
 
+/// The names in the directory, if `create` may take it: an empty one, or what an interrupted `create` left.
+fn free_to_create(volume: &Arc<dyn Volume>) -> Result<Vec<String>> {
+    let existing = volume.list()?;
+    if existing.is_empty() || is_unfinished(&existing) {
+        return Ok(existing);
+    }
+    Err(Error::AlreadyExists { path: volume.path().to_owned() })
+}
+
+/// Whether these files are what an interrupted `create` leaves: `meta.new` is the first file after the lock, and
+/// becomes `meta` last. Segments without either belong to a store that lost its `meta`, and are never removed.
+pub(super) fn is_unfinished(names: &[String]) -> bool {
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let only_lock = names.len() == 1 && has(LOCK_FILE);
+    (has(META_NEW_FILE) || only_lock) && !has(META_FILE) && names.iter().all(|name| is_store_file(name))
+}
+
 fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Result<()> {
     let directory = &creation.directory;
     let allocation = if creation.sparse { Allocation::Sparse } else { Allocation::Full };
@@ -129,8 +148,9 @@ fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Resul
     if !creation.sparse && needed > free {
         return Err(Error::NoSpace { path: volume.path().to_owned(), needed, free });
     }
+    volume.create(META_NEW_FILE, plan.meta_bytes, allocation)?;
     for parity in 0..2 {
-        volume.create(pin_file(parity), 0, Allocation::Sparse)?;
+        volume.create(pin_file(parity), LOCK_BYTES, Allocation::Full)?;
     }
     volume.create(PROGRESS_FILE, PROGRESS_BYTES, Allocation::Full)?;
     for segment in &directory.segments {
@@ -145,7 +165,7 @@ fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Resul
             volume.open(&name, Access::Write, Caching::Cached)?.sync()?;
         }
     }
-    volume.create(META_NEW_FILE, plan.meta_bytes, allocation)
+    Ok(())
 }
 
 fn write_meta(volume: &Arc<dyn Volume>, plan: &Plan) -> Result<()> {

@@ -55,9 +55,6 @@ impl BlockStore {
             let holder = holder(&volume);
             return Err(Error::Locked { path: volume.path().to_owned(), holder });
         };
-        // After a crash of the process the page cache may show a superblock that the disk never got. Its barrier
-        // order makes everything it names durable already, so one sync of this file is enough to believe it.
-        meta.sync()?;
         let (slots, candidates) = read_slots(&meta)?;
         let (slots, chosen) = choose(&volume, &meta, slots, candidates)?;
         let unknown = chosen.superblock.ro_compat & !KNOWN_RO_COMPAT;
@@ -65,6 +62,7 @@ impl BlockStore {
             let what = format!("feature bits {unknown:#x} are unknown; it can be opened for reading only");
             return Err(Error::Unsupported { path: meta.path().to_owned(), what });
         }
+        make_durable(&meta, &chosen)?;
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
@@ -174,9 +172,12 @@ impl BlockStore {
 fn open_meta(volume: &Arc<dyn Volume>, access: Access) -> Result<Arc<dyn Segment>> {
     match volume.open(META_FILE, access, Caching::Cached) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            let unfinished = volume.list().is_ok_and(|names| names.iter().any(|name| name == LOCK_FILE));
-            let reason = if unfinished {
+            let names = volume.list().unwrap_or_default();
+            let has = |name: &str| names.iter().any(|n| n == name);
+            let reason = if super::create::is_unfinished(&names) {
                 "its creation was interrupted; create it again"
+            } else if has(LOCK_FILE) {
+                "its file `meta` is gone, without which its other files say nothing"
             } else {
                 "it has no file named `meta`"
             };
@@ -246,16 +247,40 @@ fn choose(
         let slot = to_usize(superblock.generation % 2);
         match load(meta, superblock, crc) {
             Ok(chosen) => return Ok((slots, chosen)),
-            Err(error @ Error::Unsupported { .. }) => return Err(error),
-            Err(error) => {
+            Err(error @ Error::Damaged(_)) => {
                 if let Some(state) = slots.get_mut(slot) {
                     *state = SlotState::Damaged(error.to_string());
                 }
                 first_error.get_or_insert(error);
             }
+            // A read that fails says nothing about the generation: going back would let the next commit destroy it.
+            Err(error) => return Err(error),
         }
     }
     Err(first_error.unwrap_or_else(|| no_superblock(volume, &slots)))
+}
+
+/// Writes the chosen superblock once more, and syncs it.
+///
+/// After a failed sync or a crash of the process the page cache may show a superblock that the disk never got, and a
+/// later sync of clean pages would prove nothing. Everything that it names was durable before it was first written.
+fn make_durable(meta: &Arc<dyn Segment>, chosen: &Chosen) -> Result<()> {
+    let offset = Superblock::slot_offset(chosen.superblock.generation);
+    let mut page = vec![0; to_usize(PAGE_BYTES)];
+    meta.read_at(&mut page, offset)?;
+    let crc = superblock_crc(&page).map_err(|e| decode_error(meta.path(), offset, e))?;
+    if crc != chosen.crc {
+        let range = (offset, PAGE_BYTES);
+        return Err(Error::damaged(
+            meta.path(),
+            "superblock",
+            range,
+            format!("{crc:08x}"),
+            format!("{:08x}", chosen.crc),
+        ));
+    }
+    meta.write_at(&page, offset)?;
+    meta.sync()
 }
 
 fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Chosen> {
@@ -312,6 +337,7 @@ fn read_progress(volume: &Arc<dyn Volume>, superblock: &Superblock) -> Option<u6
     let mut bytes = vec![0; to_usize(PROGRESS_BYTES)];
     file.read_at(&mut bytes, 0).ok()?;
     let progress = Progress::decode(&bytes).ok()?;
-    let ours = progress.uuid == superblock.uuid && progress.generation <= superblock.generation;
+    // One more than ours: the note of a writer whose newest generation was damaged since.
+    let ours = progress.uuid == superblock.uuid && progress.generation <= superblock.generation + 1;
     (ours && progress.step >= superblock.step).then_some(progress.step)
 }

@@ -52,7 +52,7 @@ fn parts_of_a_summary_add_up_to_the_lengths_of_all_files() {
         let summary = store.summary().unwrap();
         assert_eq!(summary.disk.total(), total_len(&volume));
         assert_eq!(summary.bytes_on_disk, total_len(&volume));
-        assert_eq!((summary.generation, summary.step, summary.uncommitted_steps), (3, 2, 0));
+        assert_eq!((summary.generation, summary.step, summary.uncommitted_steps), (3, 2, 1));
         assert_eq!((summary.params, summary.tensors), (12_038, 4));
         let planes: Vec<_> = summary.planes.iter().map(|p| (p.name.as_str(), p.elements, p.homes)).collect();
         let expected = [
@@ -73,9 +73,18 @@ fn summary_beside_a_writer_tells_the_steps_that_are_not_committed() {
     let (volume, mut writer) = trained(4096, 1);
     one_step(&mut writer).unwrap();
     one_step(&mut writer).unwrap();
-    let reader = ParamStore::open_read_only_in(Arc::new(volume), &options()).unwrap();
+    let reader = ParamStore::open_read_only_in(Arc::new(volume.clone()), &options()).unwrap();
     let summary = reader.summary().unwrap();
     assert_eq!((summary.step, summary.uncommitted_steps), (1, 2));
+    drop((reader, writer));
+    // The next writer begins behind the note, and passes it.
+    let mut writer = open(&volume, &options()).unwrap();
+    assert_eq!(writer.summary().unwrap().uncommitted_steps, 0);
+    for _ in 0..3 {
+        one_step(&mut writer).unwrap();
+        writer.commit(b"").unwrap();
+    }
+    assert_eq!(writer.summary().unwrap().uncommitted_steps, 0);
 }
 
 #[test]
@@ -84,11 +93,14 @@ fn a_plan_says_to_the_byte_what_create_takes() {
         let schema = schema(block_bytes);
         let plan = schema.plan(&options()).unwrap();
         let volume = memory();
-        let store = create(&volume, &schema, &options()).unwrap();
+        let mut store = create(&volume, &schema, &options()).unwrap();
         let summary = store.summary().unwrap();
         assert_eq!(plan.bytes_on_disk, total_len(&volume));
         assert_eq!(plan.disk, summary.disk);
         assert_eq!((plan.planes, plan.blocks, plan.table), (summary.planes, summary.blocks, summary.table));
+        one_step(&mut store).unwrap();
+        store.commit(b"record").unwrap();
+        assert_eq!(total_len(&volume), plan.bytes_on_disk, "no file grows");
         drop(store);
         let with = |bytes| open(&volume, &options().memory_budget(bytes));
         assert!(with(plan.budget_min_bytes).is_ok());

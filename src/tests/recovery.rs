@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{bits, create, memory, one_step, open, options, schema};
-use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES};
+use crate::format::{LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES};
 use crate::storage::{Access, Caching, MemoryVolume, Volume};
 use crate::{Error, ParamStore};
 
@@ -144,10 +144,21 @@ fn steps_after_the_last_commit_are_counted_as_lost() {
 fn an_interrupted_create_is_no_store_and_can_be_done_again() {
     let volume = memory();
     drop(create(&volume, &schema(4096), &options()).unwrap());
-    volume.remove(META_FILE).unwrap();
+    volume.rename(META_FILE, META_NEW_FILE).unwrap();
     let error = open(&volume, &options()).unwrap_err();
     assert!(matches!(&error, Error::NotAStore { reason, .. } if reason.contains("interrupted")), "{error}");
     create(&volume, &schema(4096), &options()).unwrap();
+}
+
+#[test]
+fn a_store_that_lost_its_meta_file_is_never_taken_for_an_interrupted_create() {
+    let (volume, ..) = two_commits();
+    volume.remove(META_FILE).unwrap();
+    let before = volume.list().unwrap();
+    let error = open(&volume, &options()).unwrap_err();
+    assert!(matches!(&error, Error::NotAStore { reason, .. } if reason.contains("is gone")), "{error}");
+    assert!(matches!(create(&volume, &schema(4096), &options()), Err(Error::AlreadyExists { .. })));
+    assert_eq!(volume.list().unwrap(), before);
 }
 
 #[test]

@@ -41,13 +41,17 @@ impl Failure {
             Self::Output(_) => "make room where the output goes, or send it elsewhere",
             Self::Store(Error::Io { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                    "check the path: a store is a directory; `paramstore create` makes one"
+                    "check the path: a store is a directory with all its files, as `paramstore create` makes it"
                 }
                 io::ErrorKind::PermissionDenied => {
                     "run this as the user who owns the store; its files are readable by their owner only"
                 }
                 _ => "check the file system and the disk; nothing was changed",
             },
+            Self::Store(Error::NotAStore { reason, .. }) if reason.contains("interrupted") => {
+                "if it was being created: run the same `paramstore create` again. If it ever held data, its file `meta` \
+                 is lost: restore it from a copy, and create nothing here"
+            }
             Self::Store(Error::NotAStore { .. }) => {
                 "check the path: it has to be the directory that `paramstore create` made"
             }

@@ -196,8 +196,8 @@ fn to_text(
 }
 
 fn fit_text(arguments: &PlanArguments, plan: &Plan, fit: &Fit, out: &mut dyn Write) -> io::Result<()> {
-    let dir = arguments.dir.display();
-    let free = bytes(fit.free_bytes);
+    let dir = std::path::absolute(&arguments.dir)?;
+    let (dir, free) = (dir.display(), bytes(fit.free_bytes));
     if fit.disk {
         writeln!(out, "  fits: {free} free in {dir}")?;
     } else {
@@ -247,7 +247,8 @@ fn measured_text(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let disk = &measured.disk;
-    writeln!(out, "\nmeasured in {} just now; disks drift", arguments.dir.display())?;
+    let dir = std::path::absolute(&arguments.dir)?;
+    writeln!(out, "\nmeasured just now in {}; disks drift", dir.display())?;
     let how = if disk.is_direct { "direct I/O" } else { "through the page cache" };
     let (both, read) = (speed(disk.step_bytes_per_s), speed(disk.read_bytes_per_s));
     writeln!(out, "  disk: {both} read and {both} written at once, {read} read alone ({how})")?;
@@ -267,7 +268,7 @@ fn measured_text(
     }
     writeln!(out, "  {:.1} TB written per day if it does nothing but update", measured.bytes_per_day / 1e12)?;
     let worn = seconds(ENDURANCE_BYTES / measured.bytes_per_day * DAY_S);
-    writeln!(out, "  a disk rated for 600 TB written, as usual for 1 TB, is worn out after {worn} of that")
+    writeln!(out, "  at that pace a disk rated for 600 TB written, as usual for 1 TB, lasts {worn}")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]

@@ -110,8 +110,15 @@ fn to_text(arguments: &VerifyArguments, seen: &Verification, out: &mut dyn Write
         counted(seen.blocks_absent, "block plane"),
     )?;
     if !seen.is_sound() {
-        let rest = if seen.complete { "; everything else is whole and readable" } else { "" };
-        writeln!(out, "hint: restore the files named above from a copy{rest}")?;
+        let is_superblock = |finding: &Finding| finding.damage.what.starts_with("superblock");
+        let hint = if seen.complete && seen.findings.iter().all(is_superblock) {
+            "the generation in force is whole, and the next commit writes the other superblock anew"
+        } else if seen.complete {
+            "restore the files named above from a copy; everything else is whole and readable"
+        } else {
+            "restore the files named above from a copy"
+        };
+        writeln!(out, "hint: {hint}")?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ mod create;
 mod help;
 mod inspect;
 mod plan;
+mod readme;
 mod verify;
 
 use std::path::{Path, PathBuf};

@@ -39,7 +39,10 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
         Value::Object(map) => map,
         _ => Map::new(),
     };
-    let tensors = shown.store.tensors().map(|info| tensor(shown, &info));
+    let digests =
+        shown.digest.iter().flat_map(|digest| &digest.tensors).map(|digest| Some(digest.to_string()));
+    let tensors = shown.store.tensors().zip(digests.chain(std::iter::repeat(None)));
+    let tensors = tensors.map(|(info, digest)| tensor(shown, &info, digest));
     head.insert("tensors".to_owned(), tensors.collect::<Result<Vec<_>, _>>()?.into());
     if let Some(digest) = &shown.digest {
         head.insert("digest".to_owned(), digest.to_string().into());
@@ -129,9 +132,7 @@ pub(crate) fn plane(plane: &PlaneUse) -> Value {
     })
 }
 
-fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>) -> Result<Value, Failure> {
-    let digests = shown.digest.as_ref().map(|digest| &digest.tensors);
-    let digest = digests.and_then(|tensors| tensors.iter().find(|tensor| tensor.name == info.name()));
+fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>, digest: Option<String>) -> Result<Value, Failure> {
     let mut value = json!({
         "name": info.name(),
         "dtype": info.dtype().name(),
@@ -142,7 +143,7 @@ fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>) -> Result<Value, Failure> {
         "steps": shown.store.tensor_clock(info.name())?.steps,
     });
     if let (Some(digest), Value::Object(map)) = (digest, &mut value) {
-        map.insert("digest".to_owned(), digest.to_string().into());
+        map.insert("digest".to_owned(), digest.into());
     }
     Ok(value)
 }

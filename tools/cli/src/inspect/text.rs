@@ -56,12 +56,15 @@ fn head(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
     };
     writeln!(out, "on disk     {}{allocated}", bytes(summary.bytes_on_disk))?;
     if summary.user_record_bytes > 0 {
-        writeln!(out, "user record {}", bytes(summary.user_record_bytes))?;
+        writeln!(out, "record      {} of the user", bytes(summary.user_record_bytes))?;
     }
-    let ahead = counted(summary.uncommitted_steps, "step");
+    let ahead = match summary.uncommitted_steps {
+        0 => "all its steps are committed".to_owned(),
+        steps => format!("{} not yet committed", counted(steps, "step")),
+    };
     match summary.writer_process {
-        Some(0) => writeln!(out, "writer      a process outside this container, {ahead} not yet committed")?,
-        Some(process) => writeln!(out, "writer      process {process}, {ahead} not yet committed")?,
+        Some(0) => writeln!(out, "writer      a process outside this container; {ahead}")?,
+        Some(process) => writeln!(out, "writer      process {process}; {ahead}")?,
         None if summary.uncommitted_steps > 0 => {
             let steps = counted(summary.uncommitted_steps, "finished step");
             writeln!(out, "lost        {steps}, not committed when the last writer ended")?;
