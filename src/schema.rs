@@ -71,7 +71,7 @@ impl ParamGroup {
         GroupRecord {
             name: self.name.clone(),
             optimizer: self.optimizer.name().to_owned(),
-            settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::units::to_usize;
 
 const MAGIC: [u8; 8] = *b"PARSTORE";
 const ENDIAN_TAG: u32 = 0x0102_0304;
+const GENERATION_AT: usize = 56;
 const CRC_AT: usize = 4092;
 const WRITER_BYTES: usize = 32;
 
@@ -216,6 +217,13 @@ impl Superblock {
         }
         Ok(())
     }
+}
+
+/// The generation that a page with a superblock's magic names; no checksum vouches for it.
+pub(crate) fn claimed_generation(page: &[u8]) -> Option<u64> {
+    let rest = page.strip_prefix(&MAGIC)?;
+    let at = GENERATION_AT - MAGIC.len();
+    rest.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
 }
 
 /// Checks a superblock's own checksum and returns it.

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::verify::{Finding, Verification, VerifyOptions, VerifyProgress};
 use super::walk::{Visit, Walk, entries_of_leaf};
@@ -16,8 +16,6 @@ use crate::storage::{Buffer, Caching, Queue, Segment, Volume};
 use crate::store::{BlockStore, Home, SlotState, decode_error};
 use crate::units::{BlockIndex, SlotIndex, to_u64, to_usize};
 
-/// A superblock that looks torn is looked at this often before it is believed.
-const OPEN_TRIES: usize = 3;
 /// Most reads at once.
 const FRAMES_MAX: u64 = 64;
 
@@ -92,7 +90,7 @@ impl<'a> Sweep<'a> {
         let mut next = Some(SlotIndex(0));
         let mut is_first = true;
         while let Some(from) = next {
-            let store = match open(volume) {
+            let store = match BlockStore::open_unchecked(Arc::clone(volume)) {
                 Ok(store) => store,
                 Err(Error::Damaged(damage)) => {
                     self.result.complete = false;
@@ -137,7 +135,7 @@ impl<'a> Sweep<'a> {
         self.entries = look.store.superblock().table_slots;
         let path = look.store.meta().path().to_owned();
         for (slot, state) in (0_u64..).zip(&look.store.found().slots) {
-            if let SlotState::Damaged(why) = state {
+            if let SlotState::Damaged { why, .. } = state {
                 self.find(|| {
                     of_metadata(Damage {
                         path: path.clone(),
@@ -309,23 +307,6 @@ impl<'a> Sweep<'a> {
             findings: self.result.findings_total,
         });
     }
-}
-
-/// Opens for reading. A superblock that a writer is just replacing can look torn, so a damaged one is looked at again.
-fn open(volume: &Arc<dyn Volume>) -> Result<BlockStore> {
-    for _ in 1..OPEN_TRIES {
-        let opened = BlockStore::open_unchecked(Arc::clone(volume));
-        let damaged = match &opened {
-            Ok(store) => store.found().slots.iter().any(|slot| matches!(slot, SlotState::Damaged(_))),
-            Err(error) => matches!(error, Error::Damaged(_)),
-        };
-        if !damaged {
-            return opened;
-        }
-        drop(opened);
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    BlockStore::open_unchecked(Arc::clone(volume))
 }
 
 /// Bytes that the largest plane of an extent's blocks takes.

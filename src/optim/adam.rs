@@ -2,7 +2,7 @@
 
 use super::power::power;
 use super::prepared::{Body, Prepared};
-use super::settings::{Field, Range, Settings};
+use super::settings::{self, Field, Settings};
 use super::{StatePlane, TensorClock, UpdateRule, decay, lerp, round, squares, zeros};
 use crate::kernel::body;
 
@@ -53,15 +53,10 @@ impl Default for Adam {
 
 impl Settings for Adam {
     fn fields(&mut self) -> Vec<Field<'_>> {
-        vec![
-            Field::number("lr", &mut self.lr, Range::NonNegative),
-            Field::number("beta1", &mut self.beta1, Range::Decay),
-            Field::number("beta2", &mut self.beta2, Range::Decay),
-            Field::number("eps", &mut self.eps, Range::NonNegative),
-            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
-            Field::switch("amsgrad", &mut self.amsgrad),
-            Field::switch("maximize", &mut self.maximize),
-        ]
+        let Self { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize } = self;
+        let mut fields = settings::of_moments(lr, beta1, beta2, eps, weight_decay);
+        fields.extend([Field::switch("amsgrad", amsgrad), Field::switch("maximize", maximize)]);
+        fields
     }
 }
 
@@ -86,12 +81,10 @@ impl Adam {
         let rate = self.lr / (1.0 - power(self.beta1, next.steps));
         let body = body::Adam {
             minus_rate: round(-rate),
-            first: lerp(self.beta1),
-            second: squares(self.beta2),
+            moments: body::Moments { first: lerp(self.beta1), second: squares(self.beta2), decay },
             correction: round((1.0 - power(self.beta2, next.steps)).sqrt()),
             eps: round(self.eps),
             amsgrad: self.amsgrad,
-            decay,
         };
         (Prepared::new(Body::Adam(body), self.maximize), next)
     }

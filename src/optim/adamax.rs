@@ -2,7 +2,7 @@
 
 use super::power::power;
 use super::prepared::{Body, Prepared};
-use super::settings::{Field, Range, Settings};
+use super::settings::{self, Field, Settings};
 use super::{StatePlane, TensorClock, UpdateRule, lerp, round, zeros};
 use crate::kernel::body;
 
@@ -41,14 +41,10 @@ impl Default for Adamax {
 
 impl Settings for Adamax {
     fn fields(&mut self) -> Vec<Field<'_>> {
-        vec![
-            Field::number("lr", &mut self.lr, Range::NonNegative),
-            Field::number("beta1", &mut self.beta1, Range::Decay),
-            Field::number("beta2", &mut self.beta2, Range::Decay),
-            Field::number("eps", &mut self.eps, Range::NonNegative),
-            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
-            Field::switch("maximize", &mut self.maximize),
-        ]
+        let Self { lr, beta1, beta2, eps, weight_decay, maximize } = self;
+        let mut fields = settings::of_moments(lr, beta1, beta2, eps, weight_decay);
+        fields.extend([Field::switch("maximize", maximize)]);
+        fields
     }
 }
 

@@ -1,7 +1,7 @@
 //! AdamW.
 
 use super::prepared::Prepared;
-use super::settings::{Field, Range, Settings};
+use super::settings::{self, Field, Settings};
 use super::{Adam, StatePlane, TensorClock, UpdateRule, decay};
 
 /// AdamW: I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", arXiv:1711.05101, 2017.
@@ -50,15 +50,10 @@ impl Default for AdamW {
 
 impl Settings for AdamW {
     fn fields(&mut self) -> Vec<Field<'_>> {
-        vec![
-            Field::number("lr", &mut self.lr, Range::NonNegative),
-            Field::number("beta1", &mut self.beta1, Range::Decay),
-            Field::number("beta2", &mut self.beta2, Range::Decay),
-            Field::number("eps", &mut self.eps, Range::NonNegative),
-            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
-            Field::switch("amsgrad", &mut self.amsgrad),
-            Field::switch("maximize", &mut self.maximize),
-        ]
+        let Self { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize } = self;
+        let mut fields = settings::of_moments(lr, beta1, beta2, eps, weight_decay);
+        fields.extend([Field::switch("amsgrad", amsgrad), Field::switch("maximize", maximize)]);
+        fields
     }
 }
 

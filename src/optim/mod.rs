@@ -46,6 +46,7 @@ pub use nadam::NAdam;
 pub(crate) use prepared::Prepared;
 pub use radam::RAdam;
 pub use rmsprop::RmsProp;
+pub use settings::Setting;
 pub use sgd::Sgd;
 
 use crate::error::{Error, Result};
@@ -200,14 +201,14 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Lists every hyperparameter in force, in a fixed order; switches are 0 or 1, betas are `beta1` and `beta2`.
+    /// Lists every hyperparameter in force, in a fixed order; betas are `beta1` and `beta2`.
     #[must_use]
-    pub fn settings(&self) -> Vec<(&'static str, f64)> {
+    pub fn settings(&self) -> Vec<(&'static str, Setting)> {
         let mut copy = *self;
         delegate!(&mut copy, rule => settings::read(&rule.fields()))
     }
 
-    /// Makes the optimizer that [`settings`](Self::settings) listed, exactly.
+    /// Makes the optimizer that [`settings`](Self::settings) listed, exactly; a switch is 0 or 1.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use super::power::power;
 use super::prepared::{Body, Prepared};
-use super::settings::{Field, Range, Settings};
+use super::settings::{self, Field, Range, Settings};
 use super::{StatePlane, TensorClock, UpdateRule, decay, lerp, real, round, squares, zeros};
 use crate::kernel::body;
 
@@ -56,16 +56,15 @@ impl Default for NAdam {
 
 impl Settings for NAdam {
     fn fields(&mut self) -> Vec<Field<'_>> {
-        vec![
-            Field::number("lr", &mut self.lr, Range::NonNegative),
-            Field::number("beta1", &mut self.beta1, Range::Decay),
-            Field::number("beta2", &mut self.beta2, Range::Decay),
-            Field::number("eps", &mut self.eps, Range::NonNegative),
-            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
-            Field::number("momentum_decay", &mut self.momentum_decay, Range::NonNegative),
-            Field::switch("decoupled_weight_decay", &mut self.decoupled_weight_decay),
-            Field::switch("maximize", &mut self.maximize),
-        ]
+        let Self { lr, beta1, beta2, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize } =
+            self;
+        let mut fields = settings::of_moments(lr, beta1, beta2, eps, weight_decay);
+        fields.extend([
+            Field::number("momentum_decay", momentum_decay, Range::NonNegative),
+            Field::switch("decoupled_weight_decay", decoupled_weight_decay),
+            Field::switch("maximize", maximize),
+        ]);
+        fields
     }
 }
 
@@ -88,14 +87,13 @@ impl UpdateRule for NAdam {
         let (mu, mu_next) = (self.mu(t), self.mu(t + 1.0));
         next.mu_product *= round(mu);
         let product = f64::from(next.mu_product);
+        let decay = decay(self.weight_decay, self.lr, self.decoupled_weight_decay);
         let body = body::NAdam {
             minus_rate_of_gradient: round(-(self.lr * (1.0 - mu) / (1.0 - product))),
             minus_rate_of_moment: round(-(self.lr * mu_next / (1.0 - product * mu_next))),
-            first: lerp(self.beta1),
-            second: squares(self.beta2),
+            moments: body::Moments { first: lerp(self.beta1), second: squares(self.beta2), decay },
             correction: round(1.0 - power(self.beta2, next.steps)),
             eps: round(self.eps),
-            decay: decay(self.weight_decay, self.lr, self.decoupled_weight_decay),
         };
         (Prepared::new(Body::NAdam(body), self.maximize), next)
     }

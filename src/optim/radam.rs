@@ -2,7 +2,7 @@
 
 use super::power::power;
 use super::prepared::{Body, Prepared};
-use super::settings::{Field, Range, Settings};
+use super::settings::{self, Field, Settings};
 use super::{StatePlane, TensorClock, UpdateRule, decay, lerp, real, round, squares, zeros};
 use crate::kernel::body;
 
@@ -57,15 +57,13 @@ impl Default for RAdam {
 
 impl Settings for RAdam {
     fn fields(&mut self) -> Vec<Field<'_>> {
-        vec![
-            Field::number("lr", &mut self.lr, Range::NonNegative),
-            Field::number("beta1", &mut self.beta1, Range::Decay),
-            Field::number("beta2", &mut self.beta2, Range::Decay),
-            Field::number("eps", &mut self.eps, Range::NonNegative),
-            Field::number("weight_decay", &mut self.weight_decay, Range::NonNegative),
-            Field::switch("decoupled_weight_decay", &mut self.decoupled_weight_decay),
-            Field::switch("maximize", &mut self.maximize),
-        ]
+        let Self { lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize } = self;
+        let mut fields = settings::of_moments(lr, beta1, beta2, eps, weight_decay);
+        fields.extend([
+            Field::switch("decoupled_weight_decay", decoupled_weight_decay),
+            Field::switch("maximize", maximize),
+        ]);
+        fields
     }
 }
 
@@ -84,14 +82,13 @@ impl UpdateRule for RAdam {
             let term = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho);
             body::Rectified { correction: round(correction.sqrt()), term: round(term.sqrt()) }
         });
+        let decay = decay(self.weight_decay, self.lr, self.decoupled_weight_decay);
         let body = body::RAdam {
             lr: round(self.lr),
             correction: round(1.0 - power(self.beta1, next.steps)),
-            first: lerp(self.beta1),
-            second: squares(self.beta2),
+            moments: body::Moments { first: lerp(self.beta1), second: squares(self.beta2), decay },
             eps: round(self.eps),
             rectified,
-            decay: decay(self.weight_decay, self.lr, self.decoupled_weight_decay),
         };
         (Prepared::new(Body::RAdam(body), self.maximize), next)
     }

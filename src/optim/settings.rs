@@ -13,6 +13,25 @@ pub(super) trait Settings {
     }
 }
 
+/// The value of a hyperparameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Setting {
+    /// A number.
+    Number(f64),
+    /// On or off.
+    Switch(bool),
+}
+
+impl From<Setting> for f64 {
+    /// As a store records it: a switch is 0 or 1.
+    fn from(setting: Setting) -> Self {
+        match setting {
+            Setting::Number(value) => value,
+            Setting::Switch(on) => Self::from(u8::from(on)),
+        }
+    }
+}
+
 /// One hyperparameter.
 pub(super) struct Field<'a> {
     name: &'static str,
@@ -67,10 +86,10 @@ impl<'a> Field<'a> {
         Self { name, slot: Slot::Switch(place) }
     }
 
-    fn get(&self) -> f64 {
+    fn get(&self) -> Setting {
         match &self.slot {
-            Slot::Number(place, _) => **place,
-            Slot::Switch(place) => f64::from(u8::from(**place)),
+            Slot::Number(place, _) => Setting::Number(**place),
+            Slot::Switch(place) => Setting::Switch(**place),
         }
     }
 
@@ -120,6 +139,23 @@ impl<'a> Field<'a> {
     }
 }
 
+/// The hyperparameters that Adam and its kin begin with.
+pub(super) fn of_moments<'a>(
+    lr: &'a mut f64,
+    beta1: &'a mut f64,
+    beta2: &'a mut f64,
+    eps: &'a mut f64,
+    weight_decay: &'a mut f64,
+) -> Vec<Field<'a>> {
+    vec![
+        Field::number("lr", lr, Range::NonNegative),
+        Field::number("beta1", beta1, Range::Decay),
+        Field::number("beta2", beta2, Range::Decay),
+        Field::number("eps", eps, Range::NonNegative),
+        Field::number("weight_decay", weight_decay, Range::NonNegative),
+    ]
+}
+
 /// Sets the hyperparameter `key` (or both betas) from text.
 pub(super) fn set(optimizer: &str, fields: &mut [Field<'_>], key: &str, value: &str) -> Result<()> {
     if key == "betas" && fields.iter().any(|field| field.name == "beta1") {
@@ -136,12 +172,12 @@ pub(super) fn set(optimizer: &str, fields: &mut [Field<'_>], key: &str, value: &
     }
 }
 
-/// Lists all hyperparameters as numbers.
-pub(super) fn read(fields: &[Field<'_>]) -> Vec<(&'static str, f64)> {
+/// Lists all hyperparameters.
+pub(super) fn read(fields: &[Field<'_>]) -> Vec<(&'static str, Setting)> {
     fields.iter().map(|field| (field.name, field.get())).collect()
 }
 
-/// Restores all hyperparameters from what [`read`] listed, in any order.
+/// Restores all hyperparameters from what [`read`] listed, as numbers and in any order.
 pub(super) fn write(optimizer: &str, fields: &mut [Field<'_>], settings: &[(String, f64)]) -> Result<()> {
     for (key, _) in settings {
         if !fields.iter().any(|field| field.name == key) {

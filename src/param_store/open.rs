@@ -29,7 +29,10 @@ pub struct Recovery {
     /// Steps that had finished after the last commit and are gone. After a power cut this can be fewer than there
     /// were, since the note of them is not made durable.
     pub lost_steps: u64,
-    /// Whether the newest superblock or what it names was damaged, so that an older generation is in force.
+    /// Whether one of the two superblocks, or what it names, is damaged. The next commits replace both.
+    pub damaged: bool,
+    /// Whether what is damaged is the newer generation, so that an older one is in force: the commit that wrote it was
+    /// cut off, or the disk lost it. Also true where nothing is left that tells which of the two is damaged.
     pub fell_back: bool,
     /// What each superblock slot holds, as a sentence.
     pub slots: [String; 2],
@@ -171,14 +174,14 @@ fn recovery(store: &BlockStore) -> Recovery {
     let sentence = |state: &SlotState| match state {
         SlotState::Valid(generation) => format!("generation {generation}"),
         SlotState::Empty => "never written".to_owned(),
-        SlotState::Damaged(why) => format!("damaged: {why}"),
+        SlotState::Damaged { why, .. } => format!("damaged: {why}"),
     };
-    let damaged = |state: &SlotState| matches!(state, SlotState::Damaged(_));
     Recovery {
         generation: superblock.generation,
         step: superblock.step,
         lost_steps: found.last_step.map_or(0, |last| last - superblock.step),
-        fell_back: found.slots.iter().any(damaged),
+        damaged: found.is_damaged(),
+        fell_back: found.fell_back,
         slots: [sentence(&found.slots[0]), sentence(&found.slots[1])],
     }
 }

@@ -64,6 +64,7 @@ impl BlockStore {
         self.committed = next;
         self.committed_crc = crc;
         self.record = record;
+        self.note_progress(self.committed.step);
         self.give_back_homes();
         Ok(report)
     }

@@ -11,7 +11,7 @@ use crate::format::directory::Directory;
 use crate::format::page::TableShape;
 use crate::format::progress::{PROGRESS_BYTES, Progress};
 use crate::format::record::Record;
-use crate::format::superblock::{KNOWN_RO_COMPAT, Superblock, superblock_crc};
+use crate::format::superblock::{KNOWN_RO_COMPAT, Superblock, claimed_generation, superblock_crc};
 use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES, PROGRESS_FILE};
 use crate::storage::{Access, Caching, LockKind, Segment, Volume};
 use crate::units::to_usize;
@@ -23,8 +23,15 @@ pub(crate) enum SlotState {
     Valid(u64),
     /// Nothing was ever written.
     Empty,
-    /// Bytes that are not a superblock, and why.
-    Damaged(String),
+    /// Bytes that are not a superblock or that name damaged metadata, why, and the generation that the bytes still
+    /// name, which no checksum vouches for.
+    Damaged { why: String, generation: Option<u64> },
+}
+
+impl SlotState {
+    fn is_damaged(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
 }
 
 /// What `open` found.
@@ -33,6 +40,14 @@ pub(crate) struct Found {
     pub(crate) slots: [SlotState; 2],
     /// Last step that a writer had finished, where its note survived.
     pub(crate) last_step: Option<u64>,
+    /// Whether a newer generation than the chosen one had been committed, or was being committed.
+    pub(crate) fell_back: bool,
+}
+
+impl Found {
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.slots.iter().any(SlotState::is_damaged)
+    }
 }
 
 /// A superblock that was chosen, with everything it names in the metadata file.
@@ -45,6 +60,8 @@ struct Chosen {
 
 /// How often a reader looks again when writers overtake it between its looks.
 const PIN_TRIES: usize = 500;
+/// How often a reader looks again at damage: what a writer is just replacing can look torn.
+const DAMAGE_TRIES: usize = 5;
 
 impl BlockStore {
     /// Opens the store for its only writer.
@@ -82,6 +99,23 @@ impl BlockStore {
     /// As [`open_reader`](Self::open_reader), also where segments are missing or have another length, for looking at
     /// what is left.
     pub(crate) fn open_unchecked(volume: Arc<dyn Volume>) -> Result<Self> {
+        for _ in 1..DAMAGE_TRIES {
+            let opened = Self::pin_newest(Arc::clone(&volume));
+            let damaged = match &opened {
+                Ok(store) => store.found.is_damaged(),
+                Err(error) => matches!(error, Error::Damaged(_)),
+            };
+            if !damaged {
+                return opened;
+            }
+            drop(opened);
+            pins::pause();
+        }
+        Self::pin_newest(volume)
+    }
+
+    /// Looks for the newest whole generation and pins it.
+    fn pin_newest(volume: Arc<dyn Volume>) -> Result<Self> {
         let meta = open_meta(&volume, Access::Read)?;
         for _ in 0..PIN_TRIES {
             let (slots, candidates) = read_slots(&meta)?;
@@ -148,7 +182,9 @@ impl BlockStore {
             )
         })?;
         let table = Table::new(shape, superblock.table_offset, superblock.uuid, superblock.root);
-        let last_step = read_progress(&volume, &superblock);
+        let note = read_progress(&volume, &superblock);
+        let last_step = note.as_ref().map(|note| note.step).filter(|&step| step >= superblock.step);
+        let fell_back = fell_back(&slots, superblock.generation, note.as_ref());
         let progress =
             if writer { volume.open(PROGRESS_FILE, Access::Write, Caching::Cached).ok() } else { None };
         Ok(Self {
@@ -160,7 +196,7 @@ impl BlockStore {
             committed: superblock,
             committed_crc: crc,
             record,
-            found: Found { slots, last_step },
+            found: Found { slots, last_step, fell_back },
             access,
             progress,
             written: BTreeSet::new(),
@@ -222,13 +258,15 @@ fn read_slots(meta: &Arc<dyn Segment>) -> Result<([SlotState; 2], Candidates)> {
                 candidates.push((superblock, crc));
                 SlotState::Valid(generation)
             }
-            Ok((superblock, _)) => {
-                SlotState::Damaged(format!("generation {} stands in the wrong slot", superblock.generation))
-            }
+            Ok((superblock, _)) => SlotState::Damaged {
+                why: format!("generation {} stands in the wrong slot", superblock.generation),
+                generation: None,
+            },
             Err(error) if error.unsupported => return Err(decode_error(meta.path(), offset, error)),
-            Err(error) => {
-                SlotState::Damaged(format!("{}: got {}, expected {}", error.what, error.got, error.expected))
-            }
+            Err(error) => SlotState::Damaged {
+                why: format!("{}: got {}, expected {}", error.what, error.got, error.expected),
+                generation: claimed_generation(&page),
+            },
         };
     }
     candidates.sort_by_key(|(superblock, _)| std::cmp::Reverse(superblock.generation));
@@ -244,12 +282,12 @@ fn choose(
 ) -> Result<([SlotState; 2], Chosen)> {
     let mut first_error = None;
     for (superblock, crc) in candidates {
-        let slot = to_usize(superblock.generation % 2);
+        let generation = superblock.generation;
         match load(meta, superblock, crc) {
             Ok(chosen) => return Ok((slots, chosen)),
             Err(error @ Error::Damaged(_)) => {
-                if let Some(state) = slots.get_mut(slot) {
-                    *state = SlotState::Damaged(error.to_string());
+                if let Some(state) = slots.get_mut(to_usize(generation % 2)) {
+                    *state = SlotState::Damaged { why: error.to_string(), generation: Some(generation) };
                 }
                 first_error.get_or_insert(error);
             }
@@ -332,12 +370,25 @@ fn sign_lock(volume: &Arc<dyn Volume>) {
     }
 }
 
-fn read_progress(volume: &Arc<dyn Volume>, superblock: &Superblock) -> Option<u64> {
+/// Reads the note of finished steps, if it is this store's.
+fn read_progress(volume: &Arc<dyn Volume>, superblock: &Superblock) -> Option<Progress> {
     let file = volume.open(PROGRESS_FILE, Access::Read, Caching::Cached).ok()?;
     let mut bytes = vec![0; to_usize(PROGRESS_BYTES)];
     file.read_at(&mut bytes, 0).ok()?;
     let progress = Progress::decode(&bytes).ok()?;
     // One more than ours: the note of a writer whose newest generation was damaged since.
     let ours = progress.uuid == superblock.uuid && progress.generation <= superblock.generation + 1;
-    (ours && progress.step >= superblock.step).then_some(progress.step)
+    ours.then_some(progress)
+}
+
+/// Whether damage hides a newer generation than the chosen one, rather than the older one that stands beside it.
+///
+/// No checksum vouches for a damaged slot, and the note is not durable: only if the slot still names the older
+/// generation, and the note does not name a newer one, is the damaged one the older.
+fn fell_back(slots: &[SlotState; 2], chosen: u64, note: Option<&Progress>) -> bool {
+    let noted_newer = note.is_some_and(|note| note.generation > chosen);
+    slots.iter().any(|slot| match slot {
+        SlotState::Damaged { generation, .. } => noted_newer || *generation != chosen.checked_sub(1),
+        SlotState::Valid(_) | SlotState::Empty => false,
+    })
 }

@@ -70,6 +70,35 @@ fn a_store_that_fell_back_goes_on_as_if_the_torn_commit_had_never_been() {
 }
 
 #[test]
+fn damage_to_the_older_superblock_is_told_and_is_no_falling_back() {
+    let (volume, _, second) = two_commits();
+    // Generation 2 stands in slot 0. Its checksum no longer fits, and its generation can still be read.
+    let byte = read(&volume, META_FILE, 4000, 1)[0];
+    overwrite(&volume, META_FILE, 4000, &[byte ^ 1]);
+    for store in [open(&volume, &options()).unwrap(), reader(&volume)] {
+        assert!(store.recovery().damaged && !store.recovery().fell_back, "{:?}", store.recovery());
+        assert_eq!(store.generation(), 3);
+        assert_eq!(bits(&store).unwrap(), second);
+    }
+    // Where the bytes no longer say which generation they were, the worse is told.
+    overwrite(&volume, META_FILE, 0, &[0xa5; 512]);
+    assert!(open(&volume, &options()).unwrap().recovery().fell_back);
+}
+
+#[test]
+fn a_note_of_the_newer_generation_tells_that_it_was_committed_and_lost() {
+    let (volume, ..) = two_commits();
+    // A superblock of generation 3 that is torn back to what its slot held before, but for its last byte.
+    let older = read(&volume, META_FILE, 0, 4096);
+    let mut torn = older;
+    torn[56] = 1;
+    overwrite(&volume, META_FILE, PAGE_BYTES, &torn);
+    let store = open(&volume, &options()).unwrap();
+    assert_eq!(store.generation(), 2);
+    assert!(store.recovery().fell_back, "{:?}", store.recovery());
+}
+
+#[test]
 fn two_damaged_superblocks_are_refused_with_both_reasons() {
     let (volume, ..) = two_commits();
     overwrite(&volume, META_FILE, 100, &[9]);

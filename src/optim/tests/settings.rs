@@ -21,7 +21,11 @@ fn every_name_makes_its_optimizer_and_another_one_lists_them() {
 fn defaults_are_those_of_pytorch() {
     let text = |name| {
         let settings = optimizer(name, &[]).settings();
-        settings.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+        settings
+            .iter()
+            .map(|(key, value)| format!("{key} {}", f64::from(*value)))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     assert_eq!(text("sgd"), "lr 0.001, momentum 0, dampening 0, weight_decay 0, nesterov 0, maximize 0");
     let adagrad =
@@ -44,6 +48,11 @@ fn defaults_are_those_of_pytorch() {
     }
 }
 
+/// The hyperparameters as a store records them.
+fn recorded(rule: &Optimizer) -> Vec<(String, f64)> {
+    rule.settings().into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect()
+}
+
 #[test]
 fn settings_round_trip_exactly_for_every_optimizer() {
     for name in Optimizer::NAMES {
@@ -53,8 +62,7 @@ fn settings_round_trip_exactly_for_every_optimizer() {
                 rule.set(key, "on").unwrap();
             }
         }
-        let mut settings: Vec<_> =
-            rule.settings().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut settings = recorded(&rule);
         settings.reverse();
         assert_eq!(Optimizer::from_settings(name, &settings).unwrap(), rule);
     }
@@ -63,7 +71,7 @@ fn settings_round_trip_exactly_for_every_optimizer() {
 #[test]
 fn restoring_refuses_a_setting_that_is_missing_unknown_double_or_out_of_range() {
     let rule = optimizer("adam", &[]);
-    let settings: Vec<_> = rule.settings().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let settings = recorded(&rule);
     let restore =
         |settings: &[(String, f64)]| message(Optimizer::from_settings("adam", settings).map(|_| ()));
 
@@ -102,9 +110,11 @@ fn both_betas_are_set_at_once_or_not_at_all() {
 #[test]
 fn a_switch_takes_words_and_digits() {
     let mut rule = Optimizer::from_name("sgd").unwrap();
-    for (text, want) in [("on", 1.0), ("off", 0.0), ("true", 1.0), ("false", 0.0), ("1", 1.0), ("0", 0.0)] {
+    for (text, want) in
+        [("on", true), ("off", false), ("true", true), ("false", false), ("1", true), ("0", false)]
+    {
         rule.set("maximize", text).unwrap();
-        assert_eq!(rule.settings().last(), Some(&("maximize", want)));
+        assert_eq!(rule.settings().last(), Some(&("maximize", Setting::Switch(want))));
     }
     let error = message(rule.set("maximize", "yes"));
     assert_eq!(error, "maximize of sgd: got \"yes\", expected on, true, 1, off, false or 0");

@@ -33,9 +33,14 @@ pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<V
     } else {
         text::write(&shown, out)?;
     }
-    if shown.summary.recovery.fell_back {
+    let recovery = &shown.summary.recovery;
+    if recovery.damaged {
         out.flush()?;
-        terminal::warn("a superblock, or what it names, is damaged; an older generation is shown");
+        terminal::warn(if recovery.fell_back {
+            "the newest superblock, or what it names, is damaged; the generation before it is shown"
+        } else {
+            "the older superblock, or what it names, is damaged; the newest generation is whole and shown"
+        });
         return Ok(Verdict::Damaged);
     }
     Ok(Verdict::Sound)

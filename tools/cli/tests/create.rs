@@ -43,7 +43,7 @@ fn created_store_has_the_tensors_settings_and_bytes_that_were_asked_for() {
     assert_eq!(seen["uuid"], created["uuid"]);
     let settings = &seen["groups"][0]["hyperparameters"];
     assert_eq!((&settings["lr"], &settings["momentum"]), (&0.01.into(), &0.9.into()));
-    assert_eq!((&settings["nesterov"], &settings["weight_decay"]), (&1.0.into(), &0.1.into()));
+    assert_eq!((&settings["nesterov"], &settings["weight_decay"]), (&true.into(), &0.1.into()));
     assert_eq!(seen["tensors"][0]["name"], "a:b");
     assert_eq!(seen["tensors"][0]["shape"], serde_json::json!([20, 30]));
     assert_eq!(seen["tensors"][1]["shape"], serde_json::json!([]));

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use paramstore::TensorInfo;
 use paramstore::inspect::{BlockRun, Blocks, DiskUse, PlaneUse, Summary};
+use paramstore::optim::Setting;
 use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -51,13 +52,20 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
     terminal::json(out, &Document { head, blocks })
 }
 
+fn setting(value: Setting) -> Value {
+    match value {
+        Setting::Number(number) => number.into(),
+        Setting::Switch(on) => on.into(),
+    }
+}
+
 fn summary(summary: &Summary) -> Value {
     let groups = summary.groups.iter().map(|group| {
         let settings: Map<_, _> = group
             .optimizer
             .settings()
             .into_iter()
-            .map(|(key, value)| (key.to_owned(), value.into()))
+            .map(|(key, value)| (key.to_owned(), setting(value)))
             .collect();
         json!({
             "name": group.name,
@@ -92,7 +100,11 @@ fn summary(summary: &Summary) -> Value {
             "levels": summary.table.levels,
         },
         "user_record_bytes": summary.user_record_bytes,
-        "recovery": { "fell_back": summary.recovery.fell_back, "superblocks": summary.recovery.slots },
+        "recovery": {
+            "damaged": summary.recovery.damaged,
+            "fell_back": summary.recovery.fell_back,
+            "superblocks": summary.recovery.slots,
+        },
         "writer": summary.writer_process.map(|process| {
             json!({ "process": process, "uncommitted_steps": summary.uncommitted_steps })
         }),

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use paramstore::inspect::{BlockRun, DiskUse, PlaneUse, Summary};
+use paramstore::optim::Setting;
 
 use super::{Shown, shape};
 use crate::failure::Failure;
@@ -71,7 +72,7 @@ fn head(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         }
         None => {}
     }
-    if summary.recovery.fell_back {
+    if summary.recovery.damaged {
         for (slot, state) in summary.recovery.slots.iter().enumerate() {
             writeln!(out, "superblock {slot} {state}")?;
         }
@@ -86,7 +87,7 @@ fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {}: {}, {params} in {tensors}", group.name, group.optimizer.name())?;
         let settings = group.optimizer.settings();
         let settings: Vec<_> =
-            settings.iter().map(|(key, value)| format!("{key} {}", number(*value))).collect();
+            settings.iter().map(|(key, value)| format!("{key} {}", setting(*value))).collect();
         writeln!(out, "    {}", settings.join(", "))?;
     }
     Ok(())
@@ -206,8 +207,12 @@ fn blocks(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 /// A hyperparameter as one would type it.
-fn number(value: f64) -> String {
-    if value != 0.0 && value.abs() < 1e-3 { format!("{value:e}") } else { value.to_string() }
+fn setting(value: Setting) -> String {
+    match value {
+        Setting::Number(number) if number != 0.0 && number.abs() < 1e-3 => format!("{number:e}"),
+        Setting::Number(number) => number.to_string(),
+        Setting::Switch(on) => on.to_string(),
+    }
 }
 
 /// The first tensors of a block, and how many more there are.
