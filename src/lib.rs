@@ -20,6 +20,7 @@ mod step;
 mod storage;
 mod store;
 mod units;
+mod update;
 
 #[cfg(test)]
 mod tests;

@@ -81,7 +81,7 @@ impl ParamStore {
     /// damaged table page comes as an error, and the listing goes on behind it.
     pub fn blocks(&self) -> Blocks<'_> {
         let directory = self.directory();
-        let pager = self.pager();
+        let pager = self.pager().lock();
         let store = pager.store();
         let superblock = store.superblock();
         let first = SlotIndex(to_u64(directory.tensors.len()));

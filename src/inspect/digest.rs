@@ -116,8 +116,9 @@ impl ParamStore {
         done: &mut u64,
         progress: &mut impl FnMut(u64),
     ) -> Result<TensorDigest> {
+        self.background().settle(index);
         let mut hasher = blake3::Hasher::new();
-        let clock = self.pager().store_mut().tensor_entry(index)?;
+        let clock = self.pager().lock().store_mut().tensor_entry(index)?;
         text(&mut hasher, info.name());
         text(&mut hasher, info.dtype().name());
         hasher.update(&to_u64(info.shape().len()).to_le_bytes());
@@ -133,7 +134,6 @@ impl ParamStore {
             while start < info.elements() {
                 let end = info.elements().min(start + PROGRESS_ELEMENTS);
                 self.pager().for_each_run(index, plane, start..end, |run| *done += chunks.take(&run))?;
-                // Not while the pager is held: the caller may ask the store for anything.
                 progress(*done);
                 start = end;
             }

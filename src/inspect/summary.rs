@@ -127,7 +127,7 @@ impl ParamStore {
     /// Disk errors.
     pub fn summary(&self) -> Result<Summary> {
         let directory = self.directory();
-        let mut pager = self.pager();
+        let mut pager = self.pager().lock();
         let store = pager.store_mut();
         let superblock = store.superblock().clone();
         let planes = plane_uses(&directory);

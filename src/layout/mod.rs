@@ -7,3 +7,6 @@ pub(crate) use pieces::{
     BlockPlace, Occupants, Piece, block_elements, block_of_slot, block_place, describe_block, pieces,
 };
 pub(crate) use placement::{GRAD_PLANE, PARAM_PLANE, Request, TensorRequest, default_block_elements, place};
+
+#[cfg(test)]
+pub(crate) use pieces::tests as pieces_tests;

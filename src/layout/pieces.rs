@@ -185,12 +185,13 @@ pub(crate) fn describe_block(directory: &Directory, block: BlockIndex, plane: us
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::{Request, TensorRequest, place};
     use super::*;
     use crate::format::directory::Init;
 
-    fn directory(shapes: &[u64]) -> Directory {
+    /// A store of vectors in blocks of 1,024 elements, with one state plane and gradients.
+    pub(crate) fn directory(shapes: &[u64]) -> Directory {
         let tensors = shapes.iter().enumerate().map(|(i, &n)| TensorRequest {
             name: format!("t{i}"),
             shape: vec![n],

@@ -1,9 +1,9 @@
-//! Reading ahead of a walk over the pieces of a tensor.
+//! Reading ahead of a walk over the pieces of a tensor, where no plan is followed.
 
 use std::iter::Peekable;
 use std::ops::Range;
 
-use super::{Key, Pager};
+use super::{Key, State};
 use crate::error::Result;
 use crate::format::directory::Directory;
 use crate::layout::{Piece, pieces};
@@ -26,11 +26,14 @@ pub(crate) fn read_ahead(
 
 impl<I: Iterator<Item = Piece>> ReadAhead<I> {
     /// Starts the reads that now fit; the walk is at `current`.
-    pub(crate) fn advance(&mut self, pager: &mut Pager, current: &Piece) -> Result<()> {
+    pub(crate) fn advance(&mut self, state: &mut State, current: &Piece) -> Result<()> {
+        if state.follower.is_followed() {
+            return Ok(());
+        }
         while self.pieces.next_if(|next| next.of_tensor.start < current.of_tensor.start).is_some() {}
         while let Some(next) = self.pieces.peek() {
             for plane in self.planes.clone() {
-                if !pager.prefetch(Key { block: next.block, plane })? {
+                if !state.start_ahead(Key { block: next.block, plane })? {
                     return Ok(());
                 }
             }

@@ -1,6 +1,6 @@
 //! The frames that are near, and which of them to let go. Pure bookkeeping.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::Key;
 use crate::storage::Buffer;
@@ -16,44 +16,87 @@ pub(super) enum Frame {
     /// Nobody has it; `used` is false until the first lease after a read.
     Ready { buffer: Buffer, dirty: bool, used: bool },
     /// The I/O queue is writing it; afterwards it stays near or goes.
-    Writing { keep: bool },
+    Writing { bytes: usize, keep: bool },
     /// A lease has it; `dirty` is what it was before.
     Leased { dirty: bool },
 }
 
-impl Frame {
-    /// Bytes that were read and not yet used.
-    fn ahead_bytes(&self) -> u64 {
-        match self {
-            Self::Reading { bytes } => to_u64(*bytes),
-            Self::Ready { buffer, used: false, .. } => to_u64(buffer.len()),
-            _ => 0,
+/// Counts over all frames.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Totals {
+    /// Bytes that were read, or are being read, and were not yet used.
+    pub(super) ahead_bytes: u64,
+    /// Bytes that were used and stay near.
+    pub(super) hot_bytes: u64,
+    /// Frames that leases have.
+    pub(super) leased: u64,
+    /// Frames that will give their memory back when their write has ended.
+    pub(super) leaving: u64,
+}
+
+impl Totals {
+    fn of(frame: &Frame) -> Self {
+        let none = Self::default();
+        match frame {
+            Frame::Reading { bytes } => Self { ahead_bytes: to_u64(*bytes), ..none },
+            Frame::Ready { buffer, used: false, .. } => Self { ahead_bytes: to_u64(buffer.len()), ..none },
+            Frame::Ready { buffer, used: true, .. } => Self { hot_bytes: to_u64(buffer.len()), ..none },
+            Frame::Writing { bytes, keep: true } => Self { hot_bytes: to_u64(*bytes), ..none },
+            Frame::Writing { keep: false, .. } => Self { leaving: 1, ..none },
+            Frame::Leased { .. } => Self { leased: 1, ..none },
         }
     }
 
-    /// Bytes that were used and stay near.
-    fn hot_bytes(&self) -> u64 {
-        match self {
-            Self::Ready { buffer, used: true, .. } => to_u64(buffer.len()),
-            _ => 0,
-        }
+    fn add(&mut self, other: Self) {
+        self.ahead_bytes += other.ahead_bytes;
+        self.hot_bytes += other.hot_bytes;
+        self.leased += other.leased;
+        self.leaving += other.leaving;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.ahead_bytes -= other.ahead_bytes;
+        self.hot_bytes -= other.hot_bytes;
+        self.leased -= other.leased;
+        self.leaving -= other.leaving;
     }
 }
+
+/// How late a frame is needed again, as far as anybody knows: the highest goes first.
+type Rank = (u8, u64);
 
 struct Slot {
     frame: Frame,
     /// Order of last use, and the step it fell in.
     order: u64,
     step: u64,
+    rank: Option<Rank>,
+}
+
+impl Slot {
+    /// The rank of a frame that nobody has. With a plan (`due`) it is the position of the next use. Without one, what
+    /// was used last goes first, clean before dirty: training sweeps in the same order again and again, so that it is
+    /// needed again latest (Belady's MIN on a cyclic scan). What was read ahead is about to be used, and goes only
+    /// when nothing else is left.
+    fn rank(&self, due: Option<u64>) -> Option<Rank> {
+        match (&self.frame, due) {
+            (Frame::Ready { used: false, .. }, _) => Some((0, self.order)),
+            (Frame::Ready { .. }, Some(due)) => Some((1, due)),
+            (Frame::Ready { dirty: true, .. }, None) => Some((1, self.order)),
+            (Frame::Ready { .. }, None) => Some((2, self.order)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Default)]
 pub(super) struct Frames {
     map: HashMap<Key, Slot>,
+    /// The frames that nobody has, by rank.
+    ranked: BTreeSet<(Rank, Key)>,
     order: u64,
     step: u64,
-    ahead_bytes: u64,
-    hot_bytes: u64,
+    totals: Totals,
 }
 
 impl Frames {
@@ -65,49 +108,50 @@ impl Frames {
         self.map.get(&key).map(|slot| &slot.frame)
     }
 
-    pub(super) fn set(&mut self, key: Key, frame: Frame) {
+    pub(super) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Puts a frame; `due` is the position of its next use where a plan is followed.
+    pub(super) fn set(&mut self, key: Key, frame: Frame, due: Option<u64>) {
+        self.remove(key);
         self.order += 1;
-        self.ahead_bytes += frame.ahead_bytes();
-        self.hot_bytes += frame.hot_bytes();
-        let old = self.map.insert(key, Slot { frame, order: self.order, step: self.step });
-        if let Some(old) = old {
-            self.forget(&old.frame);
-        }
+        self.totals.add(Totals::of(&frame));
+        let mut slot = Slot { frame, order: self.order, step: self.step, rank: None };
+        slot.rank = slot.rank(due);
+        self.ranked.extend(slot.rank.map(|rank| (rank, key)));
+        self.map.insert(key, slot);
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Frame> {
-        let frame = self.map.remove(&key)?.frame;
-        self.forget(&frame);
-        Some(frame)
+        let slot = self.map.remove(&key)?;
+        self.totals.subtract(Totals::of(&slot.frame));
+        if let Some(rank) = slot.rank {
+            self.ranked.remove(&(rank, key));
+        }
+        Some(slot.frame)
     }
 
-    fn forget(&mut self, frame: &Frame) {
-        self.ahead_bytes -= frame.ahead_bytes();
-        self.hot_bytes -= frame.hot_bytes();
-    }
-
-    /// Bytes of frames that were read ahead and not yet used.
-    pub(super) fn ahead_bytes(&self) -> u64 {
-        self.ahead_bytes
-    }
-
-    /// Bytes of frames that were used and stay near.
-    pub(super) fn hot_bytes(&self) -> u64 {
-        self.hot_bytes
+    /// Ranks all frames anew, after a plan was taken up or given up.
+    pub(super) fn rank_all(&mut self, due: impl Fn(Key) -> Option<u64>) {
+        self.ranked.clear();
+        for (&key, slot) in &mut self.map {
+            slot.rank = slot.rank(due(key));
+            self.ranked.extend(slot.rank.map(|rank| (rank, key)));
+        }
     }
 
     /// Asks that a frame being written stays near afterwards.
     pub(super) fn keep_after_write(&mut self, key: Key) {
         if let Some(slot) = self.map.get_mut(&key)
-            && let Frame::Writing { keep } = &mut slot.frame
+            && let Frame::Writing { keep, .. } = &mut slot.frame
         {
-            *keep = true;
+            let was = std::mem::replace(keep, true);
+            if !was {
+                self.totals.leaving -= 1;
+                self.totals.add(Totals::of(&slot.frame));
+            }
         }
-    }
-
-    /// Whether a frame is being written that will give its memory back.
-    pub(super) fn has_leaving(&self) -> bool {
-        self.map.values().any(|slot| matches!(slot.frame, Frame::Writing { keep: false }))
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
@@ -129,21 +173,15 @@ impl Frames {
         self.map.iter().filter(|(_, slot)| stale(slot)).map(|(key, _)| *key).collect()
     }
 
-    /// The frame to let go when a lease needs memory: clean before dirty, and among those the one used last. Training
-    /// sweeps in the same order again and again, so what was used last is needed again latest (Belady's MIN on a
-    /// cyclic scan); frames that were read ahead and not yet used go only when nothing else is left.
-    pub(super) fn victim(&self, protect: &[Key]) -> Option<Key> {
-        let rank = |key: &Key, slot: &Slot| match slot.frame {
-            Frame::Ready { dirty, used, .. } if !protect.contains(key) => Some((used, !dirty, slot.order)),
-            _ => None,
-        };
-        let ranked = self.map.iter().filter_map(|(key, slot)| rank(key, slot).map(|rank| (rank, *key)));
-        ranked.max().map(|(_, key)| key)
+    /// The frame to let go when memory is needed: the one of the highest rank that nobody waits for.
+    pub(super) fn victim(&self, wanted: &[Key]) -> Option<Key> {
+        self.ranked.iter().rev().map(|&(_, key)| key).find(|key| !wanted.contains(key))
     }
 
     /// Takes all memory out; nothing is in flight or leased.
     pub(super) fn take_all(&mut self) -> Vec<Buffer> {
-        (self.ahead_bytes, self.hot_bytes) = (0, 0);
+        self.totals = Totals::default();
+        self.ranked.clear();
         let frames = std::mem::take(&mut self.map).into_values();
         frames
             .filter_map(|slot| match slot.frame {
@@ -170,12 +208,12 @@ mod tests {
     #[test]
     fn the_victim_of_a_cyclic_sweep_is_the_clean_frame_used_last() {
         let mut frames = Frames::default();
-        frames.set(key(0), ready(false, true));
-        frames.set(key(1), ready(false, true));
-        frames.set(key(2), ready(true, true));
-        frames.set(key(3), ready(false, false));
-        frames.set(key(4), Frame::Reading { bytes: 4096 });
-        assert_eq!((frames.ahead_bytes(), frames.hot_bytes()), (8192, 12288));
+        frames.set(key(0), ready(false, true), None);
+        frames.set(key(1), ready(false, true), None);
+        frames.set(key(2), ready(true, true), None);
+        frames.set(key(3), ready(false, false), None);
+        frames.set(key(4), Frame::Reading { bytes: 4096 }, None);
+        assert_eq!((frames.totals().ahead_bytes, frames.totals().hot_bytes), (8192, 12288));
         assert_eq!(frames.victim(&[]), Some(key(1)));
         assert_eq!(frames.victim(&[key(1)]), Some(key(0)));
         assert_eq!(frames.victim(&[key(0), key(1)]), Some(key(2)));
@@ -184,14 +222,43 @@ mod tests {
     }
 
     #[test]
+    fn with_a_plan_the_victim_is_the_frame_that_is_due_last_whatever_it_is() {
+        let mut frames = Frames::default();
+        frames.set(key(0), ready(true, true), Some(7));
+        frames.set(key(1), ready(false, true), Some(3));
+        frames.set(key(2), ready(false, false), Some(9));
+        assert_eq!(frames.victim(&[]), Some(key(0)));
+        frames.set(key(0), ready(true, true), Some(2));
+        assert_eq!(frames.victim(&[]), Some(key(1)));
+        assert_eq!(frames.victim(&[key(0), key(1)]), Some(key(2)), "read ahead, and so about to be used");
+        frames.rank_all(|_| None);
+        assert_eq!(frames.victim(&[]), Some(key(1)), "without the plan, the clean one that was used");
+    }
+
+    #[test]
+    fn totals_follow_every_change_of_a_frame_and_end_at_nothing() {
+        let mut frames = Frames::default();
+        frames.set(key(0), Frame::Writing { bytes: 4096, keep: false }, None);
+        assert_eq!(frames.totals(), Totals { leaving: 1, ..Totals::default() });
+        frames.keep_after_write(key(0));
+        frames.keep_after_write(key(0));
+        assert_eq!(frames.totals(), Totals { hot_bytes: 4096, ..Totals::default() });
+        frames.set(key(0), ready(false, true), None);
+        frames.set(key(0), Frame::Leased { dirty: false }, None);
+        assert_eq!(frames.totals(), Totals { leased: 1, ..Totals::default() });
+        frames.remove(key(0));
+        assert_eq!((frames.totals(), frames.victim(&[])), (Totals::default(), None));
+    }
+
+    #[test]
     fn frames_become_stale_only_after_steps_without_use() {
         let mut frames = Frames::default();
-        frames.set(key(0), ready(true, true));
+        frames.set(key(0), ready(true, true), None);
         for _ in 0..STALE_STEPS {
             frames.tick();
             assert!(frames.stale().is_empty());
         }
-        frames.set(key(1), ready(true, true));
+        frames.set(key(1), ready(true, true), None);
         frames.tick();
         assert_eq!(frames.stale(), [key(0)]);
         assert_eq!(frames.dirty(), [key(0), key(1)]);

@@ -1,71 +1,205 @@
 //! Leases: the right to touch blocks now.
 
+use std::sync::Arc;
+
 use super::frames::Frame;
-use super::transfer::Stall;
-use super::{Key, Leased, Pager};
+use super::wait::{Attempt, Stall, Waiter};
+use super::{Key, Pager, State};
 use crate::error::{Error, Result};
 use crate::storage::Buffer;
 use crate::units::to_u64;
 
-impl Pager {
-    /// Takes the frames of `keys`, read if they were not near. Each buffer holds at least the plane's bytes.
-    pub(crate) fn lease(&mut self, keys: &[Key]) -> Result<Leased> {
-        self.store.check_sound()?;
-        self.drain()?;
-        for &key in keys {
-            self.request(key, keys)?;
+/// Planes of blocks that nobody else can touch before this is released or dropped.
+pub(crate) struct Lease<'p> {
+    pager: &'p Pager,
+    keys: Vec<Key>,
+    buffers: Vec<Buffer>,
+}
+
+impl Lease<'_> {
+    /// The memory of each key, at least as long as the plane's bytes.
+    pub(crate) fn buffers(&mut self) -> &mut [Buffer] {
+        &mut self.buffers
+    }
+
+    /// Gives everything back; the first `changed` planes were changed.
+    pub(crate) fn release(mut self, changed: usize) -> Result<()> {
+        self.give_back(changed)
+    }
+
+    /// Every buffer goes back, whatever becomes of the others.
+    fn give_back(&mut self, changed: usize) -> Result<()> {
+        let mut state = self.pager.lock();
+        let mut result = Ok(());
+        for (at, (key, buffer)) in self.keys.drain(..).zip(self.buffers.drain(..)).enumerate() {
+            let released = state.release(key, buffer, at < changed);
+            result = result.and(released);
         }
+        result = result.and_then(|()| state.drain());
+        state.read_planned();
+        self.pager.moved.notify_all();
+        result
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if !self.keys.is_empty() {
+            // Only on the way out of an error or a panic, which is what will be told.
+            drop(self.give_back(0));
+        }
+    }
+}
+
+/// Keys that a thread waits for: nobody takes their frames away meanwhile.
+struct Wanted<'p, 'k> {
+    pager: &'p Pager,
+    keys: &'k [Key],
+}
+
+impl<'p, 'k> Wanted<'p, 'k> {
+    fn new(pager: &'p Pager, keys: &'k [Key]) -> Self {
+        pager.lock().wanted.extend_from_slice(keys);
+        Self { pager, keys }
+    }
+}
+
+impl Drop for Wanted<'_, '_> {
+    fn drop(&mut self) {
+        let mut state = self.pager.lock();
+        for key in self.keys {
+            if let Some(at) = state.wanted.iter().position(|wanted| wanted == key) {
+                state.wanted.swap_remove(at);
+            }
+        }
+    }
+}
+
+impl Pager {
+    /// Leases distinct `keys`, read if they were not near.
+    pub(crate) fn lease(&self, keys: &[Key], waiter: Waiter) -> Result<Lease<'_>> {
+        let wanted = Wanted::new(self, keys);
+        let buffers = self.until(waiter, |state, stuck| state.try_lease(keys, stuck))?;
+        drop(wanted);
+        Ok(Lease { pager: self, keys: keys.to_vec(), buffers })
+    }
+
+    /// Leases a key that will be overwritten whole: nothing is read.
+    pub(crate) fn lease_blank(&self, key: Key) -> Result<Lease<'_>> {
+        let keys = [key];
+        let wanted = Wanted::new(self, &keys);
+        let buffer = self.until(Waiter::Caller, |state, stuck| state.try_lease_blank(key, stuck))?;
+        drop(wanted);
+        Ok(Lease { pager: self, keys: vec![key], buffers: vec![buffer] })
+    }
+}
+
+impl State {
+    fn try_lease(&mut self, keys: &[Key], stuck: bool) -> Result<Attempt<Vec<Buffer>>> {
+        self.store.check_sound()?;
         for &key in keys {
-            self.wait_ready(key)?;
+            if let Some(error) = self.failed.remove(&key) {
+                return Err(error);
+            }
+        }
+        let mut wait = None;
+        for &key in keys {
+            if let Attempt::Wait(stall) = self.try_near(key, stuck)? {
+                wait.get_or_insert(stall);
+            }
+        }
+        if let Some(stall) = wait {
+            return Ok(Attempt::Wait(stall));
         }
         let mut leased = Vec::with_capacity(keys.len());
         for &key in keys {
-            if let Some(Frame::Ready { buffer, dirty, .. }) = self.frames.remove(key) {
-                self.frames.set(key, Frame::Leased { dirty });
+            if let Some(buffer) = self.take_ready(key) {
                 leased.push(buffer);
             }
         }
         if leased.len() == keys.len() {
-            return Ok(leased);
+            return Ok(Attempt::Done(leased));
         }
-        Err(Error::invalid("lease", format!("{keys:?}"), "distinct blocks that nobody has leased"))
+        Err(Error::invalid("lease", format!("{keys:?}"), "distinct blocks"))
     }
 
-    /// Takes a frame that will be overwritten whole: nothing is read.
-    pub(crate) fn lease_blank(&mut self, key: Key) -> Result<Buffer> {
+    /// Makes sure that a frame is near or on its way, whatever has to go for it.
+    fn try_near(&mut self, key: Key, stuck: bool) -> Result<Attempt<()>> {
+        match self.frames.get(key) {
+            Some(Frame::Ready { .. }) => return Ok(Attempt::Done(())),
+            Some(Frame::Writing { .. }) => self.frames.keep_after_write(key),
+            Some(Frame::Reading { .. } | Frame::Leased { .. }) => {}
+            None => match self.try_frame(key, stuck)? {
+                Attempt::Done(buffer) => self.start_read(key, buffer)?,
+                Attempt::Wait(stall) => return Ok(Attempt::Wait(stall)),
+            },
+        }
+        if stuck && matches!(self.frames.get(key), Some(Frame::Leased { .. })) {
+            return Err(Error::invalid("lease", format!("{key:?}"), "a block that nobody has leased"));
+        }
+        Ok(Attempt::Wait(Stall::Read))
+    }
+
+    fn take_ready(&mut self, key: Key) -> Option<Buffer> {
+        if !matches!(self.frames.get(key), Some(Frame::Ready { .. })) {
+            return None;
+        }
+        let Some(Frame::Ready { buffer, dirty, used }) = self.frames.remove(key) else { return None };
+        self.stats.blocks_hit += u64::from(used);
+        self.follower.note(key);
+        self.set(key, Frame::Leased { dirty });
+        Some(buffer)
+    }
+
+    fn try_lease_blank(&mut self, key: Key, stuck: bool) -> Result<Attempt<Buffer>> {
         self.store.check_sound()?;
-        self.drain()?;
-        self.settle(key)?;
         self.failed.remove(&key);
-        let buffer = match self.frames.remove(key) {
-            Some(Frame::Ready { buffer, .. }) => buffer,
-            _ => self.memory(key, &[key])?,
+        let buffer = match self.frames.get(key) {
+            Some(Frame::Ready { .. }) => match self.frames.remove(key) {
+                Some(Frame::Ready { buffer, .. }) => buffer,
+                _ => return Ok(Attempt::Wait(Stall::Write)),
+            },
+            None => match self.try_frame(key, stuck)? {
+                Attempt::Done(buffer) => buffer,
+                Attempt::Wait(stall) => return Ok(Attempt::Wait(stall)),
+            },
+            Some(_) if stuck => {
+                return Err(Error::invalid("lease", format!("{key:?}"), "a block that nobody has leased"));
+            }
+            Some(_) => return Ok(Attempt::Wait(Stall::Write)),
         };
-        self.frames.set(key, Frame::Leased { dirty: false });
-        Ok(buffer)
+        self.follower.note(key);
+        self.set(key, Frame::Leased { dirty: false });
+        Ok(Attempt::Done(buffer))
     }
 
-    /// Gives a frame back. Changed frames are written behind when the budget is nearly used up, others stay hot.
-    pub(crate) fn release(&mut self, key: Key, buffer: Buffer, changed: bool) -> Result<()> {
+    /// Takes a frame back. A changed frame is written behind when the hot ones take too much memory, or when a commit
+    /// will need it and nothing is left to be done to it; others stay hot.
+    fn release(&mut self, key: Key, buffer: Buffer, changed: bool) -> Result<()> {
         let was_dirty = matches!(self.frames.get(key), Some(Frame::Leased { dirty: true }));
         let dirty = changed || was_dirty;
-        self.frames.set(key, Frame::Ready { buffer, dirty, used: true });
-        if self.frames.hot_bytes() + self.pool.streaming_bytes() > self.pool.budget_bytes() {
-            self.evict(key)?;
+        self.set(key, Frame::Ready { buffer, dirty, used: true });
+        while self.is_too_hot() {
+            let victim =
+                if self.follower.is_followed() { self.frames.victim(&self.wanted) } else { Some(key) };
+            let Some(victim) = victim else { break };
+            self.evict(victim)?;
+            if !self.follower.is_followed() {
+                break;
+            }
         }
-        self.drain()?;
-        Ok(())
+        let is_here = matches!(self.frames.get(key), Some(Frame::Ready { dirty: true, .. }));
+        if is_here && self.is_final(key) { self.write_out(key, true) } else { Ok(()) }
     }
 
     /// Starts to read a block ahead if memory is free for it; true if it is near or on its way.
-    pub(crate) fn prefetch(&mut self, key: Key) -> Result<bool> {
+    pub(super) fn start_ahead(&mut self, key: Key) -> Result<bool> {
         if self.frames.get(key).is_some() {
             return Ok(true);
         }
-        self.drain()?;
         let bytes = self.place(key)?.padded;
         // Half of the streaming memory for blocks on their way in, the other half for those on their way out.
-        if self.frames.ahead_bytes() + to_u64(bytes) > self.pool.streaming_bytes() / 2 {
+        if self.frames.totals().ahead_bytes + to_u64(bytes) > self.pool.streaming_bytes() / 2 {
             return Ok(false);
         }
         match self.pool.take(bytes)? {
@@ -74,57 +208,36 @@ impl Pager {
         }
     }
 
-    /// Makes sure that a frame is near or on its way, whatever has to go for it.
-    fn request(&mut self, key: Key, protect: &[Key]) -> Result<()> {
-        match self.frames.get(key) {
-            Some(Frame::Ready { used, .. }) => self.stats.blocks_hit += u64::from(*used),
-            Some(Frame::Writing { .. }) => {
-                self.stats.blocks_hit += 1;
-                self.frames.keep_after_write(key);
-            }
-            Some(Frame::Reading { .. } | Frame::Leased { .. }) => {}
-            None => {
-                self.failed.remove(&key);
-                let buffer = self.memory(key, protect)?;
-                self.start_read(key, buffer)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_ready(&mut self, key: Key) -> Result<()> {
-        loop {
-            if let Some(error) = self.failed.remove(&key) {
-                return Err(error);
-            }
-            let moving = match self.frames.get(key) {
-                Some(Frame::Ready { .. }) => return Ok(()),
-                Some(Frame::Reading { .. } | Frame::Writing { .. }) => self.wait_one(Stall::Read)?,
-                _ => false,
-            };
-            if !moving {
-                return Err(Error::invalid("lease", format!("{key:?}"), "a block that nobody has leased"));
-            }
-        }
-    }
-
-    /// Memory for a frame: free memory, or that of writes under way, or that of the frame least needed.
-    fn memory(&mut self, key: Key, protect: &[Key]) -> Result<Buffer> {
+    fn try_frame(&mut self, key: Key, stuck: bool) -> Result<Attempt<Buffer>> {
         let bytes = self.place(key)?.padded;
+        let directory = Arc::clone(&self.directory);
+        self.try_memory(bytes, stuck, || crate::layout::describe_block(&directory, key.block, key.plane))
+    }
+
+    /// Memory for `what`: free memory, or that of writes under way, or that of the frame least needed.
+    pub(super) fn try_memory(
+        &mut self,
+        bytes: usize,
+        stuck: bool,
+        what: impl Fn() -> String,
+    ) -> Result<Attempt<Buffer>> {
         loop {
             if let Some(buffer) = self.pool.take(bytes)? {
-                return Ok(buffer);
+                return Ok(Attempt::Done(buffer));
             }
-            if self.frames.has_leaving() {
-                self.wait_one(Stall::Write)?;
-            } else if let Some(victim) = self.frames.victim(protect) {
-                self.evict(victim)?;
-            } else if !self.wait_one(Stall::Write)? {
-                return Err(Error::Budget {
-                    what: crate::layout::describe_block(&self.directory, key.block, key.plane),
-                    needed: self.pool.used_bytes() + to_u64(bytes),
-                    budget: self.pool.budget_bytes(),
-                });
+            if self.frames.totals().leaving > 0 {
+                return Ok(Attempt::Wait(Stall::Write));
+            }
+            match self.frames.victim(&self.wanted) {
+                Some(victim) => self.evict(victim)?,
+                None if !stuck => return Ok(Attempt::Wait(Stall::Write)),
+                None => {
+                    return Err(Error::Budget {
+                        what: what(),
+                        needed: self.pool.used_bytes() + to_u64(bytes),
+                        budget: self.pool.budget_bytes(),
+                    });
+                }
             }
         }
     }

@@ -1,41 +1,50 @@
 //! WHO IS NEAR. Leases of blocks under a hard memory budget, read-ahead and write-behind.
 //!
-//! A frame is the memory of one plane of one block. A lease takes frames out of the pager, a release gives them
-//! back; in between nobody else can touch them. Reads and writes run on the I/O queue and own their frame's memory
+//! A frame is the memory of one plane of one block. A lease takes frames out of the pager and gives them back when it
+//! ends; in between nobody else can touch them. Reads and writes run on the I/O queue and own their frame's memory
 //! while they do, so that one block is never touched through two ways at once.
+//!
+//! Several threads may use a pager at once. All bookkeeping stands in one [`State`] behind a lock, which nobody holds
+//! while a block is read, computed on or written. Whatever has to wait is written as an attempt that is made again
+//! when something has moved ([`Pager::until`]).
 
 mod ahead;
 mod births;
+mod follow;
 mod frames;
 mod lease;
+mod plan;
 mod pool;
+mod state;
 mod stats;
 mod transfer;
 mod view;
 mod visit;
+mod wait;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex};
 
 pub use stats::Stats;
 pub use view::View;
 
 pub(crate) use ahead::read_ahead;
+pub(crate) use plan::Access;
 pub(crate) use pool::streaming_bytes;
+pub(crate) use state::State;
 pub(crate) use stats::elapsed_ns;
 pub(crate) use visit::Run;
+pub(crate) use wait::Waiter;
 
 use crate::error::{Error, Result};
-use crate::format::directory::{Directory, Extent};
-use crate::layout::{BlockPlace, block_place};
+use crate::format::directory::{Directory, Extent, padded_bytes};
+use crate::layout::pieces;
 use crate::storage::{Buffer, Queue};
 use crate::store::BlockStore;
-use crate::units::BlockIndex;
+use crate::units::{BlockIndex, to_u64, to_usize};
 
-use births::Births;
-use frames::{Frame, Frames};
-use pool::Pool;
 use transfer::Completion;
+use wait::Attempt;
 
 /// How blocks travel between disk and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,120 +77,103 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct Pager {
-    store: BlockStore,
     directory: Arc<Directory>,
-    births: Births,
-    frames: Frames,
-    pool: Pool,
-    queue: Queue<Completion>,
-    path: IoPath,
-    /// Blocks whose scratch plane was written out in this step, with the checksum of it.
-    scratch: HashMap<BlockIndex, u32>,
-    failed: HashMap<Key, Error>,
-    checked: view::Checked,
-    stats: Stats,
+    state: Mutex<State>,
+    /// Signalled when a frame, or memory, may have become free for somebody who waits.
+    moved: Condvar,
+    queue: Arc<Queue<Completion>>,
 }
 
 impl Pager {
     pub(crate) fn new(store: BlockStore, settings: Settings) -> Result<Self> {
         let directory = Arc::clone(store.directory());
-        let births = Births::new(&directory);
         check_budget(&directory, settings.budget_bytes)?;
-        Ok(Self {
-            births,
-            frames: Frames::default(),
-            pool: Pool::new(settings.budget_bytes),
-            queue: Queue::new(settings.io_threads)?,
-            path: settings.path,
-            scratch: HashMap::new(),
-            failed: HashMap::new(),
-            checked: view::Checked::default(),
-            stats: Stats::default(),
-            directory,
-            store,
-        })
+        let queue = Arc::new(Queue::new(settings.io_threads)?);
+        let state = State::new(store, settings, Arc::clone(&queue));
+        Ok(Self { directory, state: Mutex::new(state), moved: Condvar::new(), queue })
     }
 
-    pub(crate) fn store(&self) -> &BlockStore {
-        &self.store
-    }
-
-    pub(crate) fn store_mut(&mut self) -> &mut BlockStore {
-        &mut self.store
-    }
-
-    pub(crate) fn budget_bytes(&self) -> u64 {
-        self.pool.budget_bytes()
-    }
-
-    /// Counters since the store was opened, with the memory in use now.
-    pub(crate) fn stats(&self) -> Stats {
-        Stats { held_bytes: self.pool.used_bytes(), table_bytes: self.store.table_bytes(), ..self.stats }
-    }
-
-    pub(crate) fn stats_mut(&mut self) -> &mut Stats {
-        &mut self.stats
-    }
-
-    /// The extent that holds a block.
-    fn extent(&self, block: BlockIndex) -> Option<&Extent> {
-        let after = self.directory.extents.partition_point(|extent| extent.first_block <= block.0);
-        self.directory.extents.get(after.checked_sub(1)?)
-    }
-
-    fn place(&self, key: Key) -> Result<BlockPlace> {
-        self.extent(key.block)
-            .and_then(|extent| block_place(extent, key.block, key.plane))
-            .ok_or_else(|| Error::invalid("block", format!("{key:?}"), "a block of this store"))
-    }
-
-    fn is_scratch(&self, key: Key) -> bool {
-        self.extent(key.block).is_some_and(|extent| key.plane >= extent.planes.len())
+    pub(crate) fn directory(&self) -> &Arc<Directory> {
+        &self.directory
     }
 
     /// Marks the beginning of a step: frames that no recent step used make room, old gradients are forgotten.
-    pub(crate) fn begin_step(&mut self) -> Result<()> {
-        self.frames.tick();
-        for key in self.frames.stale() {
-            self.evict(key)?;
-        }
-        self.forget_scratch()
-    }
-
-    /// Drops all gradients; the scratch plane has no meaning between steps.
-    pub(crate) fn forget_scratch(&mut self) -> Result<()> {
-        let gradients: Vec<_> = self.frames.keys().filter(|&key| self.is_scratch(key)).collect();
-        for key in gradients {
-            self.settle(key)?;
-            if let Some(Frame::Ready { buffer, .. }) = self.frames.remove(key) {
-                self.pool.put(buffer);
-            }
-        }
-        self.scratch.clear();
+    pub(crate) fn begin_step(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.begin_step()?;
+        drop(state);
+        self.forget_scratch()?;
+        self.lock().begin_plan();
         Ok(())
     }
 
+    /// Marks the end of a step that has finished: its uses are the plan of the next.
+    pub(crate) fn end_step(&self) -> Result<()> {
+        self.forget_scratch()?;
+        self.lock().end_plan();
+        self.until(Waiter::Caller, State::try_fit_budget)?;
+        self.lock().read_planned();
+        Ok(())
+    }
+
+    /// Drops all gradients; the scratch plane has no meaning between steps.
+    pub(crate) fn forget_scratch(&self) -> Result<()> {
+        self.until(Waiter::Caller, State::try_forget_scratch)
+    }
+
+    /// Says what is going to be used next: in a step it is recorded, and compared with the plan.
+    pub(crate) fn enter(&self, access: &Access) {
+        self.lock().enter(access);
+    }
+
     /// Writes every changed frame and waits until the disk has taken all of them; frames stay near.
-    pub(crate) fn write_all(&mut self) -> Result<()> {
-        for key in self.frames.dirty() {
-            if !self.is_scratch(key) {
-                self.write_out(key, true)?;
-            }
-        }
-        self.wait_idle()
+    pub(crate) fn write_all(&self) -> Result<()> {
+        self.lock().write_dirty()?;
+        self.until(Waiter::Caller, |state, _| {
+            // Reads for the next step may go on.
+            Ok(if state.is_writing() { Attempt::Wait(wait::Stall::Write) } else { Attempt::Done(()) })
+        })
     }
 
     /// Forgets everything that is not committed.
-    pub(crate) fn roll_back(&mut self) -> Result<()> {
-        self.store.check_writable("roll back")?;
-        self.wait_idle()?;
-        for buffer in self.frames.take_all() {
-            self.pool.put(buffer);
-        }
-        self.pool.recount();
-        self.scratch.clear();
-        self.failed.clear();
-        self.store.discard_working()
+    pub(crate) fn roll_back(&self) -> Result<()> {
+        self.lock().store().check_writable("roll back")?;
+        self.until(Waiter::Caller, |_, stuck| {
+            Ok(if stuck { Attempt::Done(()) } else { Attempt::Wait(wait::Stall::Write) })
+        })?;
+        self.lock().roll_back()
+    }
+
+    /// Whether all blocks of a range of a tensor are in memory.
+    pub(crate) fn are_near(&self, tensor: usize, range: &Range<u64>, planes: Range<usize>) -> bool {
+        let state = self.lock();
+        pieces(&self.directory, tensor, range.clone())
+            .all(|piece| planes.clone().all(|plane| state.is_near(Key { block: piece.block, plane })))
+    }
+
+    /// Bytes of gradients that may wait for their update; 0 where the budget has no room for that.
+    pub(crate) fn gradient_bytes(&self) -> u64 {
+        let streaming = self.lock().streaming_bytes();
+        // While gradients wait, an update has its block and a reader one plane, whatever views hold.
+        let needed = self.directory.extents.iter().map(|e| block_bytes(e) + plane_bytes(e)).max();
+        if streaming - streaming / 4 >= needed.unwrap_or(0) { streaming / 4 } else { 0 }
+    }
+
+    /// Memory of the budget for something that is no block.
+    pub(crate) fn take_memory(&self, bytes: usize) -> Result<Buffer> {
+        let what = || "a gradient that waits for its update".to_owned();
+        self.until(Waiter::Caller, |state, stuck| state.try_memory(bytes, stuck, what))
+    }
+
+    pub(crate) fn give_memory(&self, buffer: Buffer) {
+        self.lock().put_memory(buffer);
+        self.moved.notify_all();
+    }
+
+    /// The share of uses that the best possible replacement finds in memory, for the last step that finished; `None`
+    /// before there is one, and where it was too long to be recorded.
+    pub(crate) fn min_hit_rate(&self) -> Option<f64> {
+        self.lock().min_hit_rate()
     }
 }
 
@@ -197,15 +189,25 @@ pub(crate) fn check_budget(directory: &Directory, budget: u64) -> Result<()> {
 
 /// The least memory with which every lease can be had while one block is read and another written.
 pub(crate) fn smallest_budget(directory: &Directory) -> u64 {
-    let block_bytes = |extent: &Extent| -> u64 {
-        let elements = extent.block_elements.min(extent.elements);
-        let planes = extent.planes.iter().chain(&extent.scratch);
-        planes
-            .filter_map(|plane| crate::format::directory::padded_bytes(plane.dtype, elements))
-            .map(|bytes| crate::units::to_u64(pool::class_of(crate::units::to_usize(bytes))))
-            .sum()
-    };
     directory.extents.iter().map(block_bytes).max().unwrap_or(0).saturating_mul(3)
+}
+
+/// Memory of one block with all its planes.
+fn block_bytes(extent: &Extent) -> u64 {
+    planes_of_block(extent).sum()
+}
+
+/// Memory of the largest plane of a block.
+fn plane_bytes(extent: &Extent) -> u64 {
+    planes_of_block(extent).max().unwrap_or(0)
+}
+
+fn planes_of_block(extent: &Extent) -> impl Iterator<Item = u64> + '_ {
+    let elements = extent.block_elements.min(extent.elements);
+    let planes = extent.planes.iter().chain(&extent.scratch);
+    planes
+        .filter_map(move |plane| padded_bytes(plane.dtype, elements))
+        .map(|bytes| to_u64(pool::class_of(to_usize(bytes))))
 }
 
 impl Drop for Pager {
@@ -214,6 +216,3 @@ impl Drop for Pager {
         while self.queue.recv().is_some() {}
     }
 }
-
-/// The buffers of a lease, in the order of its keys.
-pub(crate) type Leased = Vec<Buffer>;

@@ -36,6 +36,8 @@ impl Drop for Reservation {
 
 pub(super) struct Pool {
     budget: u64,
+    /// Bytes of the budget that something else takes.
+    aside: u64,
     /// Bytes of all buffers and reservations, free buffers included.
     used: Arc<AtomicU64>,
     free: BTreeMap<usize, Vec<Buffer>>,
@@ -44,11 +46,27 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(budget: u64) -> Self {
-        Self { budget, used: Arc::default(), free: BTreeMap::new(), free_bytes: 0 }
+        Self { budget, aside: 0, used: Arc::default(), free: BTreeMap::new(), free_bytes: 0 }
     }
 
-    pub(super) fn budget_bytes(&self) -> u64 {
+    /// The whole budget.
+    pub(super) fn whole_budget_bytes(&self) -> u64 {
         self.budget
+    }
+
+    /// The part of the budget that is for frames and views.
+    pub(super) fn budget_bytes(&self) -> u64 {
+        self.budget - self.aside
+    }
+
+    /// Sets a part of the budget aside; [`fits`](Self::fits) says whether what is used fits the rest.
+    pub(super) fn set_aside(&mut self, bytes: u64) {
+        self.aside = bytes.min(self.budget);
+    }
+
+    /// Whether everything fits the budget, as far as giving back free memory can bring it there.
+    pub(super) fn fits(&mut self) -> bool {
+        self.make_room(0)
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
@@ -57,12 +75,12 @@ impl Pool {
 
     /// Bytes that can be handed out without taking anything away from anybody.
     pub(super) fn available_bytes(&self) -> u64 {
-        self.budget.saturating_sub(self.used_bytes()) + self.free_bytes
+        (self.budget_bytes() + self.free_bytes).saturating_sub(self.used_bytes())
     }
 
     /// As [`streaming_bytes`], of this pool.
     pub(super) fn streaming_bytes(&self) -> u64 {
-        streaming_bytes(self.budget)
+        streaming_bytes(self.budget_bytes())
     }
 
     /// A buffer of at least `bytes`, or `None` if the budget has no room.
@@ -96,7 +114,7 @@ impl Pool {
         if bytes > self.available_bytes() {
             return false;
         }
-        while self.used_bytes() + bytes > self.budget {
+        while self.used_bytes() + bytes > self.budget_bytes() {
             let Some(mut largest) = self.free.last_entry() else { return false };
             if largest.get_mut().pop().is_some() {
                 let class = to_u64(*largest.key());

@@ -27,7 +27,9 @@ pub struct Stats {
     pub stall_read_ns: u64,
     /// Time spent waiting for writes to give memory back.
     pub stall_write_ns: u64,
-    /// Time spent in update kernels and reductions.
+    /// Time spent waiting for updates that are made in the background.
+    pub stall_update_ns: u64,
+    /// Time spent in update kernels and reductions, those in the background included.
     pub compute_ns: u64,
     /// Time spent in commits, writing of hot blocks included.
     pub commit_ns: u64,
@@ -54,6 +56,7 @@ impl Stats {
             reads_mapped: self.reads_mapped - earlier.reads_mapped,
             stall_read_ns: self.stall_read_ns - earlier.stall_read_ns,
             stall_write_ns: self.stall_write_ns - earlier.stall_write_ns,
+            stall_update_ns: self.stall_update_ns - earlier.stall_update_ns,
             compute_ns: self.compute_ns - earlier.compute_ns,
             commit_ns: self.commit_ns - earlier.commit_ns,
             commits: self.commits - earlier.commits,

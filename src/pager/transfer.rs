@@ -1,12 +1,10 @@
 //! Jobs for the I/O queue: fill a frame, write a frame. Each owns its frame's memory and checks its own bytes.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::births::Birth;
 use super::frames::Frame;
-use super::stats::elapsed_ns;
-use super::{IoPath, Key, Pager};
+use super::{IoPath, Key, State};
 use crate::error::{Error, Result};
 use crate::format::Uuid;
 use crate::format::checksum::{block_crc, crc32};
@@ -14,13 +12,6 @@ use crate::format::elements::as_f32_mut;
 use crate::storage::{Buffer, Caching, Segment};
 use crate::store::{Home, Written};
 use crate::units::{SlotIndex, to_u64};
-
-/// What a wait is for, to count it under its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stall {
-    Read,
-    Write,
-}
 
 /// A finished job.
 pub(super) struct Completion {
@@ -68,7 +59,7 @@ impl Check {
     }
 }
 
-impl Pager {
+impl State {
     /// Starts to fill a frame from disk, or with its initial values where the block was never written.
     pub(super) fn start_read(&mut self, key: Key, mut buffer: Buffer) -> Result<()> {
         let (place, source) = match self.place(key).and_then(|place| Ok((place, self.source(key)?))) {
@@ -84,7 +75,7 @@ impl Pager {
             Source::File { path: ReadPath::Direct, .. } => self.stats.reads_direct += 1,
             Source::File { path: ReadPath::Mapped, .. } => self.stats.reads_mapped += 1,
         }
-        self.frames.set(key, Frame::Reading { bytes: buffer.len() });
+        self.set(key, Frame::Reading { bytes: buffer.len() });
         self.queue.submit_first(move || {
             let (bytes, result) = fill_buffer(&source, &mut buffer, place.bytes, place.padded);
             Completion { key, buffer, outcome: Outcome::Read { bytes, result } }
@@ -144,7 +135,8 @@ impl Pager {
         let Some(Frame::Ready { mut buffer, .. }) = self.frames.remove(key) else {
             return Err(Error::invalid("frame to write", format!("{key:?}"), "one that nobody has"));
         };
-        self.frames.set(key, Frame::Writing { keep });
+        self.set(key, Frame::Writing { bytes: buffer.len(), keep });
+        self.writes += 1;
         self.queue.submit(move || {
             if let Some(tail) = buffer.get_mut(place.bytes..place.padded) {
                 tail.fill(0);
@@ -177,56 +169,13 @@ impl Pager {
         Ok(())
     }
 
-    /// Takes in what has finished, or waits for the next job to finish; false if nothing is in flight.
-    pub(super) fn wait_one(&mut self, stall: Stall) -> Result<bool> {
-        if self.drain()? > 0 {
-            return Ok(true);
-        }
-        let start = Instant::now();
-        let completion = self.queue.recv();
-        let waited = elapsed_ns(start);
-        match stall {
-            Stall::Read => self.stats.stall_read_ns += waited,
-            Stall::Write => self.stats.stall_write_ns += waited,
-        }
-        match completion {
-            Some(completion) => self.take_in(completion).map(|()| true),
-            None => Ok(false),
-        }
-    }
-
-    /// Takes in what has finished, without waiting, and returns how many jobs that were.
-    pub(super) fn drain(&mut self) -> Result<usize> {
-        let mut taken = 0;
-        while let Some(completion) = self.queue.try_recv() {
-            self.take_in(completion)?;
-            taken += 1;
-        }
-        Ok(taken)
-    }
-
-    /// Waits until nothing is in flight.
-    pub(super) fn wait_idle(&mut self) -> Result<()> {
-        while self.wait_one(Stall::Write)? {}
-        Ok(())
-    }
-
-    /// Waits until the I/O queue has given a frame back.
-    pub(super) fn settle(&mut self, key: Key) -> Result<()> {
-        while matches!(self.frames.get(key), Some(Frame::Reading { .. } | Frame::Writing { .. })) {
-            if !self.wait_one(Stall::Write)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_in(&mut self, completion: Completion) -> Result<()> {
+    /// Takes in a finished job.
+    pub(super) fn take_in(&mut self, completion: Completion) -> Result<()> {
         let Completion { key, buffer, outcome } = completion;
         match outcome {
             Outcome::Read { bytes, result: Ok(()) } => {
                 self.stats.bytes_read += bytes;
-                self.frames.set(key, Frame::Ready { buffer, dirty: false, used: false });
+                self.set(key, Frame::Ready { buffer, dirty: false, used: false });
                 Ok(())
             }
             Outcome::Read { result: Err(failure), .. } => {
@@ -238,12 +187,14 @@ impl Pager {
                 Ok(())
             }
             Outcome::Written { slot, bytes, result } => {
+                self.writes -= 1;
                 self.stats.bytes_written += bytes;
                 self.after_write(key, buffer);
                 let result = result.and_then(|written| self.store.note_written(slot, written));
                 result.inspect_err(|error| self.store.poison(error))
             }
             Outcome::ScratchWritten { bytes, result } => {
+                self.writes -= 1;
                 self.stats.bytes_written += bytes;
                 self.after_write(key, buffer);
                 let crc = result.inspect_err(|error| self.store.poison(error))?;
@@ -254,8 +205,8 @@ impl Pager {
     }
 
     fn after_write(&mut self, key: Key, buffer: Buffer) {
-        if let Some(Frame::Writing { keep: true }) = self.frames.get(key) {
-            self.frames.set(key, Frame::Ready { buffer, dirty: false, used: true });
+        if let Some(Frame::Writing { keep: true, .. }) = self.frames.get(key) {
+            self.set(key, Frame::Ready { buffer, dirty: false, used: true });
         } else {
             self.frames.remove(key);
             self.pool.put(buffer);

@@ -5,9 +5,11 @@ use std::ops::{Deref, Range};
 
 use super::frames::Frame;
 use super::pool::Reservation;
-use super::{IoPath, Key, Pager, read_ahead};
+use super::wait::{Attempt, Stall, Waiter};
+use super::{Access, IoPath, Key, Pager, State, read_ahead};
 use crate::error::{Error, Result};
 use crate::format::checksum::block_crc;
+use crate::format::directory::Directory;
 use crate::format::elements::{as_f32, as_f32_mut};
 use crate::layout::{BlockPlace, Piece, block_elements, describe_block, pieces};
 use crate::storage::{Buffer, Caching, Mapped};
@@ -88,21 +90,13 @@ struct Shown {
 
 impl Pager {
     /// A view of a range of a tensor's plane.
-    pub(crate) fn view<'a>(&mut self, tensor: usize, plane: usize, range: Range<u64>) -> Result<View<'a>> {
-        self.store.check_sound()?;
-        let bytes = match self.map_in_place(tensor, plane, range.clone())? {
-            Some((map, range)) => {
-                return Ok(View { bytes: Bytes::InPlace(map), range, _store: std::marker::PhantomData });
-            }
-            None => to_usize(range.end - range.start).saturating_mul(4),
-        };
-        let Some(reservation) = self.reserve(to_u64(bytes.next_multiple_of(4096)))? else {
-            return Err(Error::Budget {
-                what: "a gathered view (read a range, or `read_into` your own memory)".to_owned(),
-                needed: to_u64(bytes) + self.pool.streaming_bytes(),
-                budget: self.pool.budget_bytes(),
-            });
-        };
+    pub(crate) fn view<'a>(&self, tensor: usize, plane: usize, range: Range<u64>) -> Result<View<'a>> {
+        self.lock().store.check_sound()?;
+        if let Some((map, range)) = self.map_in_place(tensor, plane, range.clone())? {
+            return Ok(View { bytes: Bytes::InPlace(map), range, _store: std::marker::PhantomData });
+        }
+        let bytes = to_usize(range.end - range.start).saturating_mul(4);
+        let reservation = self.reserve(to_u64(bytes.next_multiple_of(4096)))?;
         let mut buffer = Buffer::new(bytes)?;
         self.read_into(tensor, plane, range, as_f32_mut(buffer.get_mut(..bytes).unwrap_or_default()))?;
         let bytes = Bytes::Gathered { buffer, _reservation: reservation };
@@ -115,90 +109,77 @@ impl Pager {
 
     /// Copies a range of a tensor's plane, blocks read ahead.
     pub(crate) fn read_into(
-        &mut self,
+        &self,
         tensor: usize,
         plane: usize,
         range: Range<u64>,
-        out: &mut [f32],
+        mut out: &mut [f32],
     ) -> Result<()> {
-        let directory = std::sync::Arc::clone(&self.directory);
-        let mut ahead = read_ahead(&directory, tensor, range.clone(), plane..plane + 1);
-        let mut out = out;
-        for piece in pieces(&directory, tensor, range) {
-            ahead.advance(self, &piece)?;
-            let key = Key { block: piece.block, plane };
-            let mut leased = self.lease(&[key])?;
-            let Some(buffer) = leased.pop() else { break };
+        self.enter(&Access { tensor, range: range.clone(), planes: plane..plane + 1, blank: false });
+        let mut ahead = read_ahead(&self.directory, tensor, range.clone(), plane..plane + 1);
+        for piece in pieces(&self.directory, tensor, range) {
+            ahead.advance(&mut self.lock(), &piece)?;
+            let mut lease = self.lease(&[Key { block: piece.block, plane }], Waiter::Caller)?;
             let (now, later) = out.split_at_mut(piece.within.len().min(out.len()));
-            if let Some(source) = buffer.get(4 * piece.within.start..4 * piece.within.end) {
+            let bytes = 4 * piece.within.start..4 * piece.within.end;
+            if let Some(source) = lease.buffers().first().and_then(|buffer| buffer.get(bytes)) {
                 now.copy_from_slice(as_f32(source));
             }
             out = later;
-            self.release(key, buffer, false)?;
+            lease.release(0)?;
         }
         Ok(())
     }
 
     /// Takes memory for a gathered view out of the budget; what is needed to stream blocks stays.
-    fn reserve(&mut self, bytes: u64) -> Result<Option<Reservation>> {
-        if bytes + self.pool.streaming_bytes() > self.pool.budget_bytes() {
-            return Ok(None);
-        }
-        loop {
-            if let Some(reservation) = self.pool.reserve(bytes) {
-                return Ok(Some(reservation));
-            }
-            match self.frames.victim(&[]) {
-                Some(victim) => {
-                    self.evict(victim)?;
-                    self.settle(victim)?;
+    fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        self.until(Waiter::Caller, |state, stuck| {
+            if bytes + state.pool.streaming_bytes() <= state.pool.budget_bytes() {
+                if let Some(reservation) = state.pool.reserve(bytes) {
+                    return Ok(Attempt::Done(reservation));
                 }
-                None => return Ok(None),
+                let victim =
+                    if state.frames.totals().leaving > 0 { None } else { state.frames.victim(&state.wanted) };
+                if let Some(victim) = victim {
+                    state.evict(victim)?;
+                }
+                if victim.is_some() || !stuck {
+                    return Ok(Attempt::Wait(Stall::Write));
+                }
             }
-        }
+            Err(Error::Budget {
+                what: "a gathered view (read a range, or `read_into` your own memory)".to_owned(),
+                needed: bytes + state.pool.streaming_bytes(),
+                budget: state.pool.budget_bytes(),
+            })
+        })
     }
 
     /// Maps the bytes of a range where they stand, if they stand together and the disk has the newest.
-    fn map_in_place(&mut self, tensor: usize, plane: usize, range: Range<u64>) -> Result<Option<InPlace>> {
-        let directory = std::sync::Arc::clone(&self.directory);
-        let mut shown: Vec<Shown> = Vec::new();
-        let mut first: Option<(Piece, Home)> = None;
-        for piece in pieces(&directory, tensor, range.clone()) {
-            let key = Key { block: piece.block, plane };
-            if matches!(self.frames.get(key), Some(Frame::Ready { dirty: true, .. })) {
-                return Ok(None);
-            }
-            self.settle(key)?;
-            let place = self.place(key)?;
-            let entry = self.store.block_entry(place.slot)?;
-            let together = first
-                .as_ref()
-                .is_none_or(|(first, home)| first.extent == piece.extent && home.0 == entry.home);
-            if entry.generation == 0 || !together || self.path == IoPath::Direct {
-                return Ok(None);
-            }
-            first.get_or_insert((piece.clone(), Home(entry.home)));
-            shown.push(Shown { block: piece.block, place, generation: entry.generation, crc: entry.crc });
-        }
-        let (Some((piece, home)), Some(start), Some(end)) = (first, shown.first(), shown.last()) else {
+    fn map_in_place(&self, tensor: usize, plane: usize, range: Range<u64>) -> Result<Option<InPlace>> {
+        let found = self.until(Waiter::Caller, |state, stuck| {
+            state.try_stand_together(&self.directory, tensor, plane, range.clone(), stuck)
+        })?;
+        let Some(together) = found else { return Ok(None) };
+        let (Some(start), Some(end)) = (together.shown.first(), together.shown.last()) else {
             return Ok(None);
         };
         let (offset, segment) = (start.place.offset, start.place.segment);
         let len = to_usize(end.place.offset - offset) + end.place.bytes;
-        let file = self.store.segment(segment, home, Caching::Cached)?;
+        let file = self.lock().store.segment(segment, together.home, Caching::Cached)?;
         let map = file.map(offset, len)?;
-        self.stats.bytes_read += to_u64(len);
-        self.stats.reads_mapped += to_u64(shown.len());
-        for block in &shown {
+        for block in &together.shown {
             self.check_in_place(block, plane, offset, map.as_ref(), file.path())?;
         }
-        let begin = 4 * piece.within.start;
+        let stats = &mut self.lock().stats;
+        stats.bytes_read += to_u64(len);
+        stats.reads_mapped += to_u64(together.shown.len());
         let len = to_usize(range.end - range.start) * 4;
-        Ok(Some((map, begin..begin + len)))
+        Ok(Some((map, together.begin..together.begin + len)))
     }
 
     fn check_in_place(
-        &mut self,
+        &self,
         shown: &Shown,
         plane: usize,
         base: u64,
@@ -206,19 +187,22 @@ impl Pager {
         path: &std::path::Path,
     ) -> Result<()> {
         let Shown { block, place, generation, crc } = shown;
-        if self.checked.contains(place.slot, (*generation, *crc)) {
+        let state = self.lock();
+        let uuid = state.store.uuid();
+        if state.checked.contains(place.slot, (*generation, *crc)) {
             return Ok(());
         }
+        drop(state);
         let start = to_usize(place.offset - base);
         let bytes = map.bytes().get(start..start + place.bytes).unwrap_or_default();
-        let got = block_crc(self.store.uuid(), place.slot, *generation, bytes);
+        let got = block_crc(uuid, place.slot, *generation, bytes);
         if got != *crc {
             let what = describe_block(&self.directory, *block, plane);
             let range = (place.offset, to_u64(place.bytes));
             let (got, expected) = (format!("checksum {got:08x}"), format!("{crc:08x}"));
             return Err(Error::damaged(path, what, range, got, expected));
         }
-        self.checked.insert(place.slot, (*generation, *crc));
+        self.lock().checked.insert(place.slot, (*generation, *crc));
         Ok(())
     }
 
@@ -226,5 +210,53 @@ impl Pager {
     pub(crate) fn block_elements(&self, piece: &Piece) -> usize {
         let extent = self.directory.extents.get(piece.extent);
         to_usize(extent.and_then(|extent| block_elements(extent, piece.block)).unwrap_or(0))
+    }
+}
+
+/// Blocks that stand together in one home.
+struct Together {
+    shown: Vec<Shown>,
+    home: Home,
+    /// First byte of the range in the first block.
+    begin: usize,
+}
+
+impl State {
+    fn try_stand_together(
+        &mut self,
+        directory: &Directory,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+        stuck: bool,
+    ) -> Result<Attempt<Option<Together>>> {
+        let mut found: Option<(Together, usize)> = None;
+        for piece in pieces(directory, tensor, range) {
+            let key = Key { block: piece.block, plane };
+            match self.frames.get(key) {
+                Some(Frame::Ready { dirty: true, .. }) => return Ok(Attempt::Done(None)),
+                None | Some(Frame::Ready { .. }) => {}
+                Some(_) if stuck => return Ok(Attempt::Done(None)),
+                Some(_) => return Ok(Attempt::Wait(Stall::Write)),
+            }
+            let place = self.place(key)?;
+            let entry = self.store.block_entry(place.slot)?;
+            let apart =
+                found.as_ref().is_some_and(|(f, extent)| *extent != piece.extent || f.home.0 != entry.home);
+            if entry.generation == 0 || apart || self.path == IoPath::Direct {
+                return Ok(Attempt::Done(None));
+            }
+            let (together, _) = found.get_or_insert_with(|| {
+                let begin = 4 * piece.within.start;
+                (Together { shown: Vec::new(), home: Home(entry.home), begin }, piece.extent)
+            });
+            together.shown.push(Shown {
+                block: piece.block,
+                place,
+                generation: entry.generation,
+                crc: entry.crc,
+            });
+        }
+        Ok(Attempt::Done(found.map(|(together, _)| together)))
     }
 }

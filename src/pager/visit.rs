@@ -1,9 +1,8 @@
 //! A walk over the bytes of a tensor's plane in element order, a block at a time and read ahead.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use super::{Key, Pager};
+use super::{Key, Pager, State, Waiter};
 use crate::error::Result;
 use crate::format::directory::Init;
 use crate::layout::{Piece, block_place, pieces};
@@ -43,36 +42,38 @@ impl Stretch {
 impl Pager {
     /// Shows a range of a tensor's plane to `visit`, in element order, every update made so far included.
     pub(crate) fn for_each_run(
-        &mut self,
+        &self,
         tensor: usize,
         plane: usize,
         range: Range<u64>,
         mut visit: impl FnMut(Run<'_>),
     ) -> Result<()> {
-        let directory = Arc::clone(&self.directory);
         let mut births = NeverWritten { tensor, plane, until: SlotIndex(0) };
         let mut births_ahead = NeverWritten { ..births };
-        let mut ahead = pieces(&directory, tensor, range.clone()).peekable();
+        let mut ahead = pieces(&self.directory, tensor, range.clone()).peekable();
         let mut stretch = Stretch::default();
-        for piece in pieces(&directory, tensor, range) {
-            if let Some(value) = births.constant(self, &piece)? {
+        for piece in pieces(&self.directory, tensor, range) {
+            let mut state = self.lock();
+            if let Some(value) = births.constant(&mut state, &piece)? {
                 stretch.extend(value, piece.of_tensor.end - piece.of_tensor.start, &mut visit);
                 continue;
             }
-            stretch.end(&mut visit);
             while ahead.next_if(|next| next.of_tensor.start <= piece.of_tensor.start).is_some() {}
             let key = Key { block: piece.block, plane };
-            self.prefetch(key)?;
+            state.start_ahead(key)?;
             while let Some(next) = ahead.peek() {
-                let constant = births_ahead.constant(self, next)?.is_some();
-                if !constant && !self.prefetch(Key { block: next.block, plane })? {
+                let constant = births_ahead.constant(&mut state, next)?.is_some();
+                if !constant && !state.start_ahead(Key { block: next.block, plane })? {
                     break;
                 }
                 ahead.next();
             }
-            let Some(buffer) = self.lease(&[key])?.pop() else { break };
-            visit(Run::Bytes(buffer.get(4 * piece.within.start..4 * piece.within.end).unwrap_or_default()));
-            self.release(key, buffer, false)?;
+            drop(state);
+            stretch.end(&mut visit);
+            let mut lease = self.lease(&[key], Waiter::Caller)?;
+            let bytes = 4 * piece.within.start..4 * piece.within.end;
+            visit(Run::Bytes(lease.buffers().first().and_then(|b| b.get(bytes)).unwrap_or_default()));
+            lease.release(0)?;
         }
         stretch.end(&mut visit);
         Ok(())
@@ -89,32 +90,32 @@ struct NeverWritten {
 
 impl NeverWritten {
     /// The value that all elements of a piece have.
-    fn constant(&mut self, pager: &mut Pager, piece: &Piece) -> Result<Option<f32>> {
+    fn constant(&mut self, state: &mut State, piece: &Piece) -> Result<Option<f32>> {
         let key = Key { block: piece.block, plane: self.plane };
-        let extent = pager.directory.extents.get(piece.extent);
+        let extent = state.directory.extents.get(piece.extent);
         let place = extent.and_then(|extent| block_place(extent, key.block, key.plane));
-        let (Some(value), Some(slot)) = (self.value(pager, piece), place.map(|place| place.slot)) else {
+        let (Some(value), Some(slot)) = (self.value(state, piece), place.map(|place| place.slot)) else {
             return Ok(None);
         };
-        if pager.frames.get(key).is_some() {
+        if state.frames.get(key).is_some() {
             return Ok(None);
         }
         if slot < self.until {
             return Ok(Some(value));
         }
-        if let Some(until) = pager.store.absent_until(slot)? {
+        if let Some(until) = state.store.absent_until(slot)? {
             self.until = until;
             return Ok(Some(value));
         }
-        Ok((pager.store.block_entry(slot)?.generation == 0).then_some(value))
+        Ok((state.store.block_entry(slot)?.generation == 0).then_some(value))
     }
 
     /// The initial value, where it is the same for all elements.
-    fn value(&self, pager: &Pager, piece: &Piece) -> Option<f32> {
+    fn value(&self, state: &State, piece: &Piece) -> Option<f32> {
         if self.plane > 0 {
-            return Some(pager.directory.extents.get(piece.extent)?.planes.get(self.plane)?.fill);
+            return Some(state.directory.extents.get(piece.extent)?.planes.get(self.plane)?.fill);
         }
-        match pager.directory.tensors.get(self.tensor)?.init {
+        match state.directory.tensors.get(self.tensor)?.init {
             Init::Zeros => Some(0.0),
             Init::Constant(value) => Some(value),
             _ => None,

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::ParamStore;
 use crate::error::{Error, Result};
+use crate::format::elements::as_f32_mut;
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::layout::pieces;
-use crate::pager::{Key, elapsed_ns};
+use crate::pager::{Key, Waiter, elapsed_ns};
 use crate::schema::ParamGroup;
 use crate::units::to_u64;
 
@@ -55,20 +56,19 @@ impl ParamStore {
 
     fn write_pieces(&mut self, tensor: usize, range: Range<u64>, mut values: &[f32]) -> Result<()> {
         let directory = self.directory();
-        let pager = self.pager_mut();
+        let pager = self.pager();
         for piece in pieces(&directory, tensor, range) {
             let key = Key { block: piece.block, plane: 0 };
-            let mut buffer = if piece.within == (0..pager.block_elements(&piece)) {
-                pager.lease_blank(key)?
-            } else {
-                pager.lease(&[key])?.pop().ok_or_else(|| Error::invalid("lease", "nothing", "a frame"))?
-            };
+            let whole = piece.within == (0..pager.block_elements(&piece));
+            let mut lease =
+                if whole { pager.lease_blank(key)? } else { pager.lease(&[key], Waiter::Caller)? };
             let (now, later) = values.split_at(piece.within.len().min(values.len()));
-            if let Some(bytes) = buffer.get_mut(4 * piece.within.start..4 * piece.within.end) {
-                crate::format::elements::as_f32_mut(bytes).copy_from_slice(now);
+            let bytes = 4 * piece.within.start..4 * piece.within.end;
+            if let Some(bytes) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(bytes)) {
+                as_f32_mut(bytes).copy_from_slice(now);
             }
             values = later;
-            pager.release(key, buffer, true)?;
+            lease.release(1)?;
         }
         Ok(())
     }
@@ -92,15 +92,18 @@ impl ParamStore {
             user: user_record.to_vec(),
         };
         let step = self.step;
-        let pager = self.pager_mut();
-        let before = pager.stats().bytes_written;
+        let pager = &self.engine.pager;
+        let before = pager.lock().stats().bytes_written;
         pager.write_all()?;
-        let written = pager.stats().bytes_written - before;
-        let committed = pager.store_mut().commit(record, step)?;
-        let stats = pager.stats_mut();
+        let mut state = pager.lock();
+        let written = state.stats().bytes_written - before;
+        let committed = state.store_mut().commit(record, step)?;
+        state.note_commit();
+        let stats = state.stats_mut();
         stats.meta_bytes_written += committed.meta_bytes;
         stats.commits += 1;
         stats.commit_ns += elapsed_ns(start);
+        drop(state);
         user_record.clone_into(&mut self.user_record);
         Ok(CommitReport {
             generation: committed.generation,
@@ -116,10 +119,12 @@ impl ParamStore {
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Poisoned`], disk errors.
     pub fn rollback(&mut self) -> Result<u64> {
-        let pager = self.pager_mut();
-        pager.roll_back()?;
-        let record = pager.store().record().clone();
-        let committed = pager.store().superblock().step;
+        self.background.cancel();
+        self.pager().roll_back()?;
+        let state = self.pager().lock();
+        let record = state.store().record().clone();
+        let committed = state.store().superblock().step;
+        drop(state);
         self.groups = record.groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
         self.user_record = record.user;
         let lost = self.step - committed;

@@ -35,13 +35,13 @@ impl ParamStore {
     /// The committed generation.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.pager().store().superblock().generation
+        self.pager().lock().store().superblock().generation
     }
 
     /// The committed step.
     #[must_use]
     pub fn committed_step(&self) -> u64 {
-        self.pager().store().superblock().step
+        self.pager().lock().store().superblock().step
     }
 
     /// The bytes that the last commit saved for the caller: schedule, RNG, data cursor.
@@ -53,13 +53,13 @@ impl ParamStore {
     /// The memory budget in force, in bytes.
     #[must_use]
     pub fn memory_budget(&self) -> u64 {
-        self.pager().budget_bytes()
+        self.pager().lock().whole_budget_bytes()
     }
 
     /// The instruction set in force.
     #[must_use]
     pub fn instruction_set(&self) -> InstructionSet {
-        self.isa
+        self.engine.isa
     }
 
     /// The number of parameters.
@@ -98,7 +98,15 @@ impl ParamStore {
     /// Counters since the store was opened.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.pager().stats()
+        self.pager().lock().stats()
+    }
+
+    /// The share of block planes that the best possible replacement, Belady's MIN, would find in memory in a step like
+    /// the last one that finished, with this budget and nothing read ahead; beside it stands
+    /// [`Stats::hit_rate`]. `None` before a step has finished.
+    #[must_use]
+    pub fn min_hit_rate(&self) -> Option<f64> {
+        self.pager().min_hit_rate()
     }
 
     /// A tensor's parameters, with every update made so far, committed or not. See [`View`] for what it costs.
@@ -107,6 +115,7 @@ impl ParamStore {
     /// [`Error::Unknown`]; [`Error::Budget`] if a gathered view does not fit the budget; disk errors.
     pub fn view(&self, name: &str) -> Result<View<'_>> {
         let tensor = self.tensor_index(name)?;
+        self.background.settle(tensor);
         self.pager().view(tensor, 0, 0..self.elements(tensor))
     }
 
@@ -117,6 +126,7 @@ impl ParamStore {
     pub fn view_range(&self, name: &str, range: Range<u64>) -> Result<View<'_>> {
         let len = to_usize(range.end.saturating_sub(range.start));
         let (tensor, range) = self.checked_range(name, range.start, len)?;
+        self.background.settle(tensor);
         self.pager().view(tensor, 0, range)
     }
 
@@ -135,6 +145,7 @@ impl ParamStore {
     /// As [`read_into`](Self::read_into).
     pub fn read_range_into(&self, name: &str, start: u64, out: &mut [f32]) -> Result<()> {
         let (tensor, range) = self.checked_range(name, start, out.len())?;
+        self.background.settle(tensor);
         self.pager().read_into(tensor, 0, range, out)
     }
 
@@ -150,6 +161,7 @@ impl ParamStore {
             return Err(Error::invalid(format!("memory for tensor {name:?}"), got, expected));
         }
         let plane = self.plane_index(tensor, plane)?;
+        self.background.settle(tensor);
         self.pager().read_into(tensor, plane, 0..elements, out)
     }
 
@@ -159,7 +171,7 @@ impl ParamStore {
     /// [`Error::Unknown`], disk errors.
     pub fn tensor_clock(&self, name: &str) -> Result<TensorClock> {
         let tensor = self.tensor_index(name)?;
-        let entry = self.pager().store_mut().tensor_entry(tensor)?;
+        let entry = self.pager().lock().store_mut().tensor_entry(tensor)?;
         Ok(TensorClock { steps: entry.steps, mu_product: entry.mu_product })
     }
 
@@ -175,7 +187,7 @@ impl ParamStore {
     }
 
     fn prefetch_planes(&self, names: &[&str], planes: impl Fn(usize) -> usize) {
-        let mut pager = self.pager();
+        let mut pager = self.pager().lock();
         for tensor in names.iter().filter_map(|name| self.names.get(*name).copied()) {
             let range = 0..self.elements(tensor);
             let mut ahead = read_ahead(&self.directory, tensor, range.clone(), 0..planes(tensor));

@@ -8,7 +8,7 @@ mod tensor;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 pub use change::CommitReport;
 pub use open::Recovery;
@@ -16,19 +16,20 @@ pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
 use crate::format::directory::{Directory, Tensor};
-use crate::kernel::InstructionSet;
 use crate::layout::GRAD_PLANE;
 use crate::optim::Optimizer;
 use crate::pager::Pager;
 use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
+use crate::update::{Background, Engine};
 
 /// A store of parameters and optimizer state, open in this process.
 ///
 /// There is one writer at a time; readers ([`open_read_only`](Self::open_read_only)) see the committed generation
 /// and keep it as long as they are open.
 pub struct ParamStore {
-    pager: Mutex<Pager>,
+    engine: Engine,
+    background: Background,
     path: PathBuf,
     directory: Arc<Directory>,
     names: HashMap<String, usize>,
@@ -38,8 +39,6 @@ pub struct ParamStore {
     step: u64,
     /// Something failed or was dropped between two steps.
     mixed: bool,
-    threads: Option<rayon::ThreadPool>,
-    isa: InstructionSet,
 }
 
 impl std::fmt::Debug for ParamStore {
@@ -53,18 +52,21 @@ impl std::fmt::Debug for ParamStore {
 
 /// For the rooms that conduct.
 impl ParamStore {
-    pub(crate) fn pager(&self) -> MutexGuard<'_, Pager> {
-        self.pager.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn pager(&self) -> &Pager {
+        &self.engine.pager
     }
 
-    pub(crate) fn pager_mut(&mut self) -> &mut Pager {
-        self.pager.get_mut().unwrap_or_else(PoisonError::into_inner)
+    /// What an update needs: the pager to lease from, the threads and the instruction set to compute with.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
-    /// What an update needs at once: the pager to lease from, the threads and the instruction set to compute with.
-    pub(crate) fn parts(&mut self) -> (&mut Pager, Option<&rayon::ThreadPool>, InstructionSet) {
-        let pager = self.pager.get_mut().unwrap_or_else(PoisonError::into_inner);
-        (pager, self.threads.as_ref(), self.isa)
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
+    }
+
+    pub(crate) fn background_mut(&mut self) -> &mut Background {
+        &mut self.background
     }
 
     pub(crate) fn directory(&self) -> Arc<Directory> {
@@ -72,10 +74,10 @@ impl ParamStore {
     }
 
     pub(crate) fn check_can_change(&self, action: &'static str) -> Result<()> {
-        let pager = self.pager();
-        pager.store().check_writable(action)?;
+        let state = self.pager().lock();
+        state.store().check_writable(action)?;
         if self.mixed {
-            return Err(Error::Mixed { step: self.step, committed_step: pager.store().superblock().step });
+            return Err(Error::Mixed { step: self.step, committed_step: state.store().superblock().step });
         }
         Ok(())
     }
@@ -101,7 +103,7 @@ impl ParamStore {
     pub(crate) fn advance(&mut self) -> u64 {
         self.step += 1;
         let step = self.step;
-        self.pager_mut().store_mut().note_progress(step);
+        self.pager().lock().store_mut().note_progress(step);
         step
     }
 

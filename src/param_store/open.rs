@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::{ParamStore, TensorInfo};
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::schema::{ParamGroup, Schema};
 use crate::storage::{RealVolume, Volume};
 use crate::store::{BlockStore, Creation, SlotState};
 use crate::units::to_usize;
+use crate::update::{Background, Engine};
 
 /// What `open` found and chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,20 +108,16 @@ impl ParamStore {
             io_threads: options.checked_io_threads()?,
             path: options.io_path,
         };
-        let threads = options.threads.map(build_threads).transpose()?;
-        Ok(Self {
-            path: store.path().to_owned(),
-            recovery: recovery(&store),
-            user_record: store.record().user.clone(),
-            step: store.superblock().step,
-            directory,
-            names,
-            groups,
-            mixed: false,
-            threads,
+        let (path, recovery) = (store.path().to_owned(), recovery(&store));
+        let (user_record, step) = (store.record().user.clone(), store.superblock().step);
+        let engine = Engine {
+            pager: Arc::new(Pager::new(store, settings)?),
+            threads: options.threads.map(build_threads).transpose()?.map(Arc::new),
             isa: options.instruction_set.unwrap_or_else(InstructionSet::detect),
-            pager: Mutex::new(Pager::new(store, settings)?),
-        })
+        };
+        let background = Background::new(engine.clone());
+        let mixed = false;
+        Ok(Self { engine, background, path, directory, names, groups, user_record, recovery, step, mixed })
     }
 }
 

@@ -2,25 +2,21 @@
 
 mod coverage;
 mod staged;
-mod update;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
-use std::time::Instant;
 
 use coverage::Coverage;
-use update::{Gradient, Job};
 
 use crate::error::{Error, Result};
-use crate::format::elements::{as_f32, as_f32_mut};
 use crate::format::page::TensorEntry;
 use crate::kernel::reduce::Preparation;
-use crate::layout::{Piece, pieces};
 use crate::optim::{Prepared, TensorClock};
 use crate::options::StepOptions;
-use crate::pager::{Key, Stats, elapsed_ns, read_ahead};
+use crate::pager::{Access, Stats, Waiter};
 use crate::param_store::ParamStore;
 use crate::units::to_u64;
+use crate::update::{Gradient, Update};
 
 /// What a finished step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,17 +42,18 @@ pub struct Step<'a> {
     store: &'a mut ParamStore,
     options: StepOptions,
     /// Tensors that this step has begun to update.
-    updated: BTreeMap<usize, Update>,
+    updated: BTreeMap<usize, Updated>,
     /// Tensors whose gradients wait in the `grad` plane.
     staged: BTreeMap<usize, Coverage>,
     /// An update or a gradient failed half way: what was done cannot be told from what was not.
     failed: bool,
+    finished: bool,
     non_finite: u64,
     before: Stats,
 }
 
 #[derive(Debug)]
-struct Update {
+struct Updated {
     rule: Prepared,
     clock_after: TensorClock,
     done: Coverage,
@@ -96,20 +93,21 @@ impl<'a> Step<'a> {
         if options.needs_all_gradients() {
             store.check_gradient_plane("clipping by global norm and refusing non-finite gradients")?;
         }
-        let pager = store.pager_mut();
-        pager.begin_step()?;
-        let before = pager.stats();
+        store.pager().begin_step()?;
+        let before = store.stats();
         let (updated, staged) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { store, options, updated, staged, failed: false, non_finite: 0, before })
+        Ok(Self { store, options, updated, staged, failed: false, finished: false, non_finite: 0, before })
     }
 
-    /// Updates a tensor with its gradient, at once: parameters and moments are read, changed and on their way back
-    /// when this returns. Where the step needs all gradients first (clipping, refusing), the gradient is put aside in
+    /// Updates a tensor with its gradient, which can be used again as soon as this returns. Blocks that are in memory
+    /// are updated at once; for others the gradient is taken over, within the memory budget, and the update goes on in
+    /// the background while the caller computes the next gradient. Reading the tensor waits for it and shows it. Where the step needs all gradients first (clipping, refusing), the gradient is put aside in
     /// the `grad` plane and applied by [`finish`](Self::finish).
     ///
     /// # Errors
     /// [`Error::Unknown`] for the name, [`Error::Invalid`] if the gradient's length is not the tensor's or the
-    /// tensor was updated in this step already; I/O errors and [`Error::Damaged`] from the disk.
+    /// tensor was updated in this step already; I/O errors and [`Error::Damaged`] from the disk, also of an earlier
+    /// update that went on in the background.
     pub fn apply(&mut self, name: &str, gradient: &[f32]) -> Result<()> {
         let tensor = self.store.tensor_index(name)?;
         let elements = self.store.elements(tensor);
@@ -197,6 +195,9 @@ impl<'a> Step<'a> {
     /// was updated in part: the store is mixed then, as after any other error that follows an update.
     pub fn finish(mut self) -> Result<StepReport> {
         self.check_whole()?;
+        self.failed = true;
+        self.store.background().wait_idle()?;
+        self.failed = false;
         let grad_norm = self.apply_staged()?;
         for (&tensor, update) in &self.updated {
             if !update.done.is_whole(self.store.elements(tensor)) {
@@ -205,14 +206,17 @@ impl<'a> Step<'a> {
                 return Err(Error::invalid(what, got, "every element updated once"));
             }
         }
-        let pager = self.store.pager_mut();
+        let mut state = self.store.pager().lock();
         for (&tensor, update) in &self.updated {
             let TensorClock { steps, mu_product } = update.clock_after;
-            pager.store_mut().set_tensor_entry(tensor, TensorEntry { steps, mu_product })?;
+            state.store_mut().set_tensor_entry(tensor, TensorEntry { steps, mu_product })?;
         }
-        pager.forget_scratch()?;
+        drop(state);
+        self.store.pager().end_step()?;
+        self.non_finite += self.store.background().take_non_finite();
         let step = self.store.advance();
         self.store.clear_mixed();
+        self.finished = true;
         let stats = self.store.stats().since(&self.before);
         Ok(StepReport { step, grad_norm, non_finite: self.non_finite, stats })
     }
@@ -236,18 +240,17 @@ impl<'a> Step<'a> {
         self.store.mark_mixed();
         self.failed = true;
         let prepare = Preparation { divisor: self.divisor(), coefficient, ..Preparation::default() };
-        let directory = self.store.directory();
         let planes = self.store.state_planes(tensor) + 1;
-        let planes = if matches!(gradient, Gradient::Staged) { planes + 1 } else { planes };
-        let mut ahead = read_ahead(&directory, tensor, range.clone(), 0..planes);
-        for piece in pieces(&directory, tensor, range.clone()) {
-            ahead.advance(self.store.pager_mut(), &piece)?;
-            let part = match gradient {
-                Gradient::Given(values) => Gradient::Given(slice_of(values, &piece, range.start)),
-                other => other,
-            };
-            self.update_piece(&piece, planes, part, &rule, prepare)?;
-        }
+        let leased = planes + usize::from(matches!(gradient, Gradient::Staged));
+        let access = Access { tensor, range: range.clone(), planes: 0..leased, blank: false };
+        self.store.pager().enter(&access);
+        let update = Update { tensor, range: range.clone(), planes, rule, prepare };
+        self.non_finite += if let Gradient::Given(values) = gradient {
+            self.store.background_mut().give(&update, values)?
+        } else {
+            self.store.background().wait_idle()?;
+            update.run(self.store.engine(), gradient, Waiter::Caller)?
+        };
         if let Some(update) = self.updated.get_mut(&tensor) {
             update.done.insert(range);
         }
@@ -280,49 +283,18 @@ impl<'a> Step<'a> {
             }
             return Ok(update.rule);
         }
-        let entry = self.store.pager_mut().store_mut().tensor_entry(tensor)?;
+        let entry = self.store.pager().lock().store_mut().tensor_entry(tensor)?;
         let clock = TensorClock { steps: entry.steps, mu_product: entry.mu_product };
         let (rule, clock_after) = self.store.optimizer_of(tensor)?.prepare(clock);
-        self.updated.insert(tensor, Update { rule, clock_after, done: Coverage::default() });
+        self.updated.insert(tensor, Updated { rule, clock_after, done: Coverage::default() });
         Ok(rule)
-    }
-
-    /// Updates one block's part of a tensor. With a staged gradient the last of `planes` is the scratch plane.
-    fn update_piece(
-        &mut self,
-        piece: &Piece,
-        planes: usize,
-        gradient: Gradient<'_>,
-        rule: &Prepared,
-        prepare: Preparation,
-    ) -> Result<()> {
-        let keys: Vec<_> = (0..planes).map(|plane| Key { block: piece.block, plane }).collect();
-        let (pager, threads, isa) = self.store.parts();
-        let mut leased = pager.lease(&keys)?;
-        let start = Instant::now();
-        let bytes = 4 * piece.within.start..4 * piece.within.end;
-        let staged = if matches!(gradient, Gradient::Staged) { leased.pop() } else { None };
-        let gradient = match &staged {
-            Some(buffer) => Gradient::Given(as_f32(buffer.get(bytes.clone()).unwrap_or_default())),
-            None => gradient,
-        };
-        let slices = leased.iter_mut().map(|b| as_f32_mut(b.get_mut(bytes.clone()).unwrap_or_default()));
-        let job = Job { isa, threads, rule, prepare };
-        self.non_finite += update::update(job, slices.collect(), gradient, piece.of_tensor.start);
-        pager.stats_mut().compute_ns += elapsed_ns(start);
-        let changed = leased.len();
-        // Every buffer goes back, whatever becomes of the others.
-        let mut result = Ok(());
-        for (at, (key, buffer)) in keys.into_iter().zip(leased.into_iter().chain(staged)).enumerate() {
-            let released = pager.release(key, buffer, at < changed);
-            result = result.and(released);
-        }
-        result
     }
 }
 
-/// The part of `values`, which begin at element `start` of the tensor, that belongs to a piece.
-fn slice_of<'v>(values: &'v [f32], piece: &Piece, start: u64) -> &'v [f32] {
-    let from = crate::units::to_usize(piece.of_tensor.start - start);
-    values.get(from..from + piece.within.len()).unwrap_or_default()
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.store.background().cancel();
+        }
+    }
 }

@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::update::{self, Gradient, on_threads};
-use super::{Step, slice_of};
+use super::Step;
 use crate::error::{Error, Result};
 use crate::format::elements::{as_f32, as_f32_mut};
 use crate::kernel::reduce::{Preparation, TreeSum, accumulate};
 use crate::layout::{Piece, pieces};
 use crate::options::NonFinitePolicy;
-use crate::pager::{Key, elapsed_ns, read_ahead};
+use crate::pager::{Access, Key, Waiter, elapsed_ns, read_ahead};
+use crate::update::{Engine, Gradient, measure, on_threads, slice_of};
 
 use rayon::prelude::*;
 
@@ -45,6 +45,8 @@ impl Step<'_> {
         let directory = self.store.directory();
         let plane = self.store.state_planes(tensor) + 1;
         for (part, seen) in seen.split(range.clone()) {
+            let access = Access { tensor, range: part.clone(), planes: plane..plane + 1, blank: !seen };
+            self.store.pager().enter(&access);
             for piece in pieces(&directory, tensor, part) {
                 let values = slice_of(gradient, &piece, range.start);
                 self.stage_piece(&piece, plane, values, scale, !seen)?;
@@ -64,22 +66,19 @@ impl Step<'_> {
         first: bool,
     ) -> Result<()> {
         let key = Key { block: piece.block, plane };
-        let (pager, threads, isa) = self.store.parts();
+        let Engine { pager, isa, .. } = self.store.engine();
         let whole = first && piece.within == (0..pager.block_elements(piece));
-        let mut buffer = if whole {
-            pager.lease_blank(key)?
-        } else {
-            pager.lease(&[key])?.pop().ok_or_else(|| Error::invalid("lease", "nothing", "a frame"))?
-        };
+        let mut lease = if whole { pager.lease_blank(key)? } else { pager.lease(&[key], Waiter::Caller)? };
         let start = Instant::now();
         let bytes = 4 * piece.within.start..4 * piece.within.end;
-        let sum = as_f32_mut(buffer.get_mut(bytes).unwrap_or_default());
-        on_threads(threads, || {
+        let buffer = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(bytes));
+        let sum = as_f32_mut(buffer.unwrap_or_default());
+        on_threads(self.store.engine().threads(), || {
             let parts = sum.par_chunks_mut(ADD_LEN).zip(gradient.par_chunks(ADD_LEN));
-            parts.for_each(|(sum, gradient)| accumulate(isa, sum, gradient, scale, first));
+            parts.for_each(|(sum, gradient)| accumulate(*isa, sum, gradient, scale, first));
         });
-        pager.stats_mut().compute_ns += elapsed_ns(start);
-        pager.release(key, buffer, true)
+        pager.lock().stats_mut().compute_ns += elapsed_ns(start);
+        lease.release(1)
     }
 
     /// Applies everything that was put aside. Returns the global norm where it was needed.
@@ -122,20 +121,22 @@ impl Step<'_> {
             let mut tree = TreeSum::new();
             let before = non_finite;
             let plane = self.store.state_planes(tensor) + 1;
+            let engine = self.store.engine();
+            let access = Access { tensor, range: 0..elements, planes: plane..plane + 1, blank: false };
+            engine.pager.enter(&access);
             let mut ahead = read_ahead(&directory, tensor, 0..elements, plane..plane + 1);
             for piece in pieces(&directory, tensor, 0..elements) {
-                let (pager, threads, isa) = self.store.parts();
-                ahead.advance(pager, &piece)?;
-                let key = Key { block: piece.block, plane };
-                let Some(buffer) = pager.lease(&[key])?.pop() else { break };
+                ahead.advance(&mut engine.pager.lock(), &piece)?;
+                let mut lease = engine.pager.lease(&[Key { block: piece.block, plane }], Waiter::Caller)?;
                 let start = Instant::now();
                 let bytes = 4 * piece.within.start..4 * piece.within.end;
-                let values = as_f32(buffer.get(bytes).unwrap_or_default());
-                let measured = update::measure(isa, threads, values, prepare);
+                let buffer = lease.buffers().first().and_then(|buffer| buffer.get(bytes));
+                let values = as_f32(buffer.unwrap_or_default());
+                let measured = measure(engine.isa, engine.threads(), values, prepare);
                 measured.leaves.iter().for_each(|&leaf| tree.push_leaf(leaf));
                 non_finite += measured.non_finite;
-                pager.stats_mut().compute_ns += elapsed_ns(start);
-                pager.release(key, buffer, false)?;
+                engine.pager.lock().stats_mut().compute_ns += elapsed_ns(start);
+                lease.release(0)?;
             }
             total += tree.finish();
             if non_finite > before {

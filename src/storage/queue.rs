@@ -124,7 +124,6 @@ impl<T: Send + 'static> Queue<T> {
     }
 
     /// Jobs submitted whose completion was not received yet.
-    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.shared.lock().in_flight
     }

@@ -408,7 +408,7 @@ fn a_nearly_empty_table_of_three_levels_is_walked_without_visiting_its_entries()
 
     // The inner page above the blocks: everything below it is lost, nothing else is.
     let store = ParamStore::open_read_only(&path, &options).unwrap();
-    let superblock = store.pager().store().superblock().clone();
+    let superblock = store.pager().lock().store().superblock().clone();
     let shape = crate::format::page::TableShape::new(superblock.table_slots).unwrap();
     let leaf = crate::format::page::PageIndex((1 + 3 * 585_937) / 254);
     let (inner, _) = shape.parent_of(leaf).unwrap();

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::{Engine, Update};
 use crate::kernel::InstructionSet;
 use crate::kernel::reduce::{LEAF_LEN, Preparation, count_non_finite, prepare_gradient, sum_of_squares_leaf};
 use crate::optim::Prepared;
@@ -16,11 +17,11 @@ const CHUNK_LEN: usize = 4096;
 const _: () = assert!(CHUNK_LEN.is_multiple_of(LEAF_LEN) && SPAN_LEN.is_multiple_of(CHUNK_LEN));
 
 /// Makes the gradient of a range of a tensor's elements.
-pub(super) type MakeGradient<'a> = dyn Fn(Range<u64>, &mut [f32]) + Sync + 'a;
+pub(crate) type MakeGradient<'a> = dyn Fn(Range<u64>, &mut [f32]) + Sync + 'a;
 
 /// Where a gradient comes from.
 #[derive(Clone, Copy)]
-pub(super) enum Gradient<'a> {
+pub(crate) enum Gradient<'a> {
     /// Values in memory, as long as the planes.
     Given(&'a [f32]),
     /// Made chunk by chunk, near the update.
@@ -29,13 +30,12 @@ pub(super) enum Gradient<'a> {
     Staged,
 }
 
-/// Everything that is the same for all blocks of a tensor in a step.
+/// What is the same for all spans.
 #[derive(Clone, Copy)]
-pub(super) struct Job<'a> {
-    pub(super) isa: InstructionSet,
-    pub(super) threads: Option<&'a rayon::ThreadPool>,
-    pub(super) rule: &'a Prepared,
-    pub(super) prepare: Preparation,
+struct Job<'a> {
+    isa: InstructionSet,
+    rule: &'a Prepared,
+    prepare: Preparation,
 }
 
 struct Span<'a> {
@@ -47,7 +47,7 @@ struct Span<'a> {
 }
 
 /// Runs `work` on the store's own threads, or on rayon's.
-pub(super) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: impl FnOnce() -> R + Send) -> R {
+pub(crate) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: impl FnOnce() -> R + Send) -> R {
     match threads {
         Some(pool) => pool.install(work),
         None => work(),
@@ -56,11 +56,18 @@ pub(super) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: imp
 
 /// Updates a run of elements of a tensor: `planes` are the parameter plane and the state planes, equally long;
 /// `first` is the run's first element in the tensor. Returns how many gradients were NaN or infinite.
-pub(super) fn update(job: Job<'_>, planes: Vec<&mut [f32]>, gradient: Gradient<'_>, first: u64) -> u64 {
+pub(super) fn update(
+    update: &Update,
+    engine: &Engine,
+    planes: Vec<&mut [f32]>,
+    gradient: Gradient<'_>,
+    first: u64,
+) -> u64 {
+    let job = Job { isa: engine.isa, rule: &update.rule, prepare: update.prepare };
     let mut spans = cut(planes, gradient, first);
     match spans.as_mut_slice() {
         [one] => one.run(job),
-        many => on_threads(job.threads, || many.par_iter_mut().map(|span| span.run(job)).sum()),
+        many => on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(job)).sum()),
     }
 }
 
@@ -127,14 +134,14 @@ impl Span<'_> {
 }
 
 /// What one block's gradients add to the global norm.
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// Sums of squares of runs of [`LEAF_LEN`] elements, in order.
-    pub(super) leaves: Vec<f64>,
-    pub(super) non_finite: u64,
+    pub(crate) leaves: Vec<f64>,
+    pub(crate) non_finite: u64,
 }
 
 /// Measures a run of gradients that begins at a multiple of [`LEAF_LEN`] elements of its tensor.
-pub(super) fn measure(
+pub(crate) fn measure(
     isa: InstructionSet,
     threads: Option<&rayon::ThreadPool>,
     gradient: &[f32],

@@ -1,0 +1,253 @@
+//! Updates that go on while the caller computes the next gradient.
+//!
+//! One thread takes updates in the order in which they came. A queued gradient is a copy, in memory of the budget, and
+//! no more than a part of the budget waits: whoever has one more waits too.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::{Engine, Gradient, Update};
+use crate::error::{Error, Result};
+use crate::format::elements::{as_f32, as_f32_mut};
+use crate::layout::pieces;
+use crate::pager::{Waiter, elapsed_ns};
+use crate::storage::Buffer;
+use crate::units::{to_u64, to_usize};
+
+/// A queue of updates and the thread that makes them; the thread starts with the first one.
+pub(crate) struct Background {
+    engine: Engine,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when an update was queued or has ended.
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queued: VecDeque<Queued>,
+    /// The tensor that is being updated.
+    running: Option<usize>,
+    /// Bytes of gradients that wait or are being used.
+    gradient_bytes: u64,
+    non_finite: u64,
+    error: Option<Error>,
+    is_closing: bool,
+}
+
+struct Queued {
+    update: Update,
+    gradient: Buffer,
+    elements: usize,
+}
+
+impl Background {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine, shared: Arc::default(), thread: None }
+    }
+
+    /// Makes an update with a gradient that the caller keeps: parts whose blocks are in memory at once, the others in
+    /// the background with a copy of their gradient. Returns the NaN and infinite gradients of the parts made at once.
+    pub(crate) fn give(&mut self, update: &Update, gradient: &[f32]) -> Result<u64> {
+        let directory = Arc::clone(self.engine.pager.directory());
+        let capacity = self.engine.pager.gradient_bytes();
+        let elements_max = (capacity / 8).max(1);
+        let mut non_finite = 0;
+        let mut part: Option<Range<u64>> = None;
+        for piece in pieces(&directory, update.tensor, update.range.clone()) {
+            let next = piece.of_tensor;
+            part = match part {
+                Some(part) if next.end - part.start <= elements_max => Some(part.start..next.end),
+                Some(full) => {
+                    non_finite += self.give_part(update, full, gradient, capacity)?;
+                    Some(next)
+                }
+                None => Some(next),
+            };
+        }
+        if let Some(last) = part {
+            non_finite += self.give_part(update, last, gradient, capacity)?;
+        }
+        Ok(non_finite)
+    }
+
+    fn give_part(
+        &mut self,
+        update: &Update,
+        range: Range<u64>,
+        gradient: &[f32],
+        capacity: u64,
+    ) -> Result<u64> {
+        let from = to_usize(range.start - update.range.start);
+        let elements = to_usize(range.end - range.start);
+        let values = gradient.get(from..from + elements).unwrap_or_default();
+        let update = Update { range, ..update.clone() };
+        let bytes = 4 * to_u64(elements);
+        if bytes > capacity || self.engine.pager.are_near(update.tensor, &update.range, 0..update.planes) {
+            if bytes > capacity {
+                self.wait_idle()?;
+            }
+            return update.run(&self.engine, Gradient::Given(values), Waiter::Caller);
+        }
+        self.wait_until(|state| state.gradient_bytes + bytes <= capacity || state.error.is_some());
+        self.check()?;
+        let mut memory = self.engine.pager.take_memory(4 * elements)?;
+        as_f32_mut(memory.get_mut(..4 * elements).unwrap_or_default()).copy_from_slice(values);
+        self.start()?;
+        let mut state = self.shared.lock();
+        state.gradient_bytes += bytes;
+        state.queued.push_back(Queued { update, gradient: memory, elements });
+        drop(state);
+        self.shared.moved.notify_all();
+        Ok(0)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        if self.thread.is_none() {
+            let (shared, engine) = (Arc::clone(&self.shared), self.engine.clone());
+            let thread = thread::Builder::new()
+                .name("paramstore-update".to_owned())
+                .spawn(move || shared.run(&engine))
+                .map_err(|source| Error::Resource { what: "the thread of updates".to_owned(), source })?;
+            self.thread = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// Waits until no update of a tensor is under way.
+    pub(crate) fn settle(&self, tensor: usize) {
+        let others = |state: &State| {
+            state.running != Some(tensor) && state.queued.iter().all(|queued| queued.update.tensor != tensor)
+        };
+        self.wait_until(others);
+    }
+
+    /// Waits until nothing is under way, and tells of an update that failed.
+    pub(crate) fn wait_idle(&self) -> Result<()> {
+        self.wait_until(|state| state.running.is_none() && state.queued.is_empty());
+        self.check()
+    }
+
+    /// Tells, once, of an update that failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.shared.lock().error.take().map_or(Ok(()), Err)
+    }
+
+    /// Forgets what has not begun, and waits for what has.
+    pub(crate) fn cancel(&self) {
+        let mut state = self.shared.lock();
+        let dropped = state.drop_queued();
+        drop(state);
+        self.shared.give_back(&self.engine, dropped);
+        self.wait_until(|state| state.running.is_none());
+        let mut state = self.shared.lock();
+        state.non_finite = 0;
+        state.error = None;
+    }
+
+    /// The NaN and infinite gradients of updates made in the background since this was last asked.
+    pub(crate) fn take_non_finite(&self) -> u64 {
+        std::mem::take(&mut self.shared.lock().non_finite)
+    }
+
+    /// Waits, and counts the time as that of the caller.
+    fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
+        let mut state = self.shared.lock();
+        if is_so(&state) {
+            return;
+        }
+        let start = Instant::now();
+        while !is_so(&state) {
+            state = self.shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        self.engine.pager.lock().stats_mut().stall_update_ns += elapsed_ns(start);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of the thread.
+    fn run(&self, engine: &Engine) {
+        while let Some(queued) = self.next() {
+            let values = as_f32(queued.gradient.get(..4 * queued.elements).unwrap_or_default());
+            let work = || queued.update.run(engine, Gradient::Given(values), Waiter::Background);
+            // A panic in here would leave the caller waiting for ever; it is told as the error that it is.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let panicked =
+                |_| Err(Error::io("update", "a block", std::io::Error::other("a panic; see above")));
+            self.end(engine, queued, result.unwrap_or_else(panicked));
+        }
+    }
+
+    fn next(&self) -> Option<Queued> {
+        let mut state = self.lock();
+        loop {
+            if state.is_closing {
+                return None;
+            }
+            if let Some(queued) = state.queued.pop_front() {
+                state.running = Some(queued.update.tensor);
+                return Some(queued);
+            }
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Gives the memory of a gradient back and takes note of what became of its update. After a failure nothing that
+    /// waits is begun: the step has failed.
+    fn end(&self, engine: &Engine, queued: Queued, result: Result<u64>) {
+        engine.pager.give_memory(queued.gradient);
+        let mut state = self.lock();
+        state.gradient_bytes -= 4 * to_u64(queued.elements);
+        state.running = None;
+        let mut dropped = VecDeque::new();
+        match result {
+            Ok(non_finite) => state.non_finite += non_finite,
+            Err(error) => {
+                state.error.get_or_insert(error);
+                dropped = state.drop_queued();
+            }
+        }
+        drop(state);
+        self.give_back(engine, dropped);
+    }
+
+    fn give_back(&self, engine: &Engine, dropped: VecDeque<Queued>) {
+        for queued in dropped {
+            engine.pager.give_memory(queued.gradient);
+        }
+        self.moved.notify_all();
+    }
+}
+
+impl State {
+    fn drop_queued(&mut self) -> VecDeque<Queued> {
+        let dropped = std::mem::take(&mut self.queued);
+        self.gradient_bytes -= dropped.iter().map(|queued| 4 * to_u64(queued.elements)).sum::<u64>();
+        dropped
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.cancel();
+        self.shared.lock().is_closing = true;
+        self.shared.moved.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // The thread catches the panics of its updates, and there is nobody to tell of another.
+            drop(thread.join());
+        }
+    }
+}
