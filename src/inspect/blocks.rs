@@ -79,6 +79,7 @@ pub struct Blocks<'a> {
 impl ParamStore {
     /// Lists the blocks of the committed generation. Never-written stretches come as one item and cost nothing; a
     /// damaged table page comes as an error, and the listing goes on behind it.
+    #[must_use]
     pub fn blocks(&self) -> Blocks<'_> {
         let directory = self.directory();
         let pager = self.pager().lock();

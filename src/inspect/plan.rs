@@ -111,7 +111,7 @@ impl Schema {
             table,
             state_bytes,
             param_bytes: disk.parameters,
-            hot_bytes: state_bytes.min(budget_bytes - crate::pager::streaming_bytes(budget_bytes)),
+            hot_bytes: state_bytes.min(crate::pager::hot_bytes_max(directory, budget_bytes)),
             planes,
             disk,
         })

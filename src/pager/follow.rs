@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Key;
-use super::plan::{Access, Plan};
+use super::plan::{Access, Plan, ToRead};
 use crate::format::directory::Directory;
 
 /// Accesses that may be overtaken by later ones: threads that read beside each other come in any order.
@@ -125,9 +125,10 @@ impl Follower {
     pub(super) fn next_ahead(&mut self) -> Option<Key> {
         let plan = self.plan.as_ref().filter(|_| self.is_followed)?;
         loop {
-            match plan.to_read(self.ahead)? {
-                Some(key) => return Some(key),
-                None => self.ahead += 1,
+            match plan.to_read(self.ahead) {
+                ToRead::Block(key) => return Some(key),
+                ToRead::Nothing => self.ahead += 1,
+                ToRead::Unknown => return None,
             }
         }
     }
@@ -152,7 +153,9 @@ mod tests {
         for &tensor in tensors {
             follower.enter(&access(tensor));
             let keys: Vec<_> = access(tensor).keys(directory).collect();
-            keys.into_iter().for_each(|key| follower.note(key));
+            for key in keys {
+                follower.note(key);
+            }
         }
         let followed = planned && follower.is_followed();
         follower.end(directory, 1 << 20);

@@ -30,7 +30,6 @@ pub use view::View;
 
 pub(crate) use ahead::read_ahead;
 pub(crate) use plan::Access;
-pub(crate) use pool::streaming_bytes;
 pub(crate) use state::State;
 pub(crate) use stats::elapsed_ns;
 pub(crate) use visit::Run;
@@ -118,7 +117,7 @@ impl Pager {
 
     /// Drops all gradients; the scratch plane has no meaning between steps.
     pub(crate) fn forget_scratch(&self) -> Result<()> {
-        self.until(Waiter::Caller, State::try_forget_scratch)
+        self.until(Waiter::Caller, |state, stuck| Ok(state.try_forget_scratch(stuck)))
     }
 
     /// Says what is going to be used next: in a step it is recorded, and compared with the plan.
@@ -126,13 +125,15 @@ impl Pager {
         self.lock().enter(access);
     }
 
-    /// Writes every changed frame and waits until the disk has taken all of them; frames stay near.
-    pub(crate) fn write_all(&self) -> Result<()> {
-        self.lock().write_dirty()?;
+    /// Writes every changed frame and waits until the disk has taken all of them, and those under way before; frames
+    /// stay near. Returns the bytes of the writes that began now.
+    pub(crate) fn write_all(&self) -> Result<u64> {
+        let bytes = self.lock().write_dirty()?;
         self.until(Waiter::Caller, |state, _| {
             // Reads for the next step may go on.
             Ok(if state.is_writing() { Attempt::Wait(wait::Stall::Write) } else { Attempt::Done(()) })
-        })
+        })?;
+        Ok(bytes)
     }
 
     /// Forgets everything that is not committed.
@@ -190,6 +191,20 @@ pub(crate) fn check_budget(directory: &Directory, budget: u64) -> Result<()> {
 /// The least memory with which every lease can be had while one block is read and another written.
 pub(crate) fn smallest_budget(directory: &Directory) -> u64 {
     directory.extents.iter().map(block_bytes).max().unwrap_or(0).saturating_mul(3)
+}
+
+/// Memory of all blocks with all their planes; a budget of that size never has to let one go.
+fn whole_bytes(directory: &Directory) -> u64 {
+    directory
+        .extents
+        .iter()
+        .map(|e| block_bytes(e).saturating_mul(e.elements.div_ceil(e.block_elements)))
+        .sum()
+}
+
+/// Bytes of frames that stay in memory from step to step.
+pub(crate) fn hot_bytes_max(directory: &Directory, budget: u64) -> u64 {
+    if whole_bytes(directory) <= budget { budget } else { budget - pool::streaming_bytes(budget) }
 }
 
 /// Memory of one block with all its planes.

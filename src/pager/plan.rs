@@ -37,6 +37,16 @@ pub(super) fn plan_bytes_max(budget: u64) -> u64 {
     budget / 32
 }
 
+/// What is to be read for a use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToRead {
+    Block(Key),
+    /// It is overwritten whole, or near since an earlier use.
+    Nothing,
+    /// Neither in this step nor in the next.
+    Unknown,
+}
+
 /// The uses of one step, which comes again and again. Positions count uses from the first step that follows the plan
 /// on, so that they never fall.
 #[derive(Debug)]
@@ -141,13 +151,14 @@ impl Plan {
         self.base + self.len()
     }
 
-    /// What is used at a position of this step or the next, if it is to be read for that; `None` beyond.
-    pub(super) fn to_read(&self, position: u64) -> Option<Option<Key>> {
-        let within = position.checked_sub(self.base).filter(|&at| at < 2 * self.len())?;
-        let at = usize::try_from(within % self.len()).ok()?;
-        let key = *self.keys.get(*self.uses.get(at)? as usize)?;
-        let blank = self.blank.get(at).copied().unwrap_or(false);
-        Some(Some(key).filter(|&key| !blank && self.due(key) == position))
+    /// What is to be read for the use at a position.
+    pub(super) fn to_read(&self, position: u64) -> ToRead {
+        let within = position.checked_sub(self.base).filter(|&at| at < 2 * self.len());
+        let at = within.and_then(|within| usize::try_from(within % self.len()).ok());
+        let key = at.and_then(|at| self.keys.get(*self.uses.get(at)? as usize)).copied();
+        let (Some(at), Some(key)) = (at, key) else { return ToRead::Unknown };
+        let is_blank = self.blank.get(at).copied().unwrap_or(false);
+        if is_blank || self.due(key) != position { ToRead::Nothing } else { ToRead::Block(key) }
     }
 
     /// The share of uses that the best possible replacement finds in memory when the step comes again and again and
@@ -251,14 +262,14 @@ mod tests {
     fn what_is_to_be_read_is_named_once_and_at_its_next_use_only() {
         let mut plan = plan(&[5, 6, 5]);
         plan.begin();
-        assert_eq!(plan.to_read(3), Some(Some(key(5))));
-        assert_eq!(plan.to_read(4), Some(Some(key(6))));
-        assert_eq!(plan.to_read(5), Some(None), "near since its first use");
+        assert_eq!(plan.to_read(3), ToRead::Block(key(5)));
+        assert_eq!(plan.to_read(4), ToRead::Block(key(6)));
+        assert_eq!(plan.to_read(5), ToRead::Nothing, "near since its first use");
         plan.note(key(5));
-        assert_eq!(plan.to_read(3), Some(None), "used already");
-        assert_eq!(plan.to_read(5), Some(Some(key(5))));
-        assert_eq!(plan.to_read(9), None, "beyond the next step");
-        assert_eq!(plan.to_read(0), None, "the step before");
+        assert_eq!(plan.to_read(3), ToRead::Nothing, "used already");
+        assert_eq!(plan.to_read(5), ToRead::Block(key(5)));
+        assert_eq!(plan.to_read(9), ToRead::Unknown, "beyond the next step");
+        assert_eq!(plan.to_read(0), ToRead::Unknown, "the step before");
     }
 
     /// The least misses of any replacement, by trying all of them.

@@ -16,7 +16,7 @@ pub(super) fn class_of(bytes: usize) -> usize {
 
 /// Bytes of a budget that stay free for blocks on their way, so that reading, computing and writing overlap even
 /// while the rest is full of hot blocks.
-pub(crate) fn streaming_bytes(budget: u64) -> u64 {
+pub(super) fn streaming_bytes(budget: u64) -> u64 {
     const STREAM_MAX_BYTES: u64 = 128 << 20;
     (budget / 2).min(STREAM_MAX_BYTES)
 }

@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(super) store: BlockStore,
     pub(super) directory: Arc<Directory>,
     pub(super) births: Births,
+    /// Memory of all blocks.
+    whole_bytes: u64,
     pub(super) frames: Frames,
     pub(super) pool: Pool,
     pub(super) queue: Arc<Queue<Completion>>,
@@ -73,6 +75,7 @@ impl State {
         let directory = Arc::clone(store.directory());
         Self {
             births: Births::new(&directory),
+            whole_bytes: super::whole_bytes(&directory),
             frames: Frames::default(),
             pool: Pool::new(settings.budget_bytes),
             queue,
@@ -171,7 +174,8 @@ impl State {
 
     /// Whether hot frames take memory that blocks on their way need.
     pub(super) fn is_too_hot(&self) -> bool {
-        self.frames.totals().hot_bytes + self.pool.streaming_bytes() > self.pool.budget_bytes()
+        let budget = self.pool.budget_bytes();
+        self.whole_bytes > budget && self.frames.totals().hot_bytes + self.pool.streaming_bytes() > budget
     }
 
     /// Whether a frame that has just been changed is what the next commit will need of it.
@@ -238,7 +242,7 @@ impl State {
         Ok(Attempt::Done(()))
     }
 
-    pub(super) fn try_forget_scratch(&mut self, stuck: bool) -> Result<Attempt<()>> {
+    pub(super) fn try_forget_scratch(&mut self, stuck: bool) -> Attempt<()> {
         let gradients: Vec<_> = self.frames.keys().filter(|&key| self.is_scratch(key)).collect();
         let mut moving = false;
         for key in gradients {
@@ -252,20 +256,22 @@ impl State {
             }
         }
         if moving && !stuck {
-            return Ok(Attempt::Wait(Stall::Write));
+            return Attempt::Wait(Stall::Write);
         }
         self.scratch.clear();
-        Ok(Attempt::Done(()))
+        Attempt::Done(())
     }
 
-    /// Starts to write every changed frame; frames stay near.
-    pub(super) fn write_dirty(&mut self) -> Result<()> {
+    /// Starts to write every changed frame; frames stay near. Returns the bytes of these writes.
+    pub(super) fn write_dirty(&mut self) -> Result<u64> {
+        let mut bytes = 0;
         for key in self.frames.dirty() {
             if !self.is_scratch(key) {
+                bytes += to_u64(self.place(key)?.padded);
                 self.write_out(key, true)?;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Takes note of a commit.

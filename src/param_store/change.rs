@@ -93,10 +93,8 @@ impl ParamStore {
         };
         let step = self.step;
         let pager = &self.engine.pager;
-        let before = pager.lock().stats().bytes_written;
-        pager.write_all()?;
+        let written = pager.write_all()?;
         let mut state = pager.lock();
-        let written = state.stats().bytes_written - before;
         let committed = state.store_mut().commit(record, step)?;
         state.note_commit();
         let stats = state.stats_mut();

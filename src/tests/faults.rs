@@ -11,9 +11,12 @@ use crate::{Error, ParamStore, Result};
 
 const STEPS: u64 = 3;
 
+/// Budgets with which everything stays in memory, and nearly nothing does.
+const BUDGETS: [u64; 2] = [256 << 10, 14 * 4096];
+
 /// Creates a store and makes three steps, a commit after each, with the step in the user record.
-fn script(volume: &FaultVolume) -> Result<()> {
-    let mut store = create(volume, &schema(4096), &options())?;
+fn script(volume: &FaultVolume, budget: u64) -> Result<()> {
+    let mut store = create(volume, &schema(4096), &options().memory_budget(budget))?;
     for _ in 0..STEPS {
         one_step(&mut store)?;
         let step = store.step().to_le_bytes();
@@ -54,15 +57,15 @@ fn check_reopened(volume: &FaultVolume, reference: &HashMap<u64, Vec<u32>>, at: 
 #[test]
 fn a_failed_operation_leaves_a_committed_generation() {
     let reference = reference();
-    let clean = FaultVolume::new(memory());
-    script(&clean).unwrap();
-    let operations = clean.operations();
-    assert!(operations.len() > 100);
-    for lasting in [Lasting::Once, Lasting::FromThenOn] {
+    for (budget, lasting) in BUDGETS.iter().flat_map(|&b| [(b, Lasting::Once), (b, Lasting::FromThenOn)]) {
+        let clean = FaultVolume::new(memory());
+        script(&clean, budget).unwrap();
+        let operations = clean.operations();
+        assert!(operations.len() > 100);
         for (at, operation) in operations.iter().enumerate() {
             let volume = FaultVolume::new(memory());
             volume.fail_at(at, ErrorKind::Other, lasting);
-            let result = script(&volume);
+            let result = script(&volume, budget);
             volume.heal();
             let step = check_reopened(&volume, &reference, at);
             if result.is_ok() {

@@ -6,6 +6,7 @@ mod hostile;
 mod inspect;
 mod model;
 mod paging;
+mod planning;
 mod recovery;
 
 use std::sync::Arc;

@@ -30,7 +30,7 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("crc32fast", &["src/format/checksum.rs"]),
     ("libm", &["src/initial.rs", "src/optim/"]),
     ("memmap2", &["src/storage/"]),
-    ("rayon", &["src/step/", "src/param_store/"]),
+    ("rayon", &["src/update/", "src/step/", "src/param_store/"]),
     ("rustix", &["src/storage/"]),
 ];
 
