@@ -109,7 +109,8 @@ impl State {
     /// Counters since the store was opened, with the memory in use now.
     pub(crate) fn stats(&self) -> Stats {
         let held_bytes = self.pool.used_bytes() + self.follower.plan().map_or(0, Plan::bytes);
-        Stats { held_bytes, table_bytes: self.store.table_bytes(), ..self.stats }
+        let disk_ns = u64::try_from(self.queue.busy_time().as_nanos()).unwrap_or(u64::MAX);
+        Stats { held_bytes, disk_ns, table_bytes: self.store.table_bytes(), ..self.stats }
     }
 
     pub(crate) fn stats_mut(&mut self) -> &mut Stats {

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-/// Counters since the store was opened; subtract two of them to see one step. Times are wall-clock nanoseconds of
-/// the thread that trains.
+/// Counters since the store was opened; subtract two of them to see one step. Times are wall-clock nanoseconds;
+/// stalls are those of the threads that call, not of the one that updates in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -31,6 +31,9 @@ pub struct Stats {
     pub stall_update_ns: u64,
     /// Time spent in update kernels and reductions, those in the background included.
     pub compute_ns: u64,
+    /// Time during which the disk had something to do: at least one block was being read or written, or made for the
+    /// first time, its checksum included.
+    pub disk_ns: u64,
     /// Time spent in commits, writing of hot blocks included.
     pub commit_ns: u64,
     /// Commits made.
@@ -58,6 +61,7 @@ impl Stats {
             stall_write_ns: self.stall_write_ns - earlier.stall_write_ns,
             stall_update_ns: self.stall_update_ns - earlier.stall_update_ns,
             compute_ns: self.compute_ns - earlier.compute_ns,
+            disk_ns: self.disk_ns - earlier.disk_ns,
             commit_ns: self.commit_ns - earlier.commit_ns,
             commits: self.commits - earlier.commits,
             ..*self

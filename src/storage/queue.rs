@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -34,7 +35,35 @@ struct State<T> {
     ended: VecDeque<thread::Result<T>>,
     /// Submitted and not yet received.
     in_flight: usize,
+    busy: Busy,
     is_closing: bool,
+}
+
+/// The time during which at least one job ran.
+#[derive(Default)]
+struct Busy {
+    running: usize,
+    since: Option<Instant>,
+    before: Duration,
+}
+
+impl Busy {
+    fn begin(&mut self) {
+        self.running += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn end(&mut self) {
+        self.running -= 1;
+        if self.running == 0 {
+            self.before = self.total();
+            self.since = None;
+        }
+    }
+
+    fn total(&self) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl<T: Send + 'static> Queue<T> {
@@ -51,6 +80,7 @@ impl<T: Send + 'static> Queue<T> {
             rest: VecDeque::new(),
             ended: VecDeque::new(),
             in_flight: 0,
+            busy: Busy::default(),
             is_closing: false,
         };
         let shared =
@@ -123,6 +153,11 @@ impl<T: Send + 'static> Queue<T> {
         }
     }
 
+    /// The time so far during which at least one job ran.
+    pub(crate) fn busy_time(&self) -> Duration {
+        self.shared.lock().busy.total()
+    }
+
     /// Jobs submitted whose completion was not received yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.shared.lock().in_flight
@@ -140,7 +175,10 @@ impl<T> Shared<T> {
         while let Some(job) = self.next() {
             // The job is consumed and its panic goes on in `recv`, so that nobody sees what it left half done.
             let ended = catch_unwind(AssertUnwindSafe(job));
-            self.lock().ended.push_back(ended);
+            let mut state = self.lock();
+            state.busy.end();
+            state.ended.push_back(ended);
+            drop(state);
             self.ended.notify_one();
         }
     }
@@ -151,10 +189,9 @@ impl<T> Shared<T> {
             if state.is_closing {
                 return None;
             }
-            if let Some(job) = state.first.pop_front() {
-                return Some(job);
-            }
-            if let Some(job) = state.rest.pop_front() {
+            let job = state.first.pop_front();
+            if let Some(job) = job.or_else(|| state.rest.pop_front()) {
+                state.busy.begin();
                 return Some(job);
             }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -283,6 +320,26 @@ mod tests {
         go.send(()).unwrap();
         dropper.join().unwrap();
         assert_eq!(began.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn busy_time_grows_while_a_job_runs_and_stands_still_afterwards() {
+        let queue = Queue::new(2).unwrap();
+        assert_eq!(queue.busy_time(), Duration::ZERO);
+        let (go, gate) = mpsc::channel::<()>();
+        let (started, has_started) = mpsc::channel::<()>();
+        queue.submit(move || {
+            started.send(()).unwrap();
+            gate.recv().unwrap();
+        });
+        has_started.recv().unwrap();
+        let early = queue.busy_time();
+        while queue.busy_time() == early {
+            thread::yield_now();
+        }
+        go.send(()).unwrap();
+        assert_eq!(queue.recv(), Some(()));
+        assert_eq!(queue.busy_time(), queue.busy_time());
     }
 
     #[test]

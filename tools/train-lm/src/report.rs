@@ -20,11 +20,20 @@ pub(crate) struct Traffic {
     pub(crate) stall_read_s: f64,
     /// Seconds that the trainer waited for writes.
     pub(crate) stall_write_s: f64,
+    /// Seconds that the trainer waited for updates under way.
+    pub(crate) stall_update_s: f64,
+    /// Seconds during which the disk had something to do.
+    pub(crate) disk_s: f64,
     /// Seconds that the store computed updates.
     pub(crate) update_s: f64,
 }
 
 impl Traffic {
+    /// Seconds that the trainer waited in all.
+    fn stall_s(&self) -> f64 {
+        self.stall_read_s + self.stall_write_s + self.stall_update_s
+    }
+
     /// What came after `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
@@ -32,6 +41,8 @@ impl Traffic {
             written: self.written - earlier.written,
             stall_read_s: self.stall_read_s - earlier.stall_read_s,
             stall_write_s: self.stall_write_s - earlier.stall_write_s,
+            stall_update_s: self.stall_update_s - earlier.stall_update_s,
+            disk_s: self.disk_s - earlier.disk_s,
             update_s: self.update_s - earlier.update_s,
         }
     }
@@ -73,7 +84,7 @@ impl Progress {
             per_second(self.tokens, seconds),
             size(per_second(traffic.read, seconds)),
             size(per_second(traffic.written, seconds)),
-            traffic.stall_read_s + traffic.stall_write_s,
+            traffic.stall_s(),
         );
         if self.terminal {
             self.bar.set_message(message);
@@ -161,6 +172,8 @@ impl Summary {
             "update_s": self.traffic.update_s,
             "stall_read_s": self.traffic.stall_read_s,
             "stall_write_s": self.traffic.stall_write_s,
+            "stall_update_s": self.traffic.stall_update_s,
+            "disk_s": self.traffic.disk_s,
             "state_bytes": self.state_bytes,
             "memory_bytes": self.memory.0,
             "budget_bytes": self.memory.1,
@@ -176,10 +189,9 @@ impl Summary {
         })
     }
 
-    /// Seconds of training that were neither waiting for the disk, nor updating, nor committing.
+    /// Seconds of training that were neither waiting nor committing: the passes, and updates that were made at once.
     fn compute_s(&self) -> f64 {
-        let Traffic { stall_read_s, stall_write_s, update_s, .. } = self.traffic;
-        (self.train_s - stall_read_s - stall_write_s - update_s - self.commits.1).max(0.0)
+        (self.train_s - self.traffic.stall_s() - self.commits.1).max(0.0)
     }
 
     /// The report for people.
@@ -206,6 +218,7 @@ impl Summary {
         ));
         rows.push(("memory", self.memory_row()));
         if self.tokens > 0 {
+            rows.push(("time", self.time_row()));
             rows.push(("disk", self.disk_row()));
         }
         let digest = self.digest.as_ref().map_or_else(String::new, |digest| format!(", digest {digest}"));
@@ -245,13 +258,21 @@ impl Summary {
 
     fn disk_row(&self) -> String {
         format!(
-            "{} read, {} written; stalled {:.1} s reading and {:.1} s writing; {} commits in {:.1} s",
+            "{} read, {} written; {} commits in {:.1} s",
             size_of(self.traffic.read),
             size_of(self.traffic.written),
-            self.traffic.stall_read_s,
-            self.traffic.stall_write_s,
             self.commits.0,
             self.commits.1,
+        )
+    }
+
+    fn time_row(&self) -> String {
+        let Traffic { stall_read_s, stall_write_s, stall_update_s, disk_s, .. } = self.traffic;
+        format!(
+            "{:.1} s computing and {disk_s:.1} s of disk beside each other; waited {:.1} s: {stall_read_s:.1} s for \
+             reads, {stall_update_s:.1} s for updates, {stall_write_s:.1} s for writes",
+            self.compute_s(),
+            self.traffic.stall_s(),
         )
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Step, TensorSpec};
+use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Stats, Step, TensorSpec};
 
 use crate::config::{Shape, Start, TensorDef};
 use crate::pass::{Sink, Source};
@@ -20,12 +20,21 @@ pub(crate) struct Weights {
     stalls: Stalls,
 }
 
-/// Nanoseconds that updates waited for the disk. Reads are not counted here: they run beside the computation, and what
+/// Nanoseconds that the trainer waited to hand over gradients, and for updates to end. Reads are not counted here: they run beside the computation, and what
 /// the trainer waits for them is known to the trainer.
 #[derive(Debug, Clone, Copy, Default)]
 struct Stalls {
     read_ns: u64,
     write_ns: u64,
+    update_ns: u64,
+}
+
+impl Stalls {
+    fn add(&mut self, done: &Stats) {
+        self.read_ns += done.stall_read_ns;
+        self.write_ns += done.stall_write_ns;
+        self.update_ns += done.stall_update_ns;
+    }
 }
 
 /// Settings that differ from PyTorch's defaults: a momentum for SGD, and for the others what is usual for
@@ -144,7 +153,10 @@ impl Weights {
         }
         let mut updates = Updates { step: self.store.begin_step()?, stalls: &mut self.stalls };
         let result = pass(&mut updates)?;
-        let report = updates.step.finish()?;
+        let Updates { step, .. } = updates;
+        let before = step.stats();
+        let report = step.finish()?;
+        self.stalls.add(&self.store.stats().since(&before));
         if report.non_finite > 0 {
             bail!(
                 "step {} met {} gradients that are NaN or infinite; the store goes back to its last commit: \
@@ -170,6 +182,8 @@ impl Weights {
             written: stats.bytes_written,
             stall_read_s: seconds(self.stalls.read_ns),
             stall_write_s: seconds(self.stalls.write_ns),
+            stall_update_s: seconds(self.stalls.update_ns),
+            disk_s: seconds(stats.disk_ns),
             update_s: seconds(stats.compute_ns),
         }
     }
@@ -217,9 +231,7 @@ impl Updates<'_> {
     fn timed(&mut self, update: impl FnOnce(&mut Step<'_>) -> paramstore::Result<()>) -> Result<()> {
         let before = self.step.stats();
         update(&mut self.step)?;
-        let done = self.step.stats().since(&before);
-        self.stalls.read_ns += done.stall_read_ns;
-        self.stalls.write_ns += done.stall_write_ns;
+        self.stalls.add(&self.step.stats().since(&before));
         Ok(())
     }
 }
