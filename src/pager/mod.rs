@@ -7,6 +7,7 @@
 mod ahead;
 mod births;
 mod frames;
+mod hot;
 mod lease;
 mod pool;
 mod stats;

@@ -1,12 +1,15 @@
 //! CONDUCTOR. One optimizer step: gradients in, updates out, the step counter last.
 
 mod coverage;
+mod memory;
 mod staged;
 mod update;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::time::Instant;
+
+pub use memory::MemoryPass;
 
 use coverage::Coverage;
 use update::{Gradient, Job};
