@@ -38,4 +38,4 @@ pub use options::{NonFinitePolicy, Options, StepOptions};
 pub use pager::{IoPath, Stats, View};
 pub use param_store::{CommitReport, ParamStore, Recovery, TensorInfo};
 pub use schema::{ParamGroup, Schema, TensorSpec};
-pub use step::{Step, StepReport};
+pub use step::{MemoryPass, Step, StepReport};

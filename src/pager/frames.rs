@@ -158,6 +158,14 @@ impl Frames {
         self.map.keys().copied()
     }
 
+    /// The memory of every frame that nobody has, in any order.
+    pub(super) fn ready_mut(&mut self) -> impl Iterator<Item = (Key, &mut Buffer)> {
+        self.map.iter_mut().filter_map(|(key, slot)| match &mut slot.frame {
+            Frame::Ready { buffer, .. } => Some((*key, buffer)),
+            _ => None,
+        })
+    }
+
     /// Frames with changes that the disk does not have, in block order.
     pub(super) fn dirty(&self) -> Vec<Key> {
         let dirty = |slot: &Slot| matches!(slot.frame, Frame::Ready { dirty: true, .. });

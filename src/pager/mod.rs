@@ -12,6 +12,7 @@ mod ahead;
 mod births;
 mod follow;
 mod frames;
+mod hot;
 mod lease;
 mod plan;
 mod pool;

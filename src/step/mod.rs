@@ -1,10 +1,13 @@
 //! CONDUCTOR. One optimizer step: gradients in, updates out, the step counter last.
 
 mod coverage;
+mod memory;
 mod staged;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
+
+pub use memory::MemoryPass;
 
 use coverage::Coverage;
 

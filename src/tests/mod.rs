@@ -4,6 +4,7 @@ mod faults;
 mod findings;
 mod hostile;
 mod inspect;
+mod memory_pass;
 mod model;
 mod paging;
 mod planning;

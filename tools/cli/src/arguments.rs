@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use paramstore::Optimizer;
 
 use crate::hyperparameters::Hyperparameters;
 use crate::quantity;
 use crate::schema::SchemaArguments;
 
 const AFTER: &str = "\
-Exit status: 0 sound, 1 damage found, 2 wrong usage, 3 the store could not be looked at or made.
+Exit status: 0 sound, 1 damage found, 2 wrong usage, 3 the store could not be looked at or made,
+130 interrupted.
 Sizes: 4096, 4k, 64MiB, 1.5GiB (powers of 1024), 2TB (power of 1000). Counts: 120M, 1B, 1T.";
 
-/// Create, inspect, verify and plan stores of model parameters and optimizer state
+/// Create, inspect, verify, plan and measure stores of model parameters and optimizer state
 #[derive(Debug, Parser)]
 #[command(name = "paramstore", version, after_help = AFTER, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -26,6 +29,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Plan(PlanArguments),
+    Bench(BenchArguments),
 }
 
 /// Create a store, with everything it will ever need allocated
@@ -146,4 +150,74 @@ pub(crate) struct PlanArguments {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) settings: Hyperparameters,
+}
+
+/// Measure this machine, beside the limit of its disk or memory
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    Sweep(SweepArguments),
+}
+
+/// How blocks travel between disk and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Path {
+    Auto,
+    Direct,
+    Mapped,
+}
+
+/// Time optimizer steps over a whole store, each beside its limit
+///
+/// Makes a scratch store in --dir, removed at the end, and takes turns on it between a real step and the least that
+/// such a step could take. Where the state is larger than the memory (cold), that is a raw copy of the same bytes of
+/// the same files: read where the step reads, written where it writes, past the page cache, without checksums or
+/// arithmetic, with the queue depth and the size of pieces that a short search finds best, made durable when the step
+/// is. Where the whole state stays in memory (hot), it is a pass over that memory by all threads which reads and writes
+/// what the update does, without its arithmetic. A ratio of 1 means as fast as the limit.
+///
+/// The resident memory includes 16 MiB of gradients and the copy's 32 MiB of buffers. At the end the store is verified.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore bench sweep --params 200M --memory 256MiB --optimizer adamw
+  paramstore bench sweep --params 200M --memory 4GiB --optimizer adamw --commit-every 100
+  paramstore bench sweep --params 1B --memory 1GiB --optimizer lion --dir /data --json | jq .ratio")]
+pub(crate) struct SweepArguments {
+    /// Number of parameters, in tensors of at most 50M
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub(crate) params: u64,
+    /// Memory budget of the store
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub(crate) memory: u64,
+    /// Update rule, with its default settings
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Optimizer::NAMES))]
+    pub(crate) optimizer: String,
+    /// How blocks travel between disk and memory
+    #[arg(long, value_enum, default_value_t = Path::Auto)]
+    pub(crate) path: Path,
+    /// Commit after every Kth of the timed steps
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) commit_every: u64,
+    /// Timed steps; two more warm up and always commit: blocks are born in the first, and written into their second home
+    /// for the first time in the second
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) steps: u64,
+    /// Threads that compute, 1 to 1024 [default: one for each processor]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Bytes of a block's parameters, a power of two from 4KiB to 256MiB [default: 4MiB or less, by size and memory]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub(crate) block_bytes: Option<u64>,
+    /// Directory for the scratch store [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use paramstore::Error;
+
+use crate::human::{counted, grouped};
 
 /// Damage was found.
 pub(crate) const DAMAGED: u8 = 1;
@@ -11,6 +14,8 @@ pub(crate) const DAMAGED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The store could not be looked at, or not be made.
 pub(crate) const NO_LOOK: u8 = 3;
+/// Ctrl-C, or a request to end, as a shell reports it.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -20,15 +25,24 @@ pub(crate) enum Failure {
     Usage(String),
     /// The output could not be written.
     Output(io::Error),
+    /// The disk below a directory cannot hold what would be made there, in bytes.
+    Room { dir: PathBuf, needed: u64, free: u64 },
+    /// The operating system refused a transfer of a measurement: what it was about, and what it said.
+    Transfer { what: String, source: io::Error },
+    /// The store was damaged while it was measured: the first damaged place, and how many there are.
+    Unsound { first: String, places: u64 },
+    /// Somebody asked the program to end.
+    Interrupted,
 }
 
 impl Failure {
     pub(crate) fn status(&self) -> u8 {
         match self {
-            Self::Store(Error::Damaged(_)) => DAMAGED,
+            Self::Store(Error::Damaged(_)) | Self::Unsound { .. } => DAMAGED,
+            Self::Interrupted => INTERRUPTED,
             Self::Store(Error::Invalid { .. } | Error::Unknown { .. } | Error::Budget { .. })
             | Self::Usage(_) => USAGE,
-            Self::Store(_) | Self::Output(_) => NO_LOOK,
+            Self::Store(_) | Self::Output(_) | Self::Room { .. } | Self::Transfer { .. } => NO_LOOK,
         }
     }
 
@@ -38,6 +52,10 @@ impl Failure {
             Self::Usage(_) | Self::Store(Error::Invalid { .. } | Error::Unknown { .. }) => {
                 "`--help` behind the command explains every option"
             }
+            Self::Room { .. } => "free some space, choose another `--dir`, or give fewer `--params`",
+            Self::Transfer { .. } => "check the file system and the disk below `--dir`",
+            Self::Unsound { .. } => "no figure of this run counts; please report it with the command line",
+            Self::Interrupted => "",
             Self::Output(_) => "make room where the output goes, or send it elsewhere",
             Self::Store(Error::Io { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -84,6 +102,20 @@ impl fmt::Display for Failure {
             Self::Store(error) => write!(f, "{error}"),
             Self::Usage(what) => f.write_str(what),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
+            Self::Room { dir, needed, free } => write!(
+                f,
+                "no space for the scratch store in {}: {} bytes needed, {} bytes free",
+                dir.display(),
+                grouped(*needed),
+                grouped(*free)
+            ),
+            Self::Transfer { what, source } => write!(f, "cannot {what}: {source}"),
+            Self::Unsound { first, places } => write!(
+                f,
+                "the scratch store did not survive its measurement ({}); the first: {first}",
+                counted(*places, "damaged place")
+            ),
+            Self::Interrupted => f.write_str("interrupted; the scratch store is removed"),
         }
     }
 }

@@ -1,6 +1,7 @@
-//! `paramstore`: creates, inspects, verifies and plans parameter stores.
+//! `paramstore`: creates, inspects, verifies, plans and measures parameter stores.
 
 mod arguments;
+mod bench;
 mod create;
 mod failure;
 mod human;
@@ -60,5 +61,6 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Inspect(arguments) => inspect::run(arguments, out),
         Command::Verify(arguments) => verify::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
+        Command::Bench(arguments) => bench::run(arguments, out),
     }
 }

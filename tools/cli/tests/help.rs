@@ -8,11 +8,9 @@ use super::run;
 #[test]
 fn help_is_what_the_files_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
-    for command in ["", "create", "inspect", "verify", "plan"] {
-        let (name, arguments) = match command {
-            "" => ("paramstore", vec!["--help"]),
-            command => (command, vec![command, "--help"]),
-        };
+    for command in ["", "create", "inspect", "verify", "plan", "bench", "bench sweep"] {
+        let name = if command.is_empty() { "paramstore".to_owned() } else { command.replace(' ', "-") };
+        let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
         let lines = run(&arguments).expect(0).stdout;
         let help: String = lines.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
         let file = folder.join(format!("{name}.txt"));
@@ -30,7 +28,8 @@ fn help_is_what_the_files_say() {
 
 #[test]
 fn every_command_has_json() {
-    for command in ["create", "inspect", "verify", "plan"] {
-        assert!(run(&[command, "-h"]).expect(0).stdout.contains("--json"), "{command}");
+    for command in ["create", "inspect", "verify", "plan", "bench sweep"] {
+        let arguments: Vec<_> = command.split_whitespace().chain(["-h"]).collect();
+        assert!(run(&arguments).expect(0).stdout.contains("--json"), "{command}");
     }
 }

@@ -1,5 +1,6 @@
 //! The command line as a user meets it: output, JSON, exit status.
 
+mod bench;
 mod create;
 mod help;
 mod inspect;
@@ -120,6 +121,8 @@ fn wrong_usage_ends_with_status_2_and_says_what_would_be_right() {
         (&["create", "s", "--optimizer", "sgd", "--params", "1M", "--memory", "8k"], "expected at least"),
         (&["create", "s", "--optimizer", "sgd", "--params", "1M", "--init", "ones"], "normal:STD"),
         (&["verify", "s", "--threads", "0"], "1..=64"),
+        (&["bench"], "sweep"),
+        (&["bench", "sweep", "--params", "1M", "--optimizer", "sgd"], "--memory"),
     ];
     for (arguments, expected) in cases {
         let ran = run(arguments).expect(2);

@@ -1,0 +1,120 @@
+//! The limit of a step whose blocks are all in memory: the same bytes, moved without arithmetic.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::update::{SPAN_LEN, on_threads};
+use crate::error::{Error, Result};
+use crate::param_store::ParamStore;
+use crate::units::to_u64;
+
+/// Elements of each plane that a thread moves before it goes to the next plane: four lines of a cache.
+const LINE_LEN: usize = 64;
+
+/// What [`ParamStore::memory_pass`] moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct MemoryPass {
+    /// Bytes read and written: 4 of gradient, and 8 of each plane (4 in, 4 out), for every element that is in memory.
+    pub bytes: u64,
+    /// Wall-clock seconds of the pass alone.
+    pub seconds: f64,
+}
+
+/// A run of elements of one block, with as many gradients.
+struct Span<'a> {
+    planes: Vec<&'a mut [f32]>,
+    gradient: &'a [f32],
+}
+
+/// For measurements.
+impl ParamStore {
+    /// Waits until nothing is on its way between disk and memory: what a step has written behind is with the disk
+    /// then, though not durable. A commit does this by itself.
+    ///
+    /// # Errors
+    /// The first failure of a write; the handle is poisoned then.
+    pub fn wait_idle(&mut self) -> Result<()> {
+        self.pager_mut().quiesce()
+    }
+
+    /// Moves what an update of the blocks in memory moves, without its arithmetic: reads gradients, reads and writes
+    /// every plane, on the threads of the store. No bit changes. Its time is the limit of a step whose whole state is
+    /// in memory. Blocks that are not in memory are left out; `bytes` says what was there.
+    ///
+    /// `gradient` holds at least one element and is read again and again from its beginning, block by block.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a gradient without elements; as [`wait_idle`](Self::wait_idle).
+    pub fn memory_pass(&mut self, gradient: &[f32]) -> Result<MemoryPass> {
+        if gradient.is_empty() {
+            return Err(Error::invalid("gradient", "no element", "at least one element"));
+        }
+        let (pager, threads, _) = self.parts();
+        let mut bytes = 0;
+        let mut spans = Vec::new();
+        let mut at = 0;
+        let mut near = pager.hot_planes()?.into_iter().peekable();
+        while let Some((key, plane)) = near.next() {
+            let mut planes = vec![plane];
+            while let Some((_, plane)) = near.next_if(|(next, _)| next.block == key.block) {
+                planes.push(plane);
+            }
+            let elements = planes.iter().map(|plane| to_u64(plane.len())).min().unwrap_or(0);
+            bytes += elements * (4 + 8 * to_u64(planes.len()));
+            cut(planes, gradient, &mut at, &mut spans);
+        }
+        // The compiler must not know that it changes nothing.
+        let mask = black_box(0);
+        let start = Instant::now();
+        on_threads(threads, || spans.par_iter_mut().for_each(|span| span.pass(mask)));
+        Ok(MemoryPass { bytes, seconds: start.elapsed().as_secs_f64() })
+    }
+}
+
+/// Cuts a block into spans, none of which goes over the end of `gradient`; `at` is the next gradient.
+fn cut<'a>(mut planes: Vec<&'a mut [f32]>, gradient: &'a [f32], at: &mut usize, spans: &mut Vec<Span<'a>>) {
+    loop {
+        let rest = gradient.get(*at..).unwrap_or_default();
+        let left = planes.iter().map(|plane| plane.len()).min().unwrap_or(0);
+        let len = left.min(rest.len()).min(SPAN_LEN);
+        let Some(part) = rest.get(..len).filter(|part| !part.is_empty()) else { return };
+        let mut now = Vec::with_capacity(planes.len());
+        for plane in &mut planes {
+            let (head, tail) = std::mem::take(plane).split_at_mut(len);
+            now.push(head);
+            *plane = tail;
+        }
+        spans.push(Span { planes: now, gradient: part });
+        *at = if len == rest.len() { 0 } else { *at + len };
+    }
+}
+
+impl Span<'_> {
+    /// With a mask of 0, reads every gradient, reads and writes every element of every plane, and changes none. All
+    /// planes go forward together, line by line: one plane after the other takes a quarter longer, since fewer lines
+    /// are on their way from memory at once.
+    fn pass(&mut self, mask: u32) {
+        let (lines, rest) = self.gradient.as_chunks::<LINE_LEN>();
+        for (number, line) in lines.iter().enumerate() {
+            let masked = line.map(|gradient| gradient.to_bits() & mask);
+            for plane in &mut self.planes {
+                touch(plane.get_mut(number * LINE_LEN..).unwrap_or_default(), &masked);
+            }
+        }
+        let masked: Vec<_> = rest.iter().map(|gradient| gradient.to_bits() & mask).collect();
+        for plane in &mut self.planes {
+            touch(plane.get_mut(lines.len() * LINE_LEN..).unwrap_or_default(), &masked);
+        }
+    }
+}
+
+/// Reads and writes as many elements as there are bits to flip in each.
+#[inline]
+fn touch(plane: &mut [f32], masked: &[u32]) {
+    for (value, bits) in plane.iter_mut().zip(masked) {
+        *value = f32::from_bits(value.to_bits() ^ bits);
+    }
+}
