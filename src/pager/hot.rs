@@ -1,36 +1,32 @@
 //! The frames that are near, as plain memory: for those who measure.
 
+use super::wait::{Attempt, Stall, Waiter};
 use super::{Key, Pager};
 use crate::error::Result;
-use crate::format::directory::Directory;
 use crate::format::elements::as_f32_mut;
-use crate::layout::block_place;
 
 impl Pager {
     /// Waits until nothing is on its way between disk and memory.
-    pub(crate) fn quiesce(&mut self) -> Result<()> {
-        self.wait_idle()
+    pub(crate) fn wait_idle(&self) -> Result<()> {
+        self.until(Waiter::Caller, |_, stuck| {
+            Ok(if stuck { Attempt::Done(()) } else { Attempt::Wait(Stall::Write) })
+        })
     }
 
-    /// Every plane of a block that is near, in block order; scratch planes are left out. Whoever has the slices must
+    /// Shows `work` every plane of every block that is near, in block order; scratch planes are left out. It must
     /// leave every bit as it was: no frame becomes dirty by this.
-    pub(crate) fn hot_planes(&mut self) -> Result<Vec<(Key, &mut [f32])>> {
+    pub(crate) fn with_hot_planes<T>(&self, work: impl FnOnce(Vec<(Key, &mut [f32])>) -> T) -> Result<T> {
         self.wait_idle()?;
-        let Self { frames, directory, .. } = self;
-        let near = frames.ready_mut().filter_map(|(key, buffer)| {
-            let bytes = plane_bytes(directory, key)?;
-            Some((key, as_f32_mut(buffer.get_mut(..bytes)?)))
+        let mut state = self.lock();
+        let keys: Vec<_> = state.frames.keys().filter(|&key| !state.is_scratch(key)).collect();
+        let bytes = keys.into_iter().map(|key| Ok((key, state.place(key)?.bytes)));
+        let bytes = bytes.collect::<Result<std::collections::HashMap<_, _>>>()?;
+        let near = state.frames.ready_mut().filter_map(|(key, buffer)| {
+            let plane = buffer.get_mut(..*bytes.get(&key)?)?;
+            Some((key, as_f32_mut(plane)))
         });
         let mut planes: Vec<_> = near.collect();
         planes.sort_unstable_by_key(|(key, _)| *key);
-        Ok(planes)
+        Ok(work(planes))
     }
-}
-
-/// Bytes of a block's plane without padding; `None` for the scratch plane.
-fn plane_bytes(directory: &Directory, key: Key) -> Option<usize> {
-    let after = directory.extents.partition_point(|extent| extent.first_block <= key.block.0);
-    let extent = directory.extents.get(after.checked_sub(1)?)?;
-    let place = block_place(extent, key.block, key.plane).filter(|_| key.plane < extent.planes.len())?;
-    Some(place.bytes)
 }

@@ -139,10 +139,12 @@ impl Pager {
 
     /// Forgets everything that is not committed.
     pub(crate) fn roll_back(&self) -> Result<()> {
-        self.lock().store().check_writable("roll back")?;
-        self.until(Waiter::Caller, |_, stuck| {
-            Ok(if stuck { Attempt::Done(()) } else { Attempt::Wait(wait::Stall::Write) })
-        })?;
+        let mut state = self.lock();
+        state.store().check_writable("roll back")?;
+        // Nothing that is read from now on may stay.
+        state.stop_plan();
+        drop(state);
+        self.wait_idle()?;
         self.lock().roll_back()
     }
 

@@ -50,8 +50,8 @@ pub(crate) struct State {
 pub(super) struct CommitRhythm {
     /// Steps that began since the last commit.
     steps: u64,
-    /// Steps between the last two commits.
-    interval: Option<u64>,
+    /// Steps before the last commit, and before the one before it.
+    intervals: [Option<u64>; 2],
 }
 
 impl CommitRhythm {
@@ -60,13 +60,15 @@ impl CommitRhythm {
     }
 
     fn commit(&mut self) {
-        self.interval = (self.steps > 0).then_some(self.steps).or(self.interval);
-        self.steps = 0;
+        if self.steps > 0 {
+            self.intervals = [Some(self.steps), self.intervals[0]];
+            self.steps = 0;
+        }
     }
 
     /// Whether a commit is likely to follow this step.
     fn is_due(&self) -> bool {
-        self.interval == Some(self.steps)
+        self.intervals == [Some(self.steps); 2]
     }
 }
 
@@ -210,6 +212,12 @@ impl State {
         }
     }
 
+    /// Stops reading ahead until the next step begins.
+    pub(super) fn stop_plan(&mut self) {
+        self.follower.abandon();
+        self.rank_frames();
+    }
+
     pub(super) fn enter(&mut self, access: &Access) {
         if !self.follower.enter(access) {
             self.rank_frames();
@@ -289,7 +297,6 @@ impl State {
         self.scratch.clear();
         self.failed.clear();
         self.wanted.clear();
-        self.follower.abandon();
         self.store.discard_working()
     }
 

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::update::{SPAN_LEN, on_threads};
 use crate::error::{Error, Result};
 use crate::param_store::ParamStore;
 use crate::units::to_u64;
+use crate::update::{SPAN_LEN, on_threads};
 
 /// Elements of each plane that a thread moves before it goes to the next plane: four lines of a cache.
 const LINE_LEN: usize = 64;
@@ -37,7 +37,7 @@ impl ParamStore {
     /// # Errors
     /// The first failure of a write; the handle is poisoned then.
     pub fn wait_idle(&mut self) -> Result<()> {
-        self.pager_mut().quiesce()
+        self.pager().wait_idle()
     }
 
     /// Moves what an update of the blocks in memory moves, without its arithmetic: reads gradients, reads and writes
@@ -52,25 +52,27 @@ impl ParamStore {
         if gradient.is_empty() {
             return Err(Error::invalid("gradient", "no element", "at least one element"));
         }
-        let (pager, threads, _) = self.parts();
-        let mut bytes = 0;
-        let mut spans = Vec::new();
-        let mut at = 0;
-        let mut near = pager.hot_planes()?.into_iter().peekable();
-        while let Some((key, plane)) = near.next() {
-            let mut planes = vec![plane];
-            while let Some((_, plane)) = near.next_if(|(next, _)| next.block == key.block) {
-                planes.push(plane);
+        let engine = self.engine();
+        engine.pager.with_hot_planes(|planes| {
+            let mut bytes = 0;
+            let mut spans = Vec::new();
+            let mut at = 0;
+            let mut near = planes.into_iter().peekable();
+            while let Some((key, plane)) = near.next() {
+                let mut planes = vec![plane];
+                while let Some((_, plane)) = near.next_if(|(next, _)| next.block == key.block) {
+                    planes.push(plane);
+                }
+                let elements = planes.iter().map(|plane| to_u64(plane.len())).min().unwrap_or(0);
+                bytes += elements * (4 + 8 * to_u64(planes.len()));
+                cut(planes, gradient, &mut at, &mut spans);
             }
-            let elements = planes.iter().map(|plane| to_u64(plane.len())).min().unwrap_or(0);
-            bytes += elements * (4 + 8 * to_u64(planes.len()));
-            cut(planes, gradient, &mut at, &mut spans);
-        }
-        // The compiler must not know that it changes nothing.
-        let mask = black_box(0);
-        let start = Instant::now();
-        on_threads(threads, || spans.par_iter_mut().for_each(|span| span.pass(mask)));
-        Ok(MemoryPass { bytes, seconds: start.elapsed().as_secs_f64() })
+            // The compiler must not know that it changes nothing.
+            let mask = black_box(0);
+            let start = Instant::now();
+            on_threads(engine.threads(), || spans.par_iter_mut().for_each(|span| span.pass(mask)));
+            MemoryPass { bytes, seconds: start.elapsed().as_secs_f64() }
+        })
     }
 }
 

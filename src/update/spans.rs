@@ -11,7 +11,7 @@ use crate::optim::Prepared;
 use crate::units::to_u64;
 
 /// Elements that one thread takes at a time.
-pub(super) const SPAN_LEN: usize = 1 << 16;
+pub(crate) const SPAN_LEN: usize = 1 << 16;
 /// Elements whose gradient is made or scaled at a time: it stays in the first-level cache.
 const CHUNK_LEN: usize = 4096;
 const _: () = assert!(CHUNK_LEN.is_multiple_of(LEAF_LEN) && SPAN_LEN.is_multiple_of(CHUNK_LEN));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Place, Ran, closed_pipe, program, run};
 
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
     "params",
     "memory_bytes",
     "optimizer",
@@ -29,6 +29,7 @@ const KEYS: [&str; 28] = [
     "bytes_read_per_param",
     "bytes_written_per_param",
     "hit_rate",
+    "min_hit_rate",
     "stall_read_s",
     "stall_write_s",
     "compute_s",
@@ -102,7 +103,7 @@ fn cold_sweep_reads_and_writes_nearly_everything_beside_a_raw_copy() {
 #[test]
 fn hot_sweep_moves_no_byte_of_disk_beside_a_pass_over_the_memory() {
     let place = Place::new();
-    let options = "--params 1M --memory 64MiB --optimizer lion --steps 2 --commit-every 3 --json";
+    let options = "--params 1M --memory 64MiB --optimizer lion --steps 2 --commit-every 4 --json";
     let seen = sweep(&place, options).expect(0).json();
     check(&seen, 2);
     assert_eq!(seen["limit"], "memory_pass");

@@ -1,6 +1,7 @@
 //! The model's tensors in a parameter store. The only file that knows the store.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Stats, Step, TensorSpec};
@@ -20,20 +21,20 @@ pub(crate) struct Weights {
     stalls: Stalls,
 }
 
-/// Nanoseconds that the trainer waited to hand over gradients, and for updates to end. Reads are not counted here: they run beside the computation, and what
+/// Times that the trainer waited to hand over gradients, and for updates to end. Reads are not counted here: they run beside the computation, and what
 /// the trainer waits for them is known to the trainer.
 #[derive(Debug, Clone, Copy, Default)]
 struct Stalls {
-    read_ns: u64,
-    write_ns: u64,
-    update_ns: u64,
+    read: Duration,
+    write: Duration,
+    update: Duration,
 }
 
 impl Stalls {
     fn add(&mut self, done: &Stats) {
-        self.read_ns += done.stall_read_ns;
-        self.write_ns += done.stall_write_ns;
-        self.update_ns += done.stall_update_ns;
+        self.read += Duration::from_nanos(done.stall_read_ns);
+        self.write += Duration::from_nanos(done.stall_write_ns);
+        self.update += Duration::from_nanos(done.stall_update_ns);
     }
 }
 
@@ -151,11 +152,14 @@ impl Weights {
         for group in [DECAY, NO_DECAY] {
             self.store.group_mut(group)?.set_lr(lr)?;
         }
-        let mut updates = Updates { step: self.store.begin_step()?, stalls: &mut self.stalls };
-        let result = pass(&mut updates)?;
-        let Updates { step, .. } = updates;
-        let before = step.stats();
-        let report = step.finish()?;
+        let (result, report, before) = {
+            let mut updates = Updates { step: self.store.begin_step()?, stalls: self.stalls };
+            let result = pass(&mut updates)?;
+            let Updates { step, stalls } = updates;
+            self.stalls = stalls;
+            let before = step.stats();
+            (result, step.finish()?, before)
+        };
         self.stalls.add(&self.store.stats().since(&before));
         if report.non_finite > 0 {
             bail!(
@@ -180,9 +184,9 @@ impl Weights {
         Traffic {
             read: stats.bytes_read,
             written: stats.bytes_written,
-            stall_read_s: seconds(self.stalls.read_ns),
-            stall_write_s: seconds(self.stalls.write_ns),
-            stall_update_s: seconds(self.stalls.update_ns),
+            stall_read_s: self.stalls.read.as_secs_f64(),
+            stall_write_s: self.stalls.write.as_secs_f64(),
+            stall_update_s: self.stalls.update.as_secs_f64(),
             disk_s: seconds(stats.disk_ns),
             update_s: seconds(stats.compute_ns),
         }
@@ -224,7 +228,7 @@ impl Source for Weights {
 /// One optimizer step under way.
 pub(crate) struct Updates<'a> {
     step: Step<'a>,
-    stalls: &'a mut Stalls,
+    stalls: Stalls,
 }
 
 impl Updates<'_> {

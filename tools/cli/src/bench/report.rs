@@ -42,8 +42,11 @@ pub(super) fn to_json(arguments: &SweepArguments, measured: &Measured) -> Value 
         "bytes_read_per_param": mean.per_param(|stats| stats.bytes_read),
         "bytes_written_per_param": mean.per_param(|stats| stats.bytes_written),
         "hit_rate": hit_rate(rounds),
+        "min_hit_rate": measured.min_hit_rate,
         "stall_read_s": mean.seconds(|stats| stats.stall_read_ns),
         "stall_write_s": mean.seconds(|stats| stats.stall_write_ns),
+        "stall_update_s": mean.seconds(|stats| stats.stall_update_ns),
+        "disk_s": mean.seconds(|stats| stats.disk_ns),
         "compute_s": mean.seconds(|stats| stats.compute_ns),
         "commit_s": mean.seconds(|stats| stats.commit_ns),
         "peak_rss_bytes": measured.peak_rss_bytes,
@@ -134,21 +137,30 @@ pub(super) fn to_text(
     }
     writeln!(
         out,
-        "{:.1} million parameters per second; {:.2} bytes read and {:.2} written for each; {} of leases were hits",
+        "{:.1} million parameters per second; {:.2} bytes read and {:.2} written for each",
         mparams_per_s(arguments, rounds),
         mean.per_param(|stats| stats.bytes_read),
         mean.per_param(|stats| stats.bytes_written),
-        hit_percent(rounds),
+    )?;
+    let best =
+        measured.min_hit_rate.map_or_else(|| "not known".to_owned(), |rate| format!("{:.1} %", 100.0 * rate));
+    writeln!(
+        out,
+        "{} of leases found their block in memory; the best possible: {best}",
+        hit_percent(rounds)
     )?;
     writeln!(
         out,
-        "of a step: {} computing, {} waiting for reads, {} for writes; {} in its commit (waits of it counted in both)",
+        "of a step: {} computing, {} of disk, {} waiting for reads, {} for writes, {} for updates in the background; {} \
+         in its commit (waits of it counted in both)",
         seconds(mean.seconds(|stats| stats.compute_ns)),
+        seconds(mean.seconds(|stats| stats.disk_ns)),
         seconds(mean.seconds(|stats| stats.stall_read_ns)),
         seconds(mean.seconds(|stats| stats.stall_write_ns)),
+        seconds(mean.seconds(|stats| stats.stall_update_ns)),
         seconds(mean.seconds(|stats| stats.commit_ns)),
     )?;
-    if measured.limit == LimitKind::MemoryPass && arguments.commit_every <= arguments.steps {
+    if measured.limit == LimitKind::MemoryPass && arguments.commit_every <= arguments.steps + 1 {
         writeln!(
             out,
             "commits are in the steps, the pass has none: --commit-every above --steps leaves them out"

@@ -42,6 +42,8 @@ pub(super) struct Measured {
     pub(super) block_bytes: u64,
     pub(super) limit: LimitKind,
     pub(super) rounds: Vec<Round>,
+    /// What the best replacement would find in memory.
+    pub(super) min_hit_rate: Option<f64>,
     pub(super) peak_rss_bytes: u64,
 }
 
@@ -168,9 +170,14 @@ impl<'a> Bench<'a> {
         if !self.arguments.json {
             report::begin(self.arguments, &plan, kind, out)?;
         }
+        // The warm-up has taught the store to expect a commit after each step.
+        let unlearning = u64::from(self.arguments.commit_every > 1);
+        if unlearning > 0 {
+            self.step(false)?;
+        }
         let mut rounds = Vec::new();
         for number in 0..rounds_wanted {
-            let since_commit = number % self.arguments.commit_every;
+            let since_commit = (number + unlearning) % self.arguments.commit_every;
             let commits = since_commit + 1 == self.arguments.commit_every;
             let limit_s = match &mut limit {
                 Limit::MemoryPass => self.store.memory_pass(&self.gradient)?.seconds,
@@ -194,7 +201,15 @@ impl<'a> Bench<'a> {
         let peak_rss_bytes = machine::peak_rss_bytes();
         // So that what is verified is everything that was written.
         self.store.commit(b"")?;
-        Ok(Measured { block_bytes: block_bytes(&plan), plan, limit: kind, rounds, peak_rss_bytes })
+        let min_hit_rate = self.store.min_hit_rate();
+        Ok(Measured {
+            block_bytes: block_bytes(&plan),
+            plan,
+            limit: kind,
+            rounds,
+            min_hit_rate,
+            peak_rss_bytes,
+        })
     }
 
     /// The memory's limit where a step found everything in memory and a pass finds it there too, else the disk's.
