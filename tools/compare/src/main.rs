@@ -88,8 +88,8 @@ fn open(arguments: &Arguments) -> Result<ParamStore> {
     let mut schema = Schema::new().group(ParamGroup::new("default", Optimizer::AdamW(RULE)));
     for (i, start) in (0..arguments.params).step_by(usize::try_from(TENSOR)?).enumerate() {
         let elements = TENSOR.min(arguments.params - start);
-        schema = schema
-            .tensor(TensorSpec::new(format!("w{i}"), &[elements]).init(Init::Constant(FIRST_VALUE)));
+        schema =
+            schema.tensor(TensorSpec::new(format!("w{i}"), &[elements]).init(Init::Constant(FIRST_VALUE)));
     }
     Ok(ParamStore::create(path, &schema, &options)?)
 }
