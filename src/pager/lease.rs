@@ -22,17 +22,17 @@ impl Lease<'_> {
         &mut self.buffers
     }
 
-    /// Gives everything back; the first `changed` planes were changed.
-    pub(crate) fn release(mut self, changed: usize) -> Result<()> {
-        self.give_back(changed)
+    /// Gives everything back; `is_changed` says which of the planes, by their place in the lease, were changed.
+    pub(crate) fn release(mut self, is_changed: impl Fn(usize) -> bool) -> Result<()> {
+        self.give_back(is_changed)
     }
 
     /// Every buffer goes back, whatever becomes of the others.
-    fn give_back(&mut self, changed: usize) -> Result<()> {
+    fn give_back(&mut self, is_changed: impl Fn(usize) -> bool) -> Result<()> {
         let mut state = self.pager.lock();
         let mut result = Ok(());
         for (at, (key, buffer)) in self.keys.drain(..).zip(self.buffers.drain(..)).enumerate() {
-            let released = state.release(key, buffer, at < changed);
+            let released = state.release(key, buffer, is_changed(at));
             result = result.and(released);
         }
         result = result.and_then(|()| state.drain());
@@ -46,7 +46,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if !self.keys.is_empty() {
             // Only on the way out of an error or a panic, which is what will be told.
-            drop(self.give_back(0));
+            drop(self.give_back(|_| false));
         }
     }
 }
@@ -82,6 +82,18 @@ impl Pager {
         let buffers = self.until(waiter, |state, stuck| state.try_lease(keys, stuck))?;
         drop(wanted);
         Ok(Lease { pager: self, keys: keys.to_vec(), buffers })
+    }
+
+    /// Leases distinct `keys` if all of them are in memory and nobody has one: at once or not at all.
+    pub(crate) fn lease_near(&self, keys: &[Key]) -> Result<Option<Lease<'_>>> {
+        let mut state = self.lock();
+        if !keys.iter().all(|&key| state.is_near(key)) {
+            return Ok(None);
+        }
+        match state.try_lease(keys, false)? {
+            Attempt::Done(buffers) => Ok(Some(Lease { pager: self, keys: keys.to_vec(), buffers })),
+            Attempt::Wait(_) => Ok(None),
+        }
     }
 
     /// Leases a key that will be overwritten whole: nothing is read.

@@ -30,6 +30,7 @@ pub use stats::Stats;
 pub use view::View;
 
 pub(crate) use ahead::read_ahead;
+pub(crate) use lease::Lease;
 pub(crate) use plan::Access;
 pub(crate) use state::State;
 pub(crate) use stats::elapsed_ns;

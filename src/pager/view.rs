@@ -126,7 +126,7 @@ impl Pager {
                 now.copy_from_slice(as_f32(source));
             }
             out = later;
-            lease.release(0)?;
+            lease.release(|_| false)?;
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Pager {
             let mut lease = self.lease(&[key], Waiter::Caller)?;
             let bytes = 4 * piece.within.start..4 * piece.within.end;
             visit(Run::Bytes(lease.buffers().first().and_then(|b| b.get(bytes)).unwrap_or_default()));
-            lease.release(0)?;
+            lease.release(|_| false)?;
         }
         stretch.end(&mut visit);
         Ok(())

@@ -78,7 +78,7 @@ impl Step<'_> {
             parts.for_each(|(sum, gradient)| accumulate(*isa, sum, gradient, scale, first));
         });
         pager.lock().stats_mut().compute_ns += elapsed_ns(start);
-        lease.release(1)
+        lease.release(|_| true)
     }
 
     /// Applies everything that was put aside. Returns the global norm where it was needed.
@@ -136,7 +136,7 @@ impl Step<'_> {
                 measured.leaves.iter().for_each(|&leaf| tree.push_leaf(leaf));
                 non_finite += measured.non_finite;
                 engine.pager.lock().stats_mut().compute_ns += elapsed_ns(start);
-                lease.release(0)?;
+                lease.release(|_| false)?;
             }
             total += tree.finish();
             if non_finite > before {

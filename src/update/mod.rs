@@ -11,12 +11,12 @@ pub(crate) use background::Background;
 pub(crate) use spans::{Gradient, SPAN_LEN, measure, on_threads};
 
 use crate::error::Result;
-use crate::format::elements::{as_f32, as_f32_mut};
+use crate::format::elements::as_f32_mut;
 use crate::kernel::InstructionSet;
 use crate::kernel::reduce::Preparation;
 use crate::layout::{Piece, pieces};
 use crate::optim::Prepared;
-use crate::pager::{Key, Pager, Waiter, elapsed_ns, read_ahead};
+use crate::pager::{Key, Lease, Pager, Waiter, elapsed_ns, read_ahead};
 
 /// What all updates of a store share: blocks to lease, threads and an instruction set to compute with.
 #[derive(Clone)]
@@ -50,44 +50,67 @@ impl Update {
         let directory = Arc::clone(engine.pager.directory());
         let leased = self.planes + usize::from(matches!(gradient, Gradient::Staged));
         let mut ahead = read_ahead(&directory, self.tensor, self.range.clone(), 0..leased);
+        let mut left = pieces(&directory, self.tensor, self.range.clone()).peekable();
+        let mut batch = Vec::with_capacity(BATCH);
         let mut non_finite = 0;
-        for piece in pieces(&directory, self.tensor, self.range.clone()) {
-            ahead.advance(&mut engine.pager.lock(), &piece)?;
-            let part = match gradient {
-                Gradient::Given(values) => Gradient::Given(slice_of(values, &piece, self.range.start)),
-                other => other,
-            };
-            non_finite += self.run_piece(engine, &piece, part, waiter)?;
+        while left.peek().is_some() {
+            batch.extend(left.by_ref().take(BATCH));
+            // What is near is leased together: the threads are called up once for all of it.
+            let keys: Vec<_> = batch.iter().flat_map(|piece| keys_of(piece, leased)).collect();
+            if let Some(lease) = engine.pager.lease_near(&keys)? {
+                non_finite += self.run_leased(engine, lease, &batch, gradient)?;
+                batch.clear();
+                continue;
+            }
+            for piece in batch.drain(..) {
+                ahead.advance(&mut engine.pager.lock(), &piece)?;
+                let keys: Vec<_> = keys_of(&piece, leased).collect();
+                let lease = engine.pager.lease(&keys, waiter)?;
+                non_finite += self.run_leased(engine, lease, &[piece], gradient)?;
+            }
         }
         Ok(non_finite)
     }
 
-    /// Updates one block's part of a tensor.
-    fn run_piece(
+    /// Updates the blocks of some pieces, whose planes are leased in the same order.
+    fn run_leased(
         &self,
         engine: &Engine,
-        piece: &Piece,
+        mut lease: Lease<'_>,
+        pieces: &[Piece],
         gradient: Gradient<'_>,
-        waiter: Waiter,
     ) -> Result<u64> {
-        let staged = matches!(gradient, Gradient::Staged);
-        let planes = 0..self.planes + usize::from(staged);
-        let keys: Vec<_> = planes.map(|plane| Key { block: piece.block, plane }).collect();
-        let mut lease = engine.pager.lease(&keys, waiter)?;
         let start = Instant::now();
-        let bytes = 4 * piece.within.start..4 * piece.within.end;
-        let (changed, rest) = lease.buffers().split_at_mut(self.planes);
-        let gradient = match rest.first() {
-            Some(buffer) => Gradient::Given(as_f32(buffer.get(bytes.clone()).unwrap_or_default())),
-            None => gradient,
-        };
-        let slices = changed.iter_mut().map(|b| as_f32_mut(b.get_mut(bytes.clone()).unwrap_or_default()));
-        let slices = slices.collect();
-        let non_finite = spans::update(self, engine, slices, gradient, piece.of_tensor.start);
+        let mut buffers = lease.buffers().iter_mut();
+        let mut spans = Vec::new();
+        for piece in pieces {
+            let bytes = 4 * piece.within.start..4 * piece.within.end;
+            let mut slice = || {
+                let buffer = buffers.next().and_then(|buffer| buffer.get_mut(bytes.clone()));
+                as_f32_mut(buffer.unwrap_or_default())
+            };
+            let planes = (0..self.planes).map(|_| slice()).collect();
+            let part = match gradient {
+                Gradient::Given(values) => Gradient::Given(slice_of(values, piece, self.range.start)),
+                Gradient::Staged => Gradient::Given(slice()),
+                made @ Gradient::Made(_) => made,
+            };
+            spans::cut(planes, part, piece.of_tensor.start, &mut spans);
+        }
+        let non_finite = spans::update(self, engine, spans);
         engine.pager.lock().stats_mut().compute_ns += elapsed_ns(start);
-        lease.release(self.planes)?;
+        let unchanged = matches!(gradient, Gradient::Staged).then_some(self.planes);
+        lease.release(|at| unchanged.is_none_or(|planes| at % (planes + 1) != planes))?;
         Ok(non_finite)
     }
+}
+
+/// Blocks that are updated together where they are in memory.
+const BATCH: usize = 8;
+
+fn keys_of(piece: &Piece, planes: usize) -> impl Iterator<Item = Key> + use<> {
+    let block = piece.block;
+    (0..planes).map(move |plane| Key { block, plane })
 }
 
 /// The part of `values`, which begin at element `start` of the tensor, that belongs to a piece.

@@ -38,7 +38,8 @@ struct Job<'a> {
     prepare: Preparation,
 }
 
-struct Span<'a> {
+/// A run of elements that one thread updates.
+pub(super) struct Span<'a> {
     /// The parameter plane, then the state planes.
     planes: Vec<&'a mut [f32]>,
     gradient: Gradient<'a>,
@@ -54,29 +55,27 @@ pub(crate) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: imp
     }
 }
 
-/// Updates a run of elements of a tensor: `planes` are the parameter plane and the state planes, equally long;
-/// `first` is the run's first element in the tensor. Returns how many gradients were NaN or infinite.
-pub(super) fn update(
-    update: &Update,
-    engine: &Engine,
-    planes: Vec<&mut [f32]>,
-    gradient: Gradient<'_>,
-    first: u64,
-) -> u64 {
+/// Updates spans on all threads. Returns how many gradients were NaN or infinite.
+pub(super) fn update(update: &Update, engine: &Engine, mut spans: Vec<Span<'_>>) -> u64 {
     let job = Job { isa: engine.isa, rule: &update.rule, prepare: update.prepare };
-    let mut spans = cut(planes, gradient, first);
     match spans.as_mut_slice() {
         [one] => one.run(job),
         many => on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(job)).sum()),
     }
 }
 
-fn cut<'a>(mut planes: Vec<&'a mut [f32]>, mut gradient: Gradient<'a>, mut first: u64) -> Vec<Span<'a>> {
-    let mut spans = Vec::new();
+/// Cuts a run of elements of a tensor into spans: `planes` are the parameter plane and the state planes, equally long;
+/// `first` is the run's first element in the tensor.
+pub(super) fn cut<'a>(
+    mut planes: Vec<&'a mut [f32]>,
+    mut gradient: Gradient<'a>,
+    mut first: u64,
+    spans: &mut Vec<Span<'a>>,
+) {
     loop {
         let len = planes.iter().map(|plane| plane.len()).min().unwrap_or(0).min(SPAN_LEN);
         if len == 0 {
-            return spans;
+            return;
         }
         let mut now = Vec::with_capacity(planes.len());
         for plane in &mut planes {

@@ -27,6 +27,7 @@ pub(super) fn to_json(arguments: &SweepArguments, measured: &Measured) -> Value 
         "optimizer": arguments.optimizer,
         "path": path(arguments.path),
         "threads": threads(arguments),
+        "io_threads": arguments.io_threads,
         "commit_every": arguments.commit_every,
         "steps": arguments.steps,
         "block_bytes": measured.block_bytes,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use paramstore::inspect::{Plan, VerifyOptions, free_bytes};
-use paramstore::{Error, IoPath, Optimizer, Options, ParamGroup, ParamStore, Schema, Stats, TensorSpec};
+use paramstore::{Error, IoPath, Options, ParamGroup, ParamStore, Schema, Stats, TensorSpec};
 
 use super::machine;
 use super::raw_copy::{RawCopy, Setting, Target};
@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &SweepArguments, out: &mut dyn Write) -> Result<Ver
 }
 
 fn schema(arguments: &SweepArguments) -> Result<Schema, Failure> {
-    let optimizer = Optimizer::from_name(&arguments.optimizer)?;
+    let optimizer = arguments.settings.optimizer(&arguments.optimizer)?;
     let mut schema = Schema::new().group(ParamGroup::new("default", optimizer));
     if let Some(bytes) = arguments.block_bytes {
         schema = schema.block_bytes(bytes);
@@ -106,7 +106,8 @@ fn options(arguments: &SweepArguments) -> Options {
         Path::Direct => IoPath::Direct,
         Path::Mapped => IoPath::Mapped,
     };
-    let options = Options::new().memory_budget(arguments.memory).io_path(path);
+    let options =
+        Options::new().memory_budget(arguments.memory).io_path(path).io_threads(arguments.io_threads.into());
     match arguments.threads {
         Some(threads) => options.threads(threads.into()),
         None => options,
