@@ -16,6 +16,9 @@ const PATIENCE: u32 = 3;
 pub(super) struct Follower {
     /// The accesses of this step so far; `None` between steps.
     recording: Option<Vec<Access>>,
+    /// Accesses that a record may hold; a longer step is not recorded.
+    room: usize,
+    is_too_long: bool,
     /// The accesses of the plan, or of the last step where there is none.
     last: Vec<Access>,
     plan: Option<Plan>,
@@ -53,9 +56,12 @@ impl Follower {
         self.recording.is_some() && self.followed().is_some_and(|plan| plan.is_done(key))
     }
 
-    /// Begins a step: records it, and follows the plan from its beginning. True if there is a plan.
-    pub(super) fn begin(&mut self) -> bool {
+    /// Begins a step: records it, and follows the plan from its beginning. True if there is a plan. Record and plan
+    /// take at most `bytes_max` each.
+    pub(super) fn begin(&mut self, bytes_max: u64) -> bool {
         self.recording = Some(Vec::new());
+        self.room = usize::try_from(bytes_max).unwrap_or(usize::MAX) / (2 * size_of::<Access>());
+        self.is_too_long = false;
         let Some(plan) = &mut self.plan else { return false };
         plan.begin();
         self.ahead = self.ahead.max(plan.start());
@@ -68,7 +74,11 @@ impl Follower {
     /// of the step.
     pub(super) fn enter(&mut self, access: &Access) -> bool {
         let Some(recording) = &mut self.recording else { return true };
-        recording.push(access.clone());
+        if recording.len() < self.room {
+            recording.push(access.clone());
+        } else {
+            self.is_too_long = true;
+        }
         if !self.is_followed || self.meets(access) {
             return true;
         }
@@ -101,14 +111,17 @@ impl Follower {
 
     /// Ends a step that has finished: keeps the plan if the step went by it, or makes a new one from the record.
     pub(super) fn end(&mut self, directory: &Directory, bytes_max: u64) {
-        let Some(recording) = self.recording.take() else { return };
+        let Some(mut recording) = self.recording.take() else { return };
         if self.is_followed && self.expected.is_empty() {
             self.given_up = 0;
             return;
         }
+        if self.is_too_long {
+            recording = Vec::new();
+        }
         let repeats = recording == self.last;
         self.given_up = if self.plan.is_some() { self.given_up + 1 } else { self.given_up };
-        let worth_it = repeats || self.given_up < PATIENCE;
+        let worth_it = !recording.is_empty() && (repeats || self.given_up < PATIENCE);
         self.plan = if worth_it { Plan::new(&recording, directory, bytes_max) } else { None };
         self.is_followed = self.plan.is_some();
         self.ahead = self.plan.as_ref().map_or(0, Plan::end);
@@ -149,7 +162,7 @@ mod tests {
 
     /// One step over whole tensors of two blocks; whether the plan was followed to its end.
     fn step(follower: &mut Follower, directory: &Directory, tensors: &[usize]) -> bool {
-        let planned = follower.begin();
+        let planned = follower.begin(1 << 20);
         for &tensor in tensors {
             follower.enter(&access(tensor));
             let keys: Vec<_> = access(tensor).keys(directory).collect();
@@ -212,7 +225,7 @@ mod tests {
         // Before the next step begins, its first blocks are known.
         let first: Vec<_> = access(0).keys(&directory).collect();
         assert_eq!(ahead(&mut follower), Some(first[0]));
-        follower.begin();
+        follower.begin(1 << 20);
         assert_eq!(ahead(&mut follower), Some(first[1]));
         follower.enter(&access(1));
         let rest: Vec<_> = std::iter::from_fn(|| ahead(&mut follower)).take(16).collect();
@@ -225,10 +238,16 @@ mod tests {
     #[test]
     fn a_step_too_long_for_its_share_of_the_budget_has_no_plan() {
         let (directory, mut follower) = (directory(&[2048]), Follower::default());
-        follower.begin();
+        follower.begin(1 << 20);
         follower.enter(&access(0));
         follower.end(&directory, 99);
         assert!(follower.plan().is_none());
-        assert!(!follower.begin());
+        assert!(!follower.begin(1000));
+        for _ in 0..100 {
+            follower.enter(&access(0));
+        }
+        follower.end(&directory, 1 << 20);
+        assert!(follower.plan().is_none(), "more accesses than a record may hold");
+        assert!(follower.last.is_empty());
     }
 }

@@ -196,7 +196,7 @@ impl State {
     }
 
     pub(super) fn begin_plan(&mut self) {
-        if self.follower.begin() {
+        if self.follower.begin(plan_bytes_max(self.pool.whole_budget_bytes())) {
             self.rank_frames();
             self.read_planned();
         }

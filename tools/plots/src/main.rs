@@ -1,0 +1,99 @@
+//! Draws the plots of `docs/BENCHMARKS.md` from what `paramstore bench sweep --json` printed.
+//!
+//! `cargo run --release -p paramstore-plots` reads `benches/record/sweep/*.json`, one run after the other, and writes
+//! `docs/plots/*.svg`. Each plot belongs to one file of runs; a run that lacks a value it needs is an error.
+
+mod draw;
+mod runs;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use draw::{Axis, Line, Plot};
+use runs::{Run, read};
+
+fn main() -> Result<()> {
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let (records, plots) = match arguments.as_slice() {
+        [] => (Path::new("benches/record/sweep"), Path::new("docs/plots")),
+        [records, plots] => (records.as_path(), plots.as_path()),
+        _ => anyhow::bail!("usage: plots [RECORDS PLOTS], two directories"),
+    };
+    std::fs::create_dir_all(plots).with_context(|| format!("cannot make {}", plots.display()))?;
+    for (name, make) in PLOTS {
+        let runs = read(&records.join(format!("{name}.json")))?;
+        let path = plots.join(format!("{name}.svg"));
+        make(&runs).draw(&path)?;
+        println!("{}: {} runs", path.display(), runs.len());
+    }
+    Ok(())
+}
+
+/// A plot is made from the runs of the file with its name.
+type Make = fn(&[Run]) -> Plot;
+
+const PLOTS: [(&str, Make); 4] =
+    [("budget", budget), ("blocks", blocks), ("io-threads", io_threads), ("params", params)];
+
+fn points(runs: &[Run], x: impl Fn(&Run) -> f64, y: impl Fn(&Run) -> f64) -> Vec<(f64, f64)> {
+    runs.iter().map(|run| (x(run), y(run))).collect()
+}
+
+fn budget(runs: &[Run]) -> Plot {
+    let fraction = |run: &Run| run.memory_bytes / run.state_bytes;
+    let cold: Vec<_> = runs.iter().filter(|run| run.limit == "raw_copy").cloned().collect();
+    Plot {
+        title: "Seconds of a step by the share of the state that fits the budget (no commit)",
+        x: Axis { name: "memory budget / state", log: false },
+        y: Axis { name: "seconds", log: false },
+        lines: vec![
+            Line { name: "step", points: points(runs, fraction, Run::step) },
+            Line { name: "raw copy of the whole state", points: points(&cold, fraction, Run::limit_s) },
+            Line {
+                name: "raw copy x best possible misses",
+                points: points(&cold, fraction, |run| run.limit_s() * (1.0 - run.min_hit_rate)),
+            },
+        ],
+    }
+}
+
+fn blocks(runs: &[Run]) -> Plot {
+    let kib = |run: &Run| run.block_bytes / 1024.0;
+    Plot {
+        title: "Parameters per second by block size",
+        x: Axis { name: "KiB of a block's parameters", log: true },
+        y: Axis { name: "million parameters per second", log: false },
+        lines: both(runs, kib),
+    }
+}
+
+fn io_threads(runs: &[Run]) -> Plot {
+    Plot {
+        title: "Parameters per second by I/O threads (requests in flight)",
+        x: Axis { name: "I/O threads", log: true },
+        y: Axis { name: "million parameters per second", log: false },
+        lines: both(runs, |run| run.io_threads),
+    }
+}
+
+/// Throughput of the step and of the raw copy.
+fn both(runs: &[Run], x: impl Fn(&Run) -> f64) -> Vec<Line> {
+    vec![
+        Line { name: "step", points: points(runs, &x, |run| run.params / run.step() / 1e6) },
+        Line { name: "raw copy", points: points(runs, &x, |run| run.params / run.limit_s() / 1e6) },
+    ]
+}
+
+fn params(runs: &[Run]) -> Plot {
+    let millions = |run: &Run| run.params / 1e6;
+    Plot {
+        title: "Seconds of a step by parameters, budget a tenth of the state",
+        x: Axis { name: "million parameters", log: true },
+        y: Axis { name: "seconds", log: true },
+        lines: vec![
+            Line { name: "step", points: points(runs, millions, Run::step) },
+            Line { name: "raw copy", points: points(runs, millions, Run::limit_s) },
+        ],
+    }
+}
