@@ -24,6 +24,8 @@ pub(crate) struct Plot {
     pub(crate) x: Axis,
     pub(crate) y: Axis,
     pub(crate) lines: Vec<Line>,
+    /// Where the lines' names cover nothing.
+    pub(crate) legend: SeriesLabelPosition,
 }
 
 /// A scale from the lowest to the highest value, by logarithm or not.
@@ -131,7 +133,7 @@ impl Plot {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(self.legend.clone())
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
             .draw()?;
@@ -157,7 +159,13 @@ mod tests {
     fn a_plot_holds_its_names_and_a_point_for_each_value() {
         let line = Line { name: "step", points: vec![(1.0, 2.0), (3.0, 1.0)] };
         let axis = |name| Axis { name, log: false };
-        let plot = Plot { title: "A title", x: axis("across"), y: axis("up"), lines: vec![line] };
+        let plot = Plot {
+            title: "A title",
+            x: axis("across"),
+            y: axis("up"),
+            lines: vec![line],
+            legend: SeriesLabelPosition::LowerLeft,
+        };
         let file = std::env::temp_dir().join(format!("paramstore-plots-{}.svg", std::process::id()));
         plot.draw(&file).unwrap();
         let text = std::fs::read_to_string(&file).unwrap();

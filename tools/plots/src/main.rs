@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use draw::{Axis, Line, Plot};
+use plotters::chart::SeriesLabelPosition;
 use runs::{Run, read};
 
 fn main() -> Result<()> {
@@ -55,6 +56,7 @@ fn budget(runs: &[Run]) -> Plot {
                 points: points(&cold, fraction, |run| run.limit_s() * (1.0 - run.min_hit_rate)),
             },
         ],
+        legend: SeriesLabelPosition::LowerLeft,
     }
 }
 
@@ -65,6 +67,7 @@ fn blocks(runs: &[Run]) -> Plot {
         x: Axis { name: "KiB of a block's parameters", log: true },
         y: Axis { name: "million parameters per second", log: false },
         lines: both(runs, kib),
+        legend: SeriesLabelPosition::LowerRight,
     }
 }
 
@@ -74,6 +77,7 @@ fn io_threads(runs: &[Run]) -> Plot {
         x: Axis { name: "I/O threads", log: true },
         y: Axis { name: "million parameters per second", log: false },
         lines: both(runs, |run| run.io_threads),
+        legend: SeriesLabelPosition::LowerRight,
     }
 }
 
@@ -95,5 +99,6 @@ fn params(runs: &[Run]) -> Plot {
             Line { name: "step", points: points(runs, millions, Run::step) },
             Line { name: "raw copy", points: points(runs, millions, Run::limit_s) },
         ],
+        legend: SeriesLabelPosition::LowerRight,
     }
 }
