@@ -26,7 +26,8 @@ impl Options {
         Self::default()
     }
 
-    /// Bytes of memory that the store may hold: hot blocks, blocks on their way, gathered views. A hard limit.
+    /// Bytes of memory that the store may hold: hot blocks, blocks on their way, gathered views, gradients that wait for
+    /// their update, and the plan of a step. A hard limit.
     #[must_use]
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = Some(bytes);
