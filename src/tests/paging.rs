@@ -31,6 +31,10 @@ fn bits_do_not_depend_on_budget_threads_blocks_path_or_instruction_set() {
             }
         }
     }
+    for threads in [3, 64] {
+        let options = Options::new().memory_budget(12 * 4096).threads(threads).io_threads(threads);
+        assert_eq!(run(4096, &options).0, reference, "{threads} threads");
+    }
     for set in InstructionSet::available() {
         let (got, _) = run(4096, &options().instruction_set(set));
         assert_eq!(got, reference, "{}", set.name());
