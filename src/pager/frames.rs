@@ -21,6 +21,13 @@ pub(super) enum Frame {
     Leased { dirty: bool },
 }
 
+/// A frame that nobody had, taken out.
+pub(super) struct Ready {
+    pub(super) buffer: Buffer,
+    pub(super) dirty: bool,
+    pub(super) used: bool,
+}
+
 /// Counts over all frames.
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Totals {
@@ -130,6 +137,17 @@ impl Frames {
             self.ranked.remove(&(rank, key));
         }
         Some(slot.frame)
+    }
+
+    /// Takes a frame that nobody has, and its memory.
+    pub(super) fn take_ready(&mut self, key: Key) -> Option<Ready> {
+        if !matches!(self.get(key), Some(Frame::Ready { .. })) {
+            return None;
+        }
+        match self.remove(key)? {
+            Frame::Ready { buffer, dirty, used } => Some(Ready { buffer, dirty, used }),
+            _ => None,
+        }
     }
 
     /// Ranks all frames anew, after a plan was taken up or given up.

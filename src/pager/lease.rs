@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::frames::Frame;
+use super::frames::{Frame, Ready};
 use super::wait::{Attempt, Stall, Waiter};
 use super::{Key, Pager, State};
 use crate::error::{Error, Result};
@@ -153,10 +153,7 @@ impl State {
     }
 
     fn take_ready(&mut self, key: Key) -> Option<Buffer> {
-        if !matches!(self.frames.get(key), Some(Frame::Ready { .. })) {
-            return None;
-        }
-        let Some(Frame::Ready { buffer, dirty, used }) = self.frames.remove(key) else { return None };
+        let Ready { buffer, dirty, used } = self.frames.take_ready(key)?;
         self.stats.blocks_hit += u64::from(used);
         self.follower.note(key);
         self.set(key, Frame::Leased { dirty });
@@ -166,19 +163,16 @@ impl State {
     fn try_lease_blank(&mut self, key: Key, stuck: bool) -> Result<Attempt<Buffer>> {
         self.store.check_sound()?;
         self.failed.remove(&key);
-        let buffer = match self.frames.get(key) {
-            Some(Frame::Ready { .. }) => match self.frames.remove(key) {
-                Some(Frame::Ready { buffer, .. }) => buffer,
-                _ => return Ok(Attempt::Wait(Stall::Write)),
-            },
-            None => match self.try_frame(key, stuck)? {
+        let buffer = match (self.frames.take_ready(key), self.frames.get(key)) {
+            (Some(ready), _) => ready.buffer,
+            (None, None) => match self.try_frame(key, stuck)? {
                 Attempt::Done(buffer) => buffer,
                 Attempt::Wait(stall) => return Ok(Attempt::Wait(stall)),
             },
-            Some(_) if stuck => {
+            (None, Some(_)) if stuck => {
                 return Err(Error::invalid("lease", format!("{key:?}"), "a block that nobody has leased"));
             }
-            Some(_) => return Ok(Attempt::Wait(Stall::Write)),
+            (None, Some(_)) => return Ok(Attempt::Wait(Stall::Write)),
         };
         self.follower.note(key);
         self.set(key, Frame::Leased { dirty: false });
@@ -191,14 +185,14 @@ impl State {
         let was_dirty = matches!(self.frames.get(key), Some(Frame::Leased { dirty: true }));
         let dirty = changed || was_dirty;
         self.set(key, Frame::Ready { buffer, dirty, used: true });
-        while self.is_too_hot() {
-            let victim =
-                if self.follower.is_followed() { self.frames.victim(&self.wanted) } else { Some(key) };
-            let Some(victim) = victim else { break };
+        if !self.follower.is_followed() && self.is_too_hot() {
+            self.evict(key)?;
+        }
+        while self.follower.is_followed()
+            && self.is_too_hot()
+            && let Some(victim) = self.frames.victim(&self.wanted)
+        {
             self.evict(victim)?;
-            if !self.follower.is_followed() {
-                break;
-            }
         }
         let is_here = matches!(self.frames.get(key), Some(Frame::Ready { dirty: true, .. }));
         if is_here && self.is_final(key) { self.write_out(key, true) } else { Ok(()) }
@@ -237,13 +231,10 @@ impl State {
             if let Some(buffer) = self.pool.take(bytes)? {
                 return Ok(Attempt::Done(buffer));
             }
-            if self.frames.totals().leaving > 0 {
-                return Ok(Attempt::Wait(Stall::Write));
-            }
-            match self.frames.victim(&self.wanted) {
-                Some(victim) => self.evict(victim)?,
-                None if !stuck => return Ok(Attempt::Wait(Stall::Write)),
-                None => {
+            match self.try_room(stuck)? {
+                Attempt::Done(true) => {}
+                Attempt::Wait(stall) => return Ok(Attempt::Wait(stall)),
+                Attempt::Done(false) => {
                     return Err(Error::Budget {
                         what: what(),
                         needed: self.pool.used_bytes() + to_u64(bytes),

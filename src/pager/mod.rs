@@ -112,9 +112,7 @@ impl Pager {
     pub(crate) fn end_step(&self) -> Result<()> {
         self.forget_scratch()?;
         self.lock().end_plan();
-        self.until(Waiter::Caller, State::try_fit_budget)?;
-        self.lock().read_planned();
-        Ok(())
+        self.until(Waiter::Caller, State::try_fit_budget)
     }
 
     /// Drops all gradients; the scratch plane has no meaning between steps.

@@ -80,6 +80,11 @@ impl Plan {
                 return None;
             }
         }
+        Some(Self::of(sequence, blank))
+    }
+
+    /// The plan of a sequence of uses.
+    fn of(sequence: Vec<Key>, blank: Vec<bool>) -> Self {
         let mut keys = sequence.clone();
         keys.sort_unstable();
         keys.dedup();
@@ -94,7 +99,7 @@ impl Plan {
             }
         }
         let due = vec![NEVER; keys.len()];
-        Some(Self { keys, uses, blank, next, first, due, base: 0 })
+        Self { keys, uses, blank, next, first, due, base: 0 }
     }
 
     fn len(&self) -> u64 {
@@ -225,20 +230,7 @@ mod tests {
 
     /// A plan of uses of blocks of one byte.
     fn plan(blocks: &[u64]) -> Plan {
-        let keys: Vec<_> = blocks.iter().map(|&block| key(block)).collect();
-        let mut sorted = keys.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let uses = keys.iter().map(|k| u32::try_from(sorted.binary_search(k).unwrap()).unwrap());
-        let uses: Vec<_> = uses.collect();
-        let mut first = vec![NEVER; sorted.len()];
-        let mut next = vec![NEVER; uses.len()];
-        for at in (0..uses.len()).rev() {
-            next[at] = first[uses[at] as usize];
-            first[uses[at] as usize] = u32::try_from(at).unwrap();
-        }
-        let (due, blank) = (vec![NEVER; sorted.len()], vec![false; uses.len()]);
-        Plan { keys: sorted, uses, blank, next, first, due, base: 0 }
+        Plan::of(blocks.iter().map(|&block| key(block)).collect(), vec![false; blocks.len()])
     }
 
     #[test]

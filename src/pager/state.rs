@@ -239,29 +239,35 @@ impl State {
     /// Makes room for what the plan itself takes.
     pub(super) fn try_fit_budget(&mut self, stuck: bool) -> Result<Attempt<()>> {
         while !self.pool.fits() {
-            if self.frames.totals().leaving > 0 && !stuck {
-                return Ok(Attempt::Wait(Stall::Write));
-            }
-            match self.frames.victim(&self.wanted) {
-                Some(victim) => self.evict(victim)?,
-                None if stuck => break,
-                None => return Ok(Attempt::Wait(Stall::Write)),
+            match self.try_room(stuck)? {
+                Attempt::Done(true) => {}
+                Attempt::Done(false) => break,
+                Attempt::Wait(stall) => return Ok(Attempt::Wait(stall)),
             }
         }
         Ok(Attempt::Done(()))
+    }
+
+    /// Makes some room: waits for memory that is leaving, or lets the frame go that is least needed. False if there is
+    /// none left to let go.
+    pub(super) fn try_room(&mut self, stuck: bool) -> Result<Attempt<bool>> {
+        if self.frames.totals().leaving > 0 {
+            return Ok(Attempt::Wait(Stall::Write));
+        }
+        match self.frames.victim(&self.wanted) {
+            Some(victim) => self.evict(victim).map(|()| Attempt::Done(true)),
+            None if stuck => Ok(Attempt::Done(false)),
+            None => Ok(Attempt::Wait(Stall::Write)),
+        }
     }
 
     pub(super) fn try_forget_scratch(&mut self, stuck: bool) -> Attempt<()> {
         let gradients: Vec<_> = self.frames.keys().filter(|&key| self.is_scratch(key)).collect();
         let mut moving = false;
         for key in gradients {
-            match self.frames.get(key) {
-                Some(Frame::Ready { .. }) => {
-                    if let Some(Frame::Ready { buffer, .. }) = self.frames.remove(key) {
-                        self.pool.put(buffer);
-                    }
-                }
-                _ => moving = true,
+            match self.frames.take_ready(key) {
+                Some(ready) => self.pool.put(ready.buffer),
+                None => moving = true,
             }
         }
         if moving && !stuck {

@@ -163,8 +163,8 @@ impl State {
         if let Some(Frame::Ready { dirty: true, .. }) = self.frames.get(key) {
             return self.write_out(key, false);
         }
-        if let Some(Frame::Ready { buffer, .. }) = self.frames.remove(key) {
-            self.pool.put(buffer);
+        if let Some(ready) = self.frames.take_ready(key) {
+            self.pool.put(ready.buffer);
         }
         Ok(())
     }

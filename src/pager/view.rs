@@ -135,16 +135,15 @@ impl Pager {
     fn reserve(&self, bytes: u64) -> Result<Reservation> {
         self.until(Waiter::Caller, |state, stuck| {
             if bytes + state.pool.streaming_bytes() <= state.pool.budget_bytes() {
-                if let Some(reservation) = state.pool.reserve(bytes) {
-                    return Ok(Attempt::Done(reservation));
-                }
-                let victim =
-                    if state.frames.totals().leaving > 0 { None } else { state.frames.victim(&state.wanted) };
-                if let Some(victim) = victim {
-                    state.evict(victim)?;
-                }
-                if victim.is_some() || !stuck {
-                    return Ok(Attempt::Wait(Stall::Write));
+                loop {
+                    if let Some(reservation) = state.pool.reserve(bytes) {
+                        return Ok(Attempt::Done(reservation));
+                    }
+                    match state.try_room(stuck)? {
+                        Attempt::Done(true) => {}
+                        Attempt::Done(false) => break,
+                        Attempt::Wait(stall) => return Ok(Attempt::Wait(stall)),
+                    }
                 }
             }
             Err(Error::Budget {

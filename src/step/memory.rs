@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::param_store::ParamStore;
 use crate::units::to_u64;
-use crate::update::{SPAN_LEN, on_threads};
+use crate::update::{SPAN_LEN, on_threads, split_off};
 
 /// Elements of each plane that a thread moves before it goes to the next plane: four lines of a cache.
 const LINE_LEN: usize = 64;
@@ -83,13 +83,7 @@ fn cut<'a>(mut planes: Vec<&'a mut [f32]>, gradient: &'a [f32], at: &mut usize, 
         let left = planes.iter().map(|plane| plane.len()).min().unwrap_or(0);
         let len = left.min(rest.len()).min(SPAN_LEN);
         let Some(part) = rest.get(..len).filter(|part| !part.is_empty()) else { return };
-        let mut now = Vec::with_capacity(planes.len());
-        for plane in &mut planes {
-            let (head, tail) = std::mem::take(plane).split_at_mut(len);
-            now.push(head);
-            *plane = tail;
-        }
-        spans.push(Span { planes: now, gradient: part });
+        spans.push(Span { planes: split_off(&mut planes, len), gradient: part });
         *at = if len == rest.len() { 0 } else { *at + len };
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use background::Background;
-pub(crate) use spans::{Gradient, SPAN_LEN, measure, on_threads};
+pub(crate) use spans::{Gradient, SPAN_LEN, measure, on_threads, split_off};
 
 use crate::error::Result;
 use crate::format::elements::as_f32_mut;

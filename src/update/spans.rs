@@ -77,12 +77,7 @@ pub(super) fn cut<'a>(
         if len == 0 {
             return;
         }
-        let mut now = Vec::with_capacity(planes.len());
-        for plane in &mut planes {
-            let (head, tail) = std::mem::take(plane).split_at_mut(len);
-            now.push(head);
-            *plane = tail;
-        }
+        let now = split_off(&mut planes, len);
         let part = match &mut gradient {
             Gradient::Given(values) => {
                 let (head, tail) = values.split_at(len.min(values.len()));
@@ -94,6 +89,17 @@ pub(super) fn cut<'a>(
         spans.push(Span { planes: now, gradient: part, first });
         first += to_u64(len);
     }
+}
+
+/// Takes the first `len` elements off each plane.
+pub(crate) fn split_off<'a>(planes: &mut [&'a mut [f32]], len: usize) -> Vec<&'a mut [f32]> {
+    let mut heads = Vec::with_capacity(planes.len());
+    for plane in planes {
+        let (head, tail) = std::mem::take(plane).split_at_mut(len);
+        heads.push(head);
+        *plane = tail;
+    }
+    heads
 }
 
 impl Span<'_> {
