@@ -96,9 +96,9 @@ impl InstructionSet {
         param: &mut [f32],
         grad: &[f32],
         planes: [&mut [f32]; sweep::MOST_PLANES],
-    ) {
+    ) -> u32 {
         let [a, b, c] = planes;
-        dispatch!(self, sweep(rule, param, grad, a, b, c));
+        dispatch!(self, sweep(rule, param, grad, a, b, c))
     }
 
     /// Sums the squares of a leaf; see [`reduce::sum_of_squares_leaf`].

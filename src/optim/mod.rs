@@ -296,7 +296,7 @@ impl Optimizer {
             }
         }
         let (prepared, next) = self.prepare(*clock);
-        prepared.run(isa, param, grad, state);
+        let _non_finite = prepared.run(isa, param, grad, state);
         *clock = next;
         Ok(())
     }

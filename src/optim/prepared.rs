@@ -28,12 +28,18 @@ impl Prepared {
     }
 
     /// Updates a run of elements. `maximize` is taken care of inside, by a kernel compiled with the negation (it costs
-    /// nothing): the caller never negates the gradient.
+    /// nothing): the caller never negates the gradient. Returns how many gradients were NaN or infinite.
     ///
     /// # Panics
     ///
     /// If the lengths differ, or the planes are not as many as the rule has.
-    pub(crate) fn run(&self, isa: InstructionSet, param: &mut [f32], grad: &[f32], state: &mut [&mut [f32]]) {
+    pub(crate) fn run(
+        &self,
+        isa: InstructionSet,
+        param: &mut [f32],
+        grad: &[f32],
+        state: &mut [&mut [f32]],
+    ) -> u64 {
         let sweep = Sweep { isa, param, grad, state, negate: self.negate };
         match self.body {
             Body::Sgd(body) => body.run(sweep),

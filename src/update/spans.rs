@@ -105,9 +105,19 @@ pub(crate) fn split_off<'a>(planes: &mut [&'a mut [f32]], len: usize) -> Vec<&'a
 impl Span<'_> {
     fn run(&mut self, job: Job<'_>) -> u64 {
         let Some((param, state)) = self.planes.split_first_mut() else { return 0 };
+        match self.gradient {
+            Gradient::Given(values) if job.prepare == Preparation::default() => {
+                job.rule.run(job.isa, param, values, state)
+            }
+            _ => self.run_chunks(job),
+        }
+    }
+
+    /// Makes or scales the gradient chunk by chunk, so that it is in the cache when the rule takes it.
+    fn run_chunks(&mut self, job: Job<'_>) -> u64 {
+        let Some((param, state)) = self.planes.split_first_mut() else { return 0 };
         let mut made = [0.0; CHUNK_LEN];
         let mut ready = [0.0; CHUNK_LEN];
-        let plain = job.prepare == Preparation::default();
         let mut non_finite = 0;
         for (number, param) in param.chunks_mut(CHUNK_LEN).enumerate() {
             let start = number * CHUNK_LEN;
@@ -122,17 +132,17 @@ impl Span<'_> {
                 }
                 Gradient::Staged => &[],
             };
-            non_finite += count_non_finite(job.isa, gradient);
-            let gradient = if plain {
-                gradient
-            } else {
-                let out = ready.get_mut(..len).unwrap_or_default();
-                prepare_gradient(job.isa, out, gradient, job.prepare);
-                &*out
-            };
             let mut state: Vec<&mut [f32]> =
                 state.iter_mut().map(|plane| plane.get_mut(start..start + len).unwrap_or_default()).collect();
-            job.rule.run(job.isa, param, gradient, &mut state);
+            if job.prepare == Preparation::default() {
+                non_finite += job.rule.run(job.isa, param, gradient, &mut state);
+                continue;
+            }
+            // Counted before it is scaled, which can make an infinity of a number.
+            non_finite += count_non_finite(job.isa, gradient);
+            let out = ready.get_mut(..len).unwrap_or_default();
+            prepare_gradient(job.isa, out, gradient, job.prepare);
+            let _of_scaled = job.rule.run(job.isa, param, out, &mut state);
         }
         non_finite
     }

@@ -14,8 +14,8 @@ pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
     a: &mut [f32],
     b: &mut [f32],
     c: &mut [f32],
-) {
-    sweep::sweep(rule, param, grad, a, b, c);
+) -> u32 {
+    sweep::sweep(rule, param, grad, a, b, c)
 }
 
 #[inline(never)]

@@ -36,7 +36,7 @@ macro_rules! shells {
                 a: &mut [f32],
                 b: &mut [f32],
                 c: &mut [f32],
-            ) {
+            ) -> u32 {
                 #[target_feature(enable = $features)]
                 fn shell<R: Rule<N>, const N: usize>(
                     rule: R,
@@ -45,8 +45,8 @@ macro_rules! shells {
                     a: &mut [f32],
                     b: &mut [f32],
                     c: &mut [f32],
-                ) {
-                    super::sweep::sweep(rule, param, grad, a, b, c);
+                ) -> u32 {
+                    super::sweep::sweep(rule, param, grad, a, b, c)
                 }
                 // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
                 unsafe { shell(rule, param, grad, a, b, c) }

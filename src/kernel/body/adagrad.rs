@@ -15,7 +15,7 @@ pub(crate) struct Adagrad {
 }
 
 impl Adagrad {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.weight_decay {
             None => sweep.run(Body::<false>(self)),
             Some(_) => sweep.run(Body::<true>(self)),

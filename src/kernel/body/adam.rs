@@ -20,11 +20,11 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         if self.amsgrad {
-            self.moments.run(sweep, AmsGrad(self));
+            self.moments.run(sweep, AmsGrad(self))
         } else {
-            self.moments.run(sweep, Plain(self));
+            self.moments.run(sweep, Plain(self))
         }
     }
 

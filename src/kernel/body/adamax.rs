@@ -19,18 +19,18 @@ pub(crate) struct Adamax {
 }
 
 impl Adamax {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.weight_decay {
             None => self.run_decayed::<false>(sweep),
             Some(_) => self.run_decayed::<true>(sweep),
         }
     }
 
-    fn run_decayed<const DECAY: bool>(self, sweep: Sweep<'_, '_>) {
+    fn run_decayed<const DECAY: bool>(self, sweep: Sweep<'_, '_>) -> u64 {
         if self.first.is_heavy() {
-            sweep.run(Body::<DECAY, true>(self));
+            sweep.run(Body::<DECAY, true>(self))
         } else {
-            sweep.run(Body::<DECAY, false>(self));
+            sweep.run(Body::<DECAY, false>(self))
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Lion {
 }
 
 impl Lion {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.shrink {
             None => sweep.run(Body::<false>(self)),
             Some(_) => sweep.run(Body::<true>(self)),

@@ -22,7 +22,11 @@ pub(super) trait AfterMoments<const STATE: usize>: Copy {
 
 impl Moments {
     /// Sweeps with these moments and what follows them.
-    pub(super) fn run<const STATE: usize>(self, sweep: Sweep<'_, '_>, after: impl AfterMoments<STATE>) {
+    pub(super) fn run<const STATE: usize>(
+        self,
+        sweep: Sweep<'_, '_>,
+        after: impl AfterMoments<STATE>,
+    ) -> u64 {
         match self.decay {
             Decay::None => self.run_decayed::<STATE, NONE>(sweep, after),
             Decay::Coupled(_) => self.run_decayed::<STATE, COUPLED>(sweep, after),
@@ -34,11 +38,11 @@ impl Moments {
         self,
         sweep: Sweep<'_, '_>,
         after: impl AfterMoments<STATE>,
-    ) {
+    ) -> u64 {
         if self.first.is_heavy() {
-            sweep.run(Body::<_, DECAY, true> { moments: self, after });
+            sweep.run(Body::<_, DECAY, true> { moments: self, after })
         } else {
-            sweep.run(Body::<_, DECAY, false> { moments: self, after });
+            sweep.run(Body::<_, DECAY, false> { moments: self, after })
         }
     }
 }

@@ -19,8 +19,8 @@ pub(crate) struct NAdam {
 }
 
 impl NAdam {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
-        self.moments.run(sweep, self);
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
+        self.moments.run(sweep, self)
     }
 }
 

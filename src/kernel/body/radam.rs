@@ -28,7 +28,7 @@ pub(crate) struct RAdam {
 }
 
 impl RAdam {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.rectified {
             None => self.moments.run(sweep, Plain(self)),
             Some(rectified) => self.moments.run(sweep, Adaptive(self, rectified)),

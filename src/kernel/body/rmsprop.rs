@@ -21,14 +21,14 @@ pub(crate) struct RmsProp {
 }
 
 impl RmsProp {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.weight_decay {
             None => self.run_decayed::<false>(sweep),
             Some(_) => self.run_decayed::<true>(sweep),
         }
     }
 
-    fn run_decayed<const DECAY: bool>(self, sweep: Sweep<'_, '_>) {
+    fn run_decayed<const DECAY: bool>(self, sweep: Sweep<'_, '_>) -> u64 {
         let scalars = Scalars {
             minus_lr: self.minus_lr,
             squares: self.squares,

@@ -36,14 +36,14 @@ pub(crate) struct Sgd {
 }
 
 impl Sgd {
-    pub(crate) fn run(self, sweep: Sweep<'_, '_>) {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.weight_decay {
             None => self.run_decayed::<false>(sweep),
             Some(_) => self.run_decayed::<true>(sweep),
         }
     }
 
-    fn run_decayed<const DECAY: bool>(self, sweep: Sweep<'_, '_>) {
+    fn run_decayed<const DECAY: bool>(self, sweep: Sweep<'_, '_>) -> u64 {
         match self.mode {
             Momentum::None => sweep.run(Plain::<DECAY>(self)),
             Momentum::First { nesterov: false } => sweep.run(Buffered::<DECAY, true, false>(self)),
