@@ -2,9 +2,12 @@
 //!
 //! `cargo bench --bench store`; the directory is the system's temporary one.
 
+use std::hint::black_box;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use paramstore::inspect::{self, VerifyOptions};
 use paramstore::optim::AdamW;
 use paramstore::{Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
 
@@ -96,5 +99,79 @@ fn hot_step(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, open, commit, hot_step);
+/// One lease of a block that is near, and many: reads of one element, and a step over small tensors.
+fn lease(c: &mut Criterion) {
+    const TENSORS: usize = 1000;
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let names: Vec<_> = (0..TENSORS).map(|i| format!("bias.{i}")).collect();
+    let schema =
+        names.iter().fold(schema(1 << 20), |schema, name| schema.tensor(TensorSpec::new(name, &[64])));
+    let mut store = ParamStore::create(dir.path().join("store"), &schema, &options()).expect("create");
+    let gradient = vec![0.25; 1 << 20];
+    let small = &gradient[..64];
+    let mut group = c.benchmark_group("lease");
+    let mut value = [0.0];
+    group.bench_function("one element of a block in memory", |b| {
+        b.iter(|| store.read_range_into("param", 4711, &mut value).expect("read"));
+    });
+    group.throughput(Throughput::Elements(TENSORS as u64));
+    group.bench_function("AdamW, 1,000 tensors of 64 parameters", |b| {
+        b.iter_custom(|rounds| {
+            let mut time = Duration::ZERO;
+            for _ in 0..rounds {
+                let mut step = store.begin_step().expect("step");
+                step.apply("param", &gradient).expect("apply");
+                let start = Instant::now();
+                for name in &names {
+                    step.apply(name, small).expect("apply");
+                }
+                time += start.elapsed();
+                step.finish().expect("finish");
+            }
+            time
+        });
+    });
+    assert_eq!(store.stats().bytes_read, 0);
+    group.finish();
+}
+
+/// The checksum of a block, as the I/O threads take it of every block that they read or write: in the cache, and in
+/// turn over more memory than a cache holds.
+fn checksum(c: &mut Criterion) {
+    const BLOCK_BYTES: usize = 4 << 20;
+    let memory: Vec<u8> = (0..32 * BLOCK_BYTES).map(|i| u8::try_from(i % 251).expect("a byte")).collect();
+    let blocks: Vec<_> = memory.chunks_exact(BLOCK_BYTES).collect();
+    let mut group = c.benchmark_group("checksum");
+    group.throughput(Throughput::Bytes(BLOCK_BYTES as u64));
+    group.bench_function("4 MiB, the same block", |b| b.iter(|| crc32fast::hash(black_box(blocks[0]))));
+    let mut next = blocks.iter().cycle();
+    group.bench_function("4 MiB, 32 blocks in turn", |b| {
+        b.iter(|| crc32fast::hash(black_box(next.next().expect("a block"))));
+    });
+    group.finish();
+}
+
+/// Verifying a sparse store of 10^12 parameters of which four blocks were ever stepped: only what was written is read.
+fn verify(c: &mut Criterion) {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let path = dir.path().join("store");
+    let schema = schema(1_000_000_000_000).tensor(TensorSpec::new("block", &[4 << 20]));
+    let mut store = ParamStore::create(&path, &schema, &options()).expect("create");
+    let mut step = store.begin_step().expect("step");
+    step.apply("block", &vec![0.5; 4 << 20]).expect("apply");
+    step.finish().expect("finish");
+    store.commit(b"").expect("commit");
+    drop(store);
+    let mut group = c.benchmark_group("verify");
+    group.sample_size(10);
+    group.bench_function("10^12 parameters sparse, four blocks stepped", |b| {
+        b.iter(|| {
+            let seen = inspect::verify(&path, &VerifyOptions::new(), |_| ()).expect("verify");
+            assert!(seen.is_sound());
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, open, commit, hot_step, lease, checksum, verify);
 criterion_main!(benches);

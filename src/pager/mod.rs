@@ -192,7 +192,12 @@ pub(crate) fn check_budget(directory: &Directory, budget: u64) -> Result<()> {
 
 /// The least memory with which every lease can be had while one block is read and another written.
 pub(crate) fn smallest_budget(directory: &Directory) -> u64 {
-    directory.extents.iter().map(block_bytes).max().unwrap_or(0).saturating_mul(3)
+    block_bytes_max(directory).saturating_mul(3)
+}
+
+/// Memory of the largest block with all its planes.
+fn block_bytes_max(directory: &Directory) -> u64 {
+    directory.extents.iter().map(block_bytes).max().unwrap_or(0)
 }
 
 /// Memory of all blocks with all their planes; a budget of that size never has to let one go.
@@ -206,7 +211,11 @@ fn whole_bytes(directory: &Directory) -> u64 {
 
 /// Bytes of frames that stay in memory from step to step.
 pub(crate) fn hot_bytes_max(directory: &Directory, budget: u64) -> u64 {
-    if whole_bytes(directory) <= budget { budget } else { budget - pool::streaming_bytes(budget) }
+    if whole_bytes(directory) <= budget {
+        budget
+    } else {
+        budget - pool::streaming_bytes(budget, block_bytes_max(directory))
+    }
 }
 
 /// Memory of one block with all its planes.

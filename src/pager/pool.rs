@@ -15,10 +15,15 @@ pub(super) fn class_of(bytes: usize) -> usize {
 }
 
 /// Bytes of a budget that stay free for blocks on their way, so that reading, computing and writing overlap even
-/// while the rest is full of hot blocks.
-pub(super) fn streaming_bytes(budget: u64) -> u64 {
-    const STREAM_MAX_BYTES: u64 = 128 << 20;
-    (budget / 2).min(STREAM_MAX_BYTES)
+/// while the rest is full of hot blocks; `block_bytes` is the memory of the largest block.
+///
+/// Four blocks: one on its way in, one being updated, one on its way out, and one to spare. More does not make a sweep
+/// faster (24 to 128 MiB measured alike), memory that was used a moment ago is still in the cache, and what is not
+/// streamed through keeps blocks hot.
+pub(super) fn streaming_bytes(budget: u64, block_bytes: u64) -> u64 {
+    const ENOUGH_BYTES: u64 = 24 << 20;
+    const ENOUGH_BLOCKS: u64 = 4;
+    (budget / 2).min(block_bytes.saturating_mul(ENOUGH_BLOCKS).max(ENOUGH_BYTES))
 }
 
 /// Bytes that are taken from the budget until this is dropped.
@@ -36,6 +41,8 @@ impl Drop for Reservation {
 
 pub(super) struct Pool {
     budget: u64,
+    /// Memory of the largest block with all its planes.
+    block_bytes: u64,
     /// Bytes of the budget that something else takes.
     aside: u64,
     /// Bytes of all buffers and reservations, free buffers included.
@@ -45,8 +52,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(budget: u64) -> Self {
-        Self { budget, aside: 0, used: Arc::default(), free: BTreeMap::new(), free_bytes: 0 }
+    pub(super) fn new(budget: u64, block_bytes: u64) -> Self {
+        Self { budget, block_bytes, aside: 0, used: Arc::default(), free: BTreeMap::new(), free_bytes: 0 }
     }
 
     /// The whole budget.
@@ -80,7 +87,7 @@ impl Pool {
 
     /// As [`streaming_bytes`], of this pool.
     pub(super) fn streaming_bytes(&self) -> u64 {
-        streaming_bytes(self.budget_bytes())
+        streaming_bytes(self.budget_bytes(), self.block_bytes)
     }
 
     /// A buffer of at least `bytes`, or `None` if the budget has no room.
@@ -144,7 +151,7 @@ mod tests {
 
     #[test]
     fn handed_out_memory_never_exceeds_the_budget() {
-        let mut pool = Pool::new(64 << 10);
+        let mut pool = Pool::new(64 << 10, 4096);
         let mut held = Vec::new();
         while let Some(buffer) = pool.take(16 << 10).unwrap() {
             held.push(buffer);

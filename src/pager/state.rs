@@ -79,7 +79,7 @@ impl State {
             births: Births::new(&directory),
             whole_bytes: super::whole_bytes(&directory),
             frames: Frames::default(),
-            pool: Pool::new(settings.budget_bytes),
+            pool: Pool::new(settings.budget_bytes, super::block_bytes_max(&directory)),
             queue,
             path: settings.path,
             scratch: HashMap::new(),
