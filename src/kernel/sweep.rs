@@ -41,7 +41,7 @@ impl Sweep<'_, '_> {
     ///
     /// # Panics
     ///
-    /// If there are not `N` state planes, or one plane's length differs from the parameters'.
+    /// If there are not `N` state planes, or one plane is shorter than the parameters.
     pub(crate) fn run<R: Rule<N>, const N: usize>(self, rule: R) -> u64 {
         if self.negate { self.run_parts(Negated(rule), PART_LEN) } else { self.run_parts(rule, PART_LEN) }
     }
@@ -50,28 +50,23 @@ impl Sweep<'_, '_> {
     fn run_parts<R: Rule<N>, const N: usize>(self, rule: R, part_len: usize) -> u64 {
         assert_eq!(self.state.len(), N, "the number of state planes");
         let mut state = self.state.iter_mut();
-        let mut planes: [&mut [f32]; MOST_PLANES] =
-            std::array::from_fn(|_| state.next().map_or(&mut [][..], |plane| &mut **plane));
-        let (mut param, mut grad) = (self.param, self.grad);
+        let mut parts: [_; MOST_PLANES] = std::array::from_fn(|_| {
+            let plane = state.next().map_or(&mut [][..], |plane| &mut **plane);
+            plane.chunks_mut(part_len)
+        });
+        let mut grad = self.grad.chunks(part_len);
         let mut non_finite = 0;
-        while param.len() > part_len {
-            let part = planes.each_mut().map(|plane| take(plane, part_len));
-            let (head, tail) = grad.split_at(part_len.min(grad.len()));
-            grad = tail;
-            non_finite += u64::from(self.isa.sweep(rule, take(&mut param, part_len), head, part));
+        for param in self.param.chunks_mut(part_len) {
+            let planes = parts.each_mut().map(|parts| parts.next().unwrap_or_default());
+            let grad = grad.next().unwrap_or_default();
+            non_finite += u64::from(self.isa.sweep(rule, param, grad, planes));
         }
-        non_finite + u64::from(self.isa.sweep(rule, param, grad, planes))
+        non_finite
     }
 }
 
 /// The most elements of one loop, which counts in 32 bits.
 const PART_LEN: usize = 1 << 24;
-
-/// Takes the first elements off a plane, as many as there are.
-fn take<'a>(plane: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let len = len.min(plane.len());
-    plane.split_off_mut(..len).unwrap_or_default()
-}
 
 /// Updates every element by a rule whose `N` planes are the first of `a`, `b`, `c`; the others are empty. Returns how
 /// many gradients were NaN or infinite: counted here, since a pass of its own takes a twentieth of the time of a step
@@ -92,8 +87,8 @@ pub(super) fn sweep<R: Rule<N>, const N: usize>(
     b: &mut [f32],
     c: &mut [f32],
 ) -> u32 {
-    const { assert!(N <= MOST_PLANES) };
     const EXPONENT: u32 = 0x7f80_0000;
+    const { assert!(N <= MOST_PLANES) };
     let len = param.len();
     let len_if = |present: bool| if present { len } else { 0 };
     assert_eq!(grad.len(), len, "the length of the gradient");
