@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::barriers;
 use crate::error::{Error, Result};
 use crate::format::checksum::crc32;
 use crate::format::directory::Directory;
@@ -162,7 +163,7 @@ fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Resul
                 other => other,
             })?;
             // The file's length and blocks must be durable before any metadata names it.
-            volume.open(&name, Access::Write, Caching::Cached)?.sync()?;
+            volume.open(&name, Access::Write, Caching::Cached)?.sync(barriers::CREATE_SEGMENT)?;
         }
     }
     Ok(())
@@ -175,8 +176,8 @@ fn write_meta(volume: &Arc<dyn Volume>, plan: &Plan) -> Result<()> {
     let page = plan.superblock.encode();
     debug_assert_eq!(page.len(), to_usize(PAGE_BYTES));
     meta.write_at(&page, Superblock::slot_offset(plan.superblock.generation))?;
-    meta.sync()?;
-    volume.sync_dir()?;
+    meta.sync(barriers::CREATE_META)?;
+    volume.sync_dir(barriers::CREATE_NAMES)?;
     volume.rename(META_NEW_FILE, META_FILE)?;
-    volume.sync_dir()
+    volume.sync_dir(barriers::CREATE_RENAME)
 }

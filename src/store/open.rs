@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::segments::Segments;
 use super::table::Table;
-use super::{BlockStore, Holder, PinWait, decode_error, pins, read_region};
+use super::{BlockStore, Holder, PinWait, barriers, decode_error, pins, read_region};
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
 use crate::format::page::TableShape;
@@ -318,7 +318,7 @@ fn make_durable(meta: &Arc<dyn Segment>, chosen: &Chosen) -> Result<()> {
         ));
     }
     meta.write_at(&page, offset)?;
-    meta.sync()
+    meta.sync(barriers::OPEN_SUPERBLOCK)
 }
 
 fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Chosen> {
