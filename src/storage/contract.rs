@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::fault::FaultVolume;
+use super::sim::SimVolume;
 use super::{
     Access, Allocation, Barrier, Buffer, Caching, LOCK_FILE_BYTES, LockKind, MemoryVolume, Segment, Volume,
 };
@@ -35,6 +36,11 @@ fn memory() -> Subject {
 fn healthy_fault() -> Subject {
     let inner = MemoryVolume::with_capacity("volume", MEMORY_BYTES);
     Subject { volume: Box::new(FaultVolume::new(inner)), _keep: None }
+}
+
+fn simulated() -> Subject {
+    let memory = MemoryVolume::with_capacity("volume", MEMORY_BYTES);
+    Subject { volume: Box::new(SimVolume::with_memory(memory)), _keep: None }
 }
 
 /// Makes a test of each function for one backend.
@@ -76,6 +82,7 @@ macro_rules! contract {
 contract!(real);
 contract!(memory);
 contract!(healthy_fault);
+contract!(simulated);
 
 fn open(volume: &dyn Volume, name: &str) -> Arc<dyn Segment> {
     volume.open(name, Access::Write, Caching::Cached).unwrap()

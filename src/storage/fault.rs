@@ -67,8 +67,14 @@ impl FaultVolume {
     }
 
     /// All operations so far, those that failed among them.
+    #[cfg(test)]
     pub(crate) fn operations(&self) -> Vec<Operation> {
         guard(&self.plan).operations.clone()
+    }
+
+    /// How many operations there were so far.
+    pub(crate) fn operation_count(&self) -> usize {
+        guard(&self.plan).operations.len()
     }
 
     /// How many operations failed on demand.

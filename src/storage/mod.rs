@@ -7,22 +7,24 @@ mod available;
 mod buffer;
 mod check;
 mod mapped;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 mod memory;
 mod queue;
 mod real;
 
 #[cfg(test)]
 mod contract;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fault;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod sim;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
 pub(crate) use real::RealVolume;
