@@ -80,6 +80,7 @@ impl BlockStore {
             return Err(Error::Unsupported { path: meta.path().to_owned(), what });
         }
         make_durable(&meta, &chosen)?;
+        volume.sync_dir(barriers::OPEN_NAMES)?;
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
