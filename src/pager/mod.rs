@@ -175,7 +175,7 @@ impl Pager {
 
     pub(crate) fn give_memory(&self, buffer: Buffer) {
         self.lock().put_memory(buffer);
-        self.moved.notify_all();
+        self.notify();
     }
 
     /// The share of uses that the best possible replacement finds in memory, for the last step that finished; `None`

@@ -164,9 +164,9 @@ impl Campaign {
         loop {
             let run = shared.next.fetch_add(1, Ordering::Relaxed);
             let mut rng = Rng::new(self.seed, run);
-            // The large store costs most.
-            let number = rng.below(2 * Profile::COUNT + 1) / 2;
-            let Some(profile) = profiles.get(number.min(Profile::COUNT - 1)) else { return };
+            // The last store has the most tensors and costs most.
+            let number = rng.below(3 * Profile::COUNT - 2) / 3;
+            let Some(profile) = profiles.get(number) else { return };
             let mut explorer = Explorer::new(profile, self.left_out);
             let result = explorer.random(&mut rng);
             let is_first = result.is_err() && shared.total.lock().is_ok_and(|total| total.1.is_none());

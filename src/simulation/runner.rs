@@ -235,6 +235,8 @@ impl<'p> Runner<'p> {
             other => other?,
         };
         let generation = store.generation();
+        // What is on the disk is compared whole; later, what the program can have changed.
+        let compared = if self.is_begun { self.profile.active.clone() } else { self.all() };
         self.begin(Some(generation));
         let promised = [&self.promise.committed, &self.promise.in_flight];
         let found = promised.into_iter().flatten().find(|snapshot| snapshot.generation == generation);
@@ -247,7 +249,7 @@ impl<'p> Runner<'p> {
         {
             return Err(violation(format!("{lost} steps are said to be lost, and it was {noted}")));
         }
-        compare(&store, &found, &self.all())?;
+        compare(&store, &found, &compared)?;
         self.model = found.model.clone();
         self.promise = Promise { committed: Some(found), in_flight: None };
         self.is_noted = self.armed.is_none();
