@@ -244,7 +244,9 @@ impl<'p> Runner<'p> {
             return Err(violation(format!("generation {generation} was opened; promised: {}", self.promise)));
         };
         let lost = store.recovery().lost_steps;
+        // A note that cannot be read is as good as none.
         if let Some(noted) = self.noted.take()
+            && self.armed.is_none()
             && noted != lost
         {
             return Err(violation(format!("{lost} steps are said to be lost, and it was {noted}")));
