@@ -16,6 +16,9 @@ mod options;
 mod pager;
 mod param_store;
 mod schema;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod step;
 mod storage;
 mod store;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Access, Allocation, Buffer, Caching, LOCK_FILE_BYTES, Lock, LockKind, Mapped, SECTOR_BYTES, Segment,
-    Volume, check,
+    Access, Allocation, Barrier, Buffer, Caching, LOCK_FILE_BYTES, Lock, LockKind, Mapped, SECTOR_BYTES,
+    Segment, Volume, check,
 };
 use crate::error::{Error, Result};
 
@@ -140,7 +140,7 @@ impl Volume for MemoryVolume {
         Ok(())
     }
 
-    fn sync_dir(&self) -> Result<()> {
+    fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
 
@@ -278,7 +278,7 @@ impl Segment for MemorySegment {
         Ok(())
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
 

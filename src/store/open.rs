@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::segments::Segments;
 use super::table::Table;
-use super::{BlockStore, Holder, PinWait, decode_error, pins, read_region};
+use super::{BlockStore, Holder, PinWait, barriers, decode_error, pins, read_region};
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
 use crate::format::page::TableShape;
@@ -80,6 +80,7 @@ impl BlockStore {
             return Err(Error::Unsupported { path: meta.path().to_owned(), what });
         }
         make_durable(&meta, &chosen)?;
+        volume.sync_dir(barriers::OPEN_NAMES)?;
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
@@ -318,7 +319,7 @@ fn make_durable(meta: &Arc<dyn Segment>, chosen: &Chosen) -> Result<()> {
         ));
     }
     meta.write_at(&page, offset)?;
-    meta.sync()
+    meta.sync(barriers::OPEN_SUPERBLOCK)
 }
 
 fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Chosen> {

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use super::{bits, create, gradient, memory, one_step, open, options, schema};
 use crate::storage::fault::{FaultVolume, Lasting};
-use crate::storage::{Access, Allocation, Caching, Lock, LockKind, Mapped, MemoryVolume, Segment, Volume};
+use crate::storage::{
+    Access, Allocation, Barrier, Caching, Lock, LockKind, Mapped, MemoryVolume, Segment, Volume,
+};
 use crate::{Error, Options, ParamStore, Result};
 
 /// Twelve blocks of 4 KiB: almost every lease has to read, almost every release to write.
@@ -215,7 +217,7 @@ impl Volume for CacheVolume {
         self.disk.rename(from, to)?;
         self.cache.rename(from, to)
     }
-    fn sync_dir(&self) -> Result<()> {
+    fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
     fn free_bytes(&self) -> Result<u64> {
@@ -251,7 +253,7 @@ impl Segment for CacheSegment {
         dirty.entry(self.name.clone()).or_default().push((offset, buffer.to_vec()));
         Ok(())
     }
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, _barrier: Barrier) -> Result<()> {
         let writes = self.volume.dirty.lock().unwrap().remove(&self.name).unwrap_or_default();
         if self.name == "meta"
             && self.volume.fail_in.load(Ordering::Relaxed) > 0

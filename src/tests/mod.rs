@@ -8,6 +8,7 @@ mod memory_pass;
 mod model;
 mod paging;
 mod planning;
+mod power;
 mod recovery;
 
 use std::sync::Arc;
