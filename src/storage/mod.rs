@@ -7,7 +7,7 @@ mod available;
 mod buffer;
 mod check;
 mod mapped;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod memory;
 mod queue;
 mod real;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
 pub(crate) use real::RealVolume;

@@ -2,6 +2,7 @@
 
 mod faults;
 mod findings;
+mod fuzz;
 mod hostile;
 mod inspect;
 mod memory_pass;
