@@ -38,7 +38,9 @@ pub(crate) fn options() -> Options {
 /// that was never trained. Their metadata files are [`compact`], so that most places in them say something.
 pub(crate) fn bases() -> &'static [Base] {
     static BASES: OnceLock<Vec<Base>> = OnceLock::new();
-    BASES.get_or_init(|| vec![base(&rich(), false, 2), base(&wide(), true, 1), base(&rich(), false, 0)])
+    BASES.get_or_init(|| {
+        vec![base(&rich(), false, 2, true), base(&wide(), true, 1, true), base(&rich(), false, 0, false)]
+    })
 }
 
 fn rich() -> Schema {
@@ -60,13 +62,14 @@ fn wide() -> Schema {
     (0..260).fold(schema, |schema, i| schema.tensor(TensorSpec::new(format!("t{i}"), &[1 + i % 3])))
 }
 
-/// Makes a store that takes and commits some steps, and leaves one more step uncommitted.
-fn base(schema: &Schema, sparse: bool, commits: u64) -> Base {
-    let (volume, digests) = trained(schema, sparse, commits).unwrap_or_else(|e| panic!("{e}"));
+/// Makes a store that takes and commits some steps, and leaves one more uncommitted if asked to: that one overwrites
+/// blocks of the older generation.
+pub(crate) fn base(schema: &Schema, sparse: bool, commits: u64, lost: bool) -> Base {
+    let (volume, digests) = trained(schema, sparse, commits, lost).unwrap_or_else(|e| panic!("{e}"));
     Base { volume: compact(&volume), digests }
 }
 
-fn trained(schema: &Schema, sparse: bool, commits: u64) -> Result<(MemoryVolume, Vec<String>)> {
+fn trained(schema: &Schema, sparse: bool, commits: u64, lost: bool) -> Result<(MemoryVolume, Vec<String>)> {
     let volume = MemoryVolume::new("store");
     let request = schema.request(options().budget_bytes())?;
     let record = crate::format::record::Record { groups: schema.group_records(), user: Vec::new() };
@@ -80,7 +83,7 @@ fn trained(schema: &Schema, sparse: bool, commits: u64) -> Result<(MemoryVolume,
         store.commit(&store.step().to_le_bytes())?;
         digests.push(store.digest()?.to_string());
     }
-    if commits > 0 {
+    if lost {
         one_step(&mut store)?;
     }
     drop(store);

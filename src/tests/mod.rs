@@ -2,6 +2,7 @@
 
 mod faults;
 mod findings;
+mod flips;
 mod fuzz;
 mod hostile;
 mod inspect;
