@@ -204,7 +204,7 @@ impl Model {
         self.step += 1;
     }
 
-    fn check(&self, store: &ParamStore) {
+    fn check(&self, store: &ParamStore) -> Result<()> {
         assert_eq!(store.step(), self.step);
         let same = |what: &str, got: &[f32], want: &[f32]| {
             let place = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits());
@@ -212,14 +212,15 @@ impl Model {
         };
         for (tensor, plain) in self.tensors.iter().enumerate() {
             let mut got = vec![0.0; plain.param.len()];
-            store.read_into(&name(tensor), &mut got).unwrap();
+            store.read_into(&name(tensor), &mut got)?;
             same(&name(tensor), &got, &plain.param);
-            assert_eq!(store.tensor_clock(&name(tensor)).unwrap(), plain.clock);
+            assert_eq!(store.tensor_clock(&name(tensor))?, plain.clock);
             for (plane, want) in plain.optimizer.state_planes().iter().zip(&plain.state) {
-                store.read_plane_into(&name(tensor), plane.name, &mut got).unwrap();
+                store.read_plane_into(&name(tensor), plane.name, &mut got)?;
                 same(plane.name, &got, want);
             }
         }
+        Ok(())
     }
 }
 
@@ -259,19 +260,20 @@ pub(crate) fn replay(setup: &Setup, operations: &[Operation]) {
     let (model, store) = (setup.model(), Some(store.unwrap()));
     let mut run = Run { setup, volume, store, committed: model.clone(), model, readers: Vec::new() };
     for operation in operations {
-        match run.act(operation) {
+        match run.act(operation).and_then(|()| run.check()) {
             Ok(()) => {}
-            // The homes of a generation that is being read: what was begun is undone when the readers have ended.
+            // The homes of a generation that is being read, asked for by a write or by a read that has to make room: what
+            // was begun is undone when the readers have ended.
             Err(Error::Pinned { generation, .. }) => {
                 let mut pinned = run.readers.iter().map(|(reader, _)| reader.generation());
                 assert!(pinned.any(|pinned| pinned == generation), "nobody reads generation {generation}");
                 run.readers.clear();
                 run.store.as_mut().unwrap().rollback().unwrap();
                 run.model = run.committed.clone();
+                run.check().unwrap();
             }
             Err(error) => panic!("{operation:?}: {error}"),
         }
-        run.check();
     }
 }
 
@@ -338,13 +340,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn check(&self) {
+    fn check(&self) -> Result<()> {
         let store = self.store.as_ref().unwrap();
-        self.model.check(store);
+        for (reader, model) in &self.readers {
+            model.check(reader).unwrap();
+        }
+        self.model.check(store)?;
         let stats = store.stats();
         assert!(stats.held_bytes <= store.memory_budget(), "{stats:?}");
-        for (reader, model) in &self.readers {
-            model.check(reader);
-        }
+        Ok(())
     }
 }
