@@ -7,6 +7,9 @@
 
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod initial;
 pub mod inspect;
 mod kernel;

@@ -185,6 +185,11 @@ impl Pager {
     }
 }
 
+/// Memory that is taken for a number of bytes: a small gradient takes a whole page.
+pub(crate) fn memory_bytes(bytes: usize) -> u64 {
+    to_u64(pool::class_of(bytes))
+}
+
 /// Refuses a budget that cannot hold what every lease needs.
 pub(crate) fn check_budget(directory: &Directory, budget: u64) -> Result<()> {
     let needed = smallest_budget(directory);

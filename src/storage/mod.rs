@@ -7,7 +7,7 @@ mod available;
 mod buffer;
 mod check;
 mod mapped;
-#[cfg(any(test, feature = "simulation"))]
+#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 mod memory;
 mod queue;
 mod real;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
-#[cfg(any(test, feature = "simulation"))]
+#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
 pub(crate) use real::RealVolume;

@@ -15,7 +15,7 @@ use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
     segment_file,
 };
-use crate::storage::{Access, Allocation, Caching, LockKind, Volume};
+use crate::storage::{Access, Allocation, Caching, Volume};
 use crate::units::{round_up, to_u64, to_usize};
 
 /// Length of the lock file, which holds the writer's process id in decimal, and of the pin files.
@@ -107,7 +107,7 @@ pub(crate) fn create(volume: &Arc<dyn Volume>, creation: &Creation) -> Result<()
     if !free_to_create(volume)?.iter().any(|name| name == LOCK_FILE) {
         volume.create(LOCK_FILE, LOCK_BYTES, Allocation::Full)?;
     }
-    let Some(_lock) = volume.try_lock(LOCK_FILE, LockKind::Exclusive)? else {
+    let Some(_lock) = super::open::lock_writer(volume)? else {
         return Err(Error::Locked { path: volume.path().to_owned(), holder: None });
     };
     // Again, under the lock: another `create` may have finished in between.

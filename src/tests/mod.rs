@@ -2,6 +2,8 @@
 
 mod faults;
 mod findings;
+mod flips;
+mod fuzz;
 mod hostile;
 mod inspect;
 mod memory_pass;
