@@ -7,6 +7,9 @@
 
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod initial;
 pub mod inspect;
 mod kernel;
@@ -16,6 +19,9 @@ mod options;
 mod pager;
 mod param_store;
 mod schema;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod step;
 mod storage;
 mod store;

@@ -13,6 +13,8 @@ pub struct Options {
     pub(crate) memory_budget: Option<u64>,
     pub(crate) threads: Option<usize>,
     pub(crate) io_threads: Option<usize>,
+    /// Everything happens in the caller's thread, in an order that is the same in every run.
+    pub(crate) in_place: bool,
     pub(crate) io_path: IoPath,
     pub(crate) sparse: bool,
     pub(crate) instruction_set: Option<InstructionSet>,
@@ -78,8 +80,18 @@ impl Options {
         self
     }
 
+    /// Lets everything happen in the caller's thread.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
     /// The I/O threads in force.
     pub(crate) fn checked_io_threads(&self) -> Result<usize> {
+        if self.in_place {
+            return Ok(0);
+        }
         match self.io_threads.unwrap_or(4) {
             threads @ 1..=64 => Ok(threads),
             threads => Err(Error::invalid("I/O threads", threads, "1 to 64")),

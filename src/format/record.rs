@@ -57,6 +57,9 @@ impl Record {
             groups.push(GroupRecord { name, optimizer, settings });
         }
         let user = r.count("user record length", 1)?;
+        if crate::units::to_u64(user) > MAX_USER_BYTES {
+            return Err(r.error("user record length", user, format!("at most {MAX_USER_BYTES} bytes")));
+        }
         let user = r.raw("user record", user)?.to_vec();
         r.end()?;
         Ok(Self { groups, user })

@@ -22,6 +22,8 @@ pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 pub(crate) const MAX_DIRECTORY_BYTES: u64 = 256 << 20;
 /// Largest room for a record; the user's part has its own limit.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
+/// Largest generation and step: far beyond what can be reached, and the next ones can be counted.
+const MAX_COUNT: u64 = 1 << 63;
 
 /// A byte range of the metadata file with its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +95,8 @@ impl Superblock {
         w.u32(self.parent_crc);
         w.u32(0);
         let writer = self.writer.as_bytes();
-        let writer = writer.get(..WRITER_BYTES).unwrap_or(writer);
         let end = w.bytes().len() + WRITER_BYTES;
-        w.raw(writer);
+        w.raw(utf8_prefix(writer.get(..WRITER_BYTES).unwrap_or(writer)).as_bytes());
         w.zeros_to(end);
         w.zeros_to(CRC_AT);
         let crc = crc32(w.bytes());
@@ -122,22 +123,27 @@ impl Superblock {
                 format!("version {version} (this program knows version {FORMAT_VERSION})"),
             ));
         }
-        let block = Self::decode_fields(&mut r)?;
-        let unknown = block.incompat & !KNOWN_INCOMPAT;
-        if unknown != 0 {
-            return Err(FormatError::unsupported("incompatible feature bits", format!("{unknown:#x}")));
-        }
-        Ok(block)
+        Self::decode_fields(&mut r)
     }
 
     fn decode_fields(r: &mut Reader<'_>) -> Decoded<Self> {
         let compat = r.u64("compat features")?;
         let ro_compat = r.u64("ro_compat features")?;
         let incompat = r.u64("incompat features")?;
+        // Before any other field is judged: a feature may give it another meaning, and a store that is too new must
+        // not pass for a damaged one, whose older generation would be taken.
+        let unknown = incompat & !KNOWN_INCOMPAT;
+        if unknown != 0 {
+            return Err(FormatError::unsupported("incompatible feature bits", format!("{unknown:#x}")));
+        }
         let mut uuid = Uuid([0; 16]);
         uuid.0.copy_from_slice(r.raw("uuid", 16)?);
         let generation = r.u64("generation")?;
         let step = r.u64("step")?;
+        if generation == 0 || generation > MAX_COUNT || step > MAX_COUNT {
+            let got = format!("generation {generation}, step {step}");
+            return Err(r.error("generation", got, "a generation of 1 to 2^63, a step of 0 to 2^63"));
+        }
         let created_unix_s = r.u64("creation time")?;
         let directory = region(r)?;
         let record = region(r)?;
@@ -149,8 +155,7 @@ impl Superblock {
         let parent_crc = r.u32("parent checksum")?;
         r.u32("reserved")?;
         let writer = r.raw("writer version", WRITER_BYTES)?;
-        let writer = writer.split(|&b| b == 0).next().unwrap_or_default();
-        let writer = String::from_utf8_lossy(writer).into_owned();
+        let writer = utf8_prefix(writer.split(|&b| b == 0).next().unwrap_or_default()).to_owned();
         Ok(Self {
             compat,
             ro_compat,
@@ -245,6 +250,11 @@ pub(crate) fn superblock_crc(page: &[u8]) -> Decoded<u32> {
         ));
     }
     Ok(stored)
+}
+
+/// The front of some bytes that is UTF-8: a name for people, which is no reason to refuse a store.
+fn utf8_prefix(bytes: &[u8]) -> &str {
+    bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
 
 fn region(r: &mut Reader<'_>) -> Decoded<Region> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::storage::{Access, Allocation, Buffer, Caching, Queue, RealVolume, Segment, Volume};
+use crate::storage::{Access, Allocation, Barrier, Buffer, Caching, Queue, RealVolume, Segment, Volume};
 use crate::units::to_u64;
 
 /// Bytes of each transfer: a block of the default size.
@@ -134,7 +134,7 @@ impl Run {
         outcome?;
         let bytes = done * to_u64(BLOCK_BYTES);
         if let Some(file) = write {
-            file.sync()?;
+            file.sync(Barrier("measure: file"))?;
             self.bytes_written += bytes;
         }
         #[expect(clippy::cast_precision_loss, reason = "a speed for people")]

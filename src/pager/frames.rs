@@ -192,11 +192,13 @@ impl Frames {
         keys
     }
 
-    /// Frames that no step has used lately.
+    /// Frames that no step has used lately, in block order.
     pub(super) fn stale(&self) -> Vec<Key> {
         let stale =
             |slot: &Slot| matches!(slot.frame, Frame::Ready { .. }) && slot.step + STALE_STEPS < self.step;
-        self.map.iter().filter(|(_, slot)| stale(slot)).map(|(key, _)| *key).collect()
+        let mut keys: Vec<_> = self.map.iter().filter(|(_, slot)| stale(slot)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// The frame to let go when memory is needed: the one of the highest rank that nobody waits for.
@@ -288,5 +290,10 @@ mod tests {
         frames.tick();
         assert_eq!(frames.stale(), [key(0)]);
         assert_eq!(frames.dirty(), [key(0), key(1)]);
+        for block in (2..40).rev() {
+            frames.set(key(block), ready(true, true), None);
+        }
+        (0..=STALE_STEPS).for_each(|_| frames.tick());
+        assert!(frames.stale().is_sorted() && frames.stale().len() == 40);
     }
 }

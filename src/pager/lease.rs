@@ -37,7 +37,7 @@ impl Lease<'_> {
         }
         result = result.and_then(|()| state.drain());
         state.read_planned();
-        self.pager.moved.notify_all();
+        self.pager.notify();
         result
     }
 }

@@ -73,6 +73,7 @@ pub(crate) struct Key {
 pub(crate) struct Settings {
     /// Bytes of memory that frames and gathered views may take.
     pub(crate) budget_bytes: u64,
+    /// 0: blocks are read and written in the thread that waits for them.
     pub(crate) io_threads: usize,
     pub(crate) path: IoPath,
 }
@@ -154,8 +155,12 @@ impl Pager {
             .all(|piece| planes.clone().all(|plane| state.is_near(Key { block: piece.block, plane })))
     }
 
-    /// Bytes of gradients that may wait for their update; 0 where the budget has no room for that.
+    /// Bytes of gradients that may wait for their update; 0 where the budget has no room for that, or where all is done
+    /// in the caller's thread.
     pub(crate) fn gradient_bytes(&self) -> u64 {
+        if self.queue.is_in_place() {
+            return 0;
+        }
         let streaming = self.lock().streaming_bytes();
         // While gradients wait, an update has its block and a reader one plane, whatever views hold.
         let needed = self.directory.extents.iter().map(|e| block_bytes(e) + plane_bytes(e)).max();
@@ -170,7 +175,7 @@ impl Pager {
 
     pub(crate) fn give_memory(&self, buffer: Buffer) {
         self.lock().put_memory(buffer);
-        self.moved.notify_all();
+        self.notify();
     }
 
     /// The share of uses that the best possible replacement finds in memory, for the last step that finished; `None`
@@ -178,6 +183,11 @@ impl Pager {
     pub(crate) fn min_hit_rate(&self) -> Option<f64> {
         self.lock().min_hit_rate()
     }
+}
+
+/// Memory that is taken for a number of bytes: a small gradient takes a whole page.
+pub(crate) fn memory_bytes(bytes: usize) -> u64 {
+    to_u64(pool::class_of(bytes))
 }
 
 /// Refuses a budget that cannot hold what every lease needs.

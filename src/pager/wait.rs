@@ -34,7 +34,7 @@ struct Receiving<'p>(&'p Pager);
 impl Drop for Receiving<'_> {
     fn drop(&mut self) {
         self.0.lock().is_receiving = false;
-        self.0.moved.notify_all();
+        self.0.notify();
     }
 }
 
@@ -43,6 +43,14 @@ impl Pager {
         // What could be left half done by a panic under the lock is bookkeeping of frames; a step that panicked has
         // to be rolled back, which makes that new.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait that something has moved.
+    pub(super) fn notify(&self) {
+        // Where all is done in place nobody waits, and the call would be most of what a small lease costs.
+        if !self.queue.is_in_place() {
+            self.moved.notify_all();
+        }
     }
 
     /// Makes an attempt again and again until it is done, with the lock given back in between. The attempt is told
@@ -59,7 +67,7 @@ impl Pager {
             let stall = match attempt(&mut state, stuck)? {
                 Attempt::Done(value) => {
                     state.read_planned();
-                    self.moved.notify_all();
+                    self.notify();
                     return Ok(value);
                 }
                 Attempt::Wait(stall) => stall,
@@ -92,7 +100,7 @@ impl Pager {
         // Under the same lock as the completion is taken in: in between nothing would seem to be in flight.
         std::mem::forget(receiving);
         state.is_receiving = false;
-        self.moved.notify_all();
+        self.notify();
         if let Some(completion) = completion {
             state.take_in(completion)?;
         }

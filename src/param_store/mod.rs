@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 pub use change::CommitReport;
 pub use open::Recovery;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use open::build_threads;
 pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};

@@ -142,7 +142,7 @@ fn check_threads(threads: usize) -> Result<()> {
     Err(Error::invalid("threads", threads, "1 to 1024"))
 }
 
-fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
+pub(crate) fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
     check_threads(threads)?;
     let name = |i| format!("paramstore-{i}");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();

@@ -4,8 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::fault::FaultVolume;
-use super::{Access, Allocation, Buffer, Caching, LOCK_FILE_BYTES, LockKind, MemoryVolume, Segment, Volume};
+use super::sim::SimVolume;
+use super::{
+    Access, Allocation, Barrier, Buffer, Caching, LOCK_FILE_BYTES, LockKind, MemoryVolume, Segment, Volume,
+};
 use crate::error::Error;
+
+const TEST: Barrier = Barrier("test");
 
 /// An empty volume, and whatever has to live as long as it.
 struct Subject {
@@ -31,6 +36,11 @@ fn memory() -> Subject {
 fn healthy_fault() -> Subject {
     let inner = MemoryVolume::with_capacity("volume", MEMORY_BYTES);
     Subject { volume: Box::new(FaultVolume::new(inner)), _keep: None }
+}
+
+fn simulated() -> Subject {
+    let memory = MemoryVolume::with_capacity("volume", MEMORY_BYTES);
+    Subject { volume: Box::new(SimVolume::with_memory(memory)), _keep: None }
 }
 
 /// Makes a test of each function for one backend.
@@ -72,6 +82,7 @@ macro_rules! contract {
 contract!(real);
 contract!(memory);
 contract!(healthy_fault);
+contract!(simulated);
 
 fn open(volume: &dyn Volume, name: &str) -> Arc<dyn Segment> {
     volume.open(name, Access::Write, Caching::Cached).unwrap()
@@ -113,8 +124,8 @@ fn written_bytes_are_read_back(volume: &dyn Volume) {
     let bytes = pattern(9000);
     segment.write_at(&bytes, 4001).unwrap();
     segment.write_at(&[], 20_000).unwrap();
-    segment.sync().unwrap();
-    volume.sync_dir().unwrap();
+    segment.sync(TEST).unwrap();
+    volume.sync_dir(TEST).unwrap();
     let mut read = vec![0; 20_000];
     volume.open("a", Access::Read, Caching::Cached).unwrap().read_at(&mut read, 0).unwrap();
     assert!(read[..4001].iter().chain(&read[13_001..]).all(|&byte| byte == 0));
@@ -178,7 +189,7 @@ fn file_opened_for_reading_is_not_written(volume: &dyn Volume) {
     drop(new_file(volume, "a", 4096));
     let segment = volume.open("a", Access::Read, Caching::Cached).unwrap();
     assert!(matches!(segment.write_at(&[1], 0), Err(Error::ReadOnly { .. })));
-    segment.sync().unwrap();
+    segment.sync(TEST).unwrap();
 }
 
 fn create_refuses_an_existing_name(volume: &dyn Volume) {
@@ -231,7 +242,7 @@ fn rename_replaces_the_target(volume: &dyn Volume) {
     new_file(volume, "new", 4).write_at(b"new!", 0).unwrap();
     new_file(volume, "old", 4).write_at(b"old!", 0).unwrap();
     volume.rename("new", "old").unwrap();
-    volume.sync_dir().unwrap();
+    volume.sync_dir(TEST).unwrap();
     let mut bytes = [0; 4];
     open(volume, "old").read_at(&mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"new!");
@@ -265,7 +276,7 @@ fn sparse_file_allocates_what_is_written(volume: &dyn Volume) {
     volume.create("sparse", len_bytes, Allocation::Sparse).unwrap();
     let sparse = open(volume, "sparse");
     sparse.write_at(&[1; 4096], len_bytes / 2).unwrap();
-    sparse.sync().unwrap();
+    sparse.sync(TEST).unwrap();
     let allocated = sparse.allocated_bytes().unwrap();
     assert!((4096..len_bytes / 16).contains(&allocated), "{allocated}");
     let full = new_file(volume, "full", 1 << 20);

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, Allocation, Caching, Lock, LockKind, Mapped, Segment, Volume};
+use super::{Access, Allocation, Barrier, Caching, Lock, LockKind, Mapped, Segment, Volume};
 use crate::error::{Error, Result};
 
 /// How long a fault stays.
@@ -67,8 +67,14 @@ impl FaultVolume {
     }
 
     /// All operations so far, those that failed among them.
+    #[cfg(test)]
     pub(crate) fn operations(&self) -> Vec<Operation> {
         guard(&self.plan).operations.clone()
+    }
+
+    /// How many operations there were so far.
+    pub(crate) fn operation_count(&self) -> usize {
+        guard(&self.plan).operations.len()
     }
 
     /// How many operations failed on demand.
@@ -137,9 +143,9 @@ impl Volume for FaultVolume {
         self.inner.rename(from, to)
     }
 
-    fn sync_dir(&self) -> Result<()> {
+    fn sync_dir(&self, barrier: Barrier) -> Result<()> {
         self.count("sync_dir", "")?;
-        self.inner.sync_dir()
+        self.inner.sync_dir(barrier)
     }
 
     fn free_bytes(&self) -> Result<u64> {
@@ -191,9 +197,9 @@ impl Segment for FaultSegment {
         self.inner.write_at(buffer, offset)
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, barrier: Barrier) -> Result<()> {
         self.count("sync")?;
-        self.inner.sync()
+        self.inner.sync(barrier)
     }
 
     fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
@@ -207,13 +213,15 @@ mod tests {
     use super::*;
     use crate::storage::MemoryVolume;
 
+    const TEST: Barrier = Barrier("test");
+
     fn script(volume: &dyn Volume) -> Result<()> {
         volume.create("new", 4096, Allocation::Full)?;
         let segment = volume.open("new", Access::Write, Caching::Cached)?;
         segment.write_at(b"bytes", 0)?;
-        segment.sync()?;
+        segment.sync(TEST)?;
         volume.rename("new", "old")?;
-        volume.sync_dir()?;
+        volume.sync_dir(TEST)?;
         segment.read_at(&mut [0; 5], 0)?;
         drop(segment.map(0, 4096)?);
         volume.list()?;
@@ -256,10 +264,10 @@ mod tests {
         volume.fail_at(1, io::ErrorKind::StorageFull, Lasting::FromThenOn);
         volume.create("a", 1, Allocation::Full).unwrap();
         for _ in 0..3 {
-            assert!(matches!(volume.sync_dir(), Err(Error::NoSpace { .. })));
+            assert!(matches!(volume.sync_dir(TEST), Err(Error::NoSpace { .. })));
         }
         volume.heal();
-        volume.sync_dir().unwrap();
+        volume.sync_dir(TEST).unwrap();
         assert_eq!(volume.failures(), 3);
     }
 

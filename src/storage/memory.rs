@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Access, Allocation, Buffer, Caching, LOCK_FILE_BYTES, Lock, LockKind, Mapped, SECTOR_BYTES, Segment,
-    Volume, check,
+    Access, Allocation, Barrier, Buffer, Caching, LOCK_FILE_BYTES, Lock, LockKind, Mapped, SECTOR_BYTES,
+    Segment, Volume, check,
 };
 use crate::error::{Error, Result};
 
@@ -17,7 +17,7 @@ const _: () = assert!(PAGE_BYTES as u64 == SECTOR_BYTES);
 /// A directory whose files live as long as the last handle; cloning makes another handle on the same files.
 ///
 /// Files are kept as pages, and pages of zeros that nobody wrote take no memory, so that a sparse file may be of any
-/// length. Nothing here outlives the process: `sync` and `sync_dir` succeed and promise nothing.
+/// length. [`copy`](Self::copy) makes another directory, whose pages are shared until one of the two writes. Nothing here outlives the process: `sync` and `sync_dir` succeed and promise nothing.
 #[derive(Clone)]
 pub(crate) struct MemoryVolume {
     disk: Arc<Disk>,
@@ -36,12 +36,13 @@ struct MemoryFile {
     holders: Mutex<Holders>,
 }
 
+#[derive(Clone)]
 struct Content {
     len_bytes: u64,
     /// Bytes taken from the disk's room, in whole pages.
     allocated_bytes: u64,
     allocation: Allocation,
-    pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
+    pages: BTreeMap<u64, Arc<[u8; PAGE_BYTES]>>,
 }
 
 enum Holders {
@@ -61,6 +62,30 @@ impl MemoryVolume {
         Self { disk: Arc::new(disk), files: Arc::default() }
     }
 
+    /// Makes another volume with the same files, which nobody has locked; from here on each goes its own way.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::new(self.path());
+        for (name, file) in guard(&self.files).iter() {
+            let content = guard(&file.content).clone();
+            *guard(&copy.disk.free_bytes) -= content.allocated_bytes;
+            guard(&copy.files).insert(name.clone(), copy.file(content));
+        }
+        copy
+    }
+
+    /// Gives a file another length, as no store does: what is cut off is gone, what is added reads as zeros.
+    pub(crate) fn resize(&self, name: &str, len_bytes: u64) -> Result<()> {
+        let file = self.find("resize", name)?;
+        let mut content = guard(&file.content);
+        content.len_bytes = len_bytes;
+        content.pages.retain(|&number, _| number * SECTOR_BYTES < len_bytes);
+        let within = usize::try_from(len_bytes % SECTOR_BYTES).unwrap_or(0);
+        if let Some(last) = content.pages.get_mut(&(len_bytes / SECTOR_BYTES)) {
+            Arc::make_mut(last)[within..].fill(0);
+        }
+        Ok(())
+    }
+
     fn find(&self, action: &'static str, name: &str) -> Result<Arc<MemoryFile>> {
         check::name(self.path(), name)?;
         let found = guard(&self.files).get(name).map(Arc::clone);
@@ -74,12 +99,15 @@ impl MemoryVolume {
             Allocation::Sparse => 0,
         };
         self.disk.take(&path, allocated_bytes)?;
-        let content = Content { len_bytes, allocated_bytes, allocation, pages: BTreeMap::new() };
-        Ok(Arc::new(MemoryFile {
+        Ok(self.file(Content { len_bytes, allocated_bytes, allocation, pages: BTreeMap::new() }))
+    }
+
+    fn file(&self, content: Content) -> Arc<MemoryFile> {
+        Arc::new(MemoryFile {
             disk: Arc::clone(&self.disk),
             content: Mutex::new(content),
             holders: Mutex::new(Holders::Shared(0)),
-        }))
+        })
     }
 }
 
@@ -140,7 +168,7 @@ impl Volume for MemoryVolume {
         Ok(())
     }
 
-    fn sync_dir(&self) -> Result<()> {
+    fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
 
@@ -272,13 +300,13 @@ impl Segment for MemorySegment {
                 self.file.disk.take(&self.path, SECTOR_BYTES)?;
                 content.allocated_bytes += SECTOR_BYTES;
             }
-            let page = content.pages.entry(number).or_insert_with(|| Box::new([0; PAGE_BYTES]));
-            page[in_page].copy_from_slice(&buffer[in_buffer]);
+            let page = content.pages.entry(number).or_insert_with(|| Arc::new([0; PAGE_BYTES]));
+            Arc::make_mut(page)[in_page].copy_from_slice(&buffer[in_buffer]);
         }
         Ok(())
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
 
@@ -310,6 +338,27 @@ mod tests {
         let mut bytes = [0; 6];
         other.open("a", Access::Read, Caching::Cached).unwrap().read_at(&mut bytes, 4090).unwrap();
         assert_eq!(&bytes, b"shared");
+    }
+
+    #[test]
+    fn copy_goes_its_own_way_in_bytes_lengths_and_locks() {
+        let volume = MemoryVolume::new("volume");
+        volume.create("a", 8192, Allocation::Full).unwrap();
+        volume.open("a", Access::Write, Caching::Cached).unwrap().write_at(&[7; 8192], 0).unwrap();
+        let lock = volume.try_lock("a", LockKind::Exclusive).unwrap();
+        let copy = volume.copy();
+        copy.open("a", Access::Write, Caching::Cached).unwrap().write_at(b"copy", 0).unwrap();
+        copy.resize("a", 4100).unwrap();
+        copy.resize("a", 8192).unwrap();
+        assert!(lock.is_some() && copy.try_lock("a", LockKind::Exclusive).unwrap().is_some());
+        let read = |volume: &MemoryVolume| {
+            let mut bytes = [0; 8192];
+            volume.open("a", Access::Read, Caching::Cached).unwrap().read_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        assert_eq!(read(&volume), [7; 8192]);
+        let (bytes, tail) = (read(&copy), [7, 7, 7, 7, 0, 0]);
+        assert_eq!((&bytes[..6], &bytes[4096..4102], bytes[8191]), (&b"copy\x07\x07"[..], &tail[..], 0));
     }
 
     #[test]

@@ -7,22 +7,24 @@ mod available;
 mod buffer;
 mod check;
 mod mapped;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 mod memory;
 mod queue;
 mod real;
 
 #[cfg(test)]
 mod contract;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fault;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod sim;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
 pub(crate) use real::RealVolume;
@@ -71,6 +73,11 @@ pub(crate) enum LockKind {
     Shared,
 }
 
+/// The name of a place in the code that waits for durability. Real files do not look at it; the simulated disk can
+/// leave out one of them by name, to show that a test notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Barrier(pub(crate) &'static str);
+
 /// A held lock; dropping it (or the death of the process) releases it.
 pub(crate) trait Lock: Send + Sync {}
 
@@ -101,7 +108,7 @@ pub(crate) trait Volume: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> Result<()>;
 
     /// Makes file names durable: those in the directory, and the directory's own in its parent.
-    fn sync_dir(&self) -> Result<()>;
+    fn sync_dir(&self, barrier: Barrier) -> Result<()>;
 
     /// Bytes that this user can still allocate; `u64::MAX` where the file system does not say.
     fn free_bytes(&self) -> Result<u64>;
@@ -145,7 +152,7 @@ pub(crate) trait Segment: Send + Sync {
     fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()>;
 
     /// Makes everything written so far durable (`fdatasync`). A failure is final: never retried.
-    fn sync(&self) -> Result<()>;
+    fn sync(&self, barrier: Barrier) -> Result<()>;
 
     /// A read-only view of a byte range, every page of it present when this returns; `offset` is a multiple of
     /// [`SECTOR_BYTES`], and the bytes begin at such an address. Dropping the view gives its pages back to the

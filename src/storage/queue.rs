@@ -1,4 +1,5 @@
-//! A few threads that wait for the disk, so that nobody else has to.
+//! A few threads that wait for the disk, so that nobody else has to; or none, where the order of operations has to be
+//! the same in every run.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -16,6 +17,9 @@ type Job<T> = Box<dyn FnOnce() -> T + Send>;
 /// completions arrive in the order in which the jobs end. The queue has no bound of its own: whoever submits holds a
 /// bounded number of buffers. Dropping it waits for the jobs that run, and discards those that have not begun along
 /// with all completions that nobody received.
+///
+/// A queue without threads runs a job when somebody waits for a completion, in his thread: as late as can be, and always
+/// in the same order.
 pub(crate) struct Queue<T: Send + 'static> {
     shared: Arc<Shared<T>>,
     threads: Vec<JoinHandle<()>>,
@@ -67,14 +71,11 @@ impl Busy {
 }
 
 impl<T: Send + 'static> Queue<T> {
-    /// Starts `threads` threads, at least one.
+    /// Starts `threads` threads; with none, jobs run in the threads that wait for them.
     ///
     /// # Errors
-    /// `Invalid` for no threads at all; `Resource` if the system refuses one.
+    /// `Resource` if the system refuses one.
     pub(crate) fn new(threads: usize) -> Result<Self> {
-        if threads == 0 {
-            return Err(Error::invalid("number of I/O threads", threads, "at least 1"));
-        }
         let state = State {
             first: VecDeque::new(),
             rest: VecDeque::new(),
@@ -113,6 +114,11 @@ impl<T: Send + 'static> Queue<T> {
         self.added(state);
     }
 
+    /// Whether jobs run only while somebody waits for them.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.threads.is_empty()
+    }
+
     fn added(&self, mut state: MutexGuard<'_, State<T>>) {
         state.in_flight += 1;
         drop(state);
@@ -125,6 +131,14 @@ impl<T: Send + 'static> Queue<T> {
     /// Goes on with the panic of a job that panicked: it surfaces here, once, and the queue stays usable.
     pub(crate) fn recv(&self) -> Option<T> {
         let mut state = self.shared.lock();
+        if self.is_in_place()
+            && state.ended.is_empty()
+            && let Some(job) = state.begin()
+        {
+            drop(state);
+            self.shared.run_job(job);
+            state = self.shared.lock();
+        }
         while state.ended.is_empty() && state.in_flight > 0 {
             state = self.shared.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -164,6 +178,14 @@ impl<T: Send + 'static> Queue<T> {
     }
 }
 
+impl<T> State<T> {
+    fn begin(&mut self) -> Option<Job<T>> {
+        let job = self.first.pop_front().or_else(|| self.rest.pop_front())?;
+        self.busy.begin();
+        Some(job)
+    }
+}
+
 impl<T> Shared<T> {
     /// No user code runs under this lock, so that a poisoned state is whole all the same.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -173,14 +195,18 @@ impl<T> Shared<T> {
     /// The life of one thread.
     fn run(&self) {
         while let Some(job) = self.next() {
-            // The job is consumed and its panic goes on in `recv`, so that nobody sees what it left half done.
-            let ended = catch_unwind(AssertUnwindSafe(job));
-            let mut state = self.lock();
-            state.busy.end();
-            state.ended.push_back(ended);
-            drop(state);
-            self.ended.notify_one();
+            self.run_job(job);
         }
+    }
+
+    fn run_job(&self, job: Job<T>) {
+        // The job is consumed and its panic goes on in `recv`, so that nobody sees what it left half done.
+        let ended = catch_unwind(AssertUnwindSafe(job));
+        let mut state = self.lock();
+        state.busy.end();
+        state.ended.push_back(ended);
+        drop(state);
+        self.ended.notify_one();
     }
 
     fn next(&self) -> Option<Job<T>> {
@@ -189,9 +215,7 @@ impl<T> Shared<T> {
             if state.is_closing {
                 return None;
             }
-            let job = state.first.pop_front();
-            if let Some(job) = job.or_else(|| state.rest.pop_front()) {
-                state.busy.begin();
+            if let Some(job) = state.begin() {
                 return Some(job);
             }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -343,8 +367,17 @@ mod tests {
     }
 
     #[test]
-    fn queue_without_threads_is_refused() {
-        assert!(matches!(Queue::<()>::new(0), Err(Error::Invalid { .. })));
+    fn queue_without_threads_runs_each_job_in_the_thread_that_waits_for_it_and_no_earlier() {
+        let queue = Queue::new(0).unwrap();
+        let here = thread::current().id();
+        for name in ["write 1", "write 2"] {
+            queue.submit(move || (name, thread::current().id()));
+        }
+        queue.submit_first(|| ("read", thread::current().id()));
+        assert_eq!((queue.try_recv(), queue.in_flight(), queue.busy_time()), (None, 3, Duration::ZERO));
+        let received: Vec<_> = std::iter::from_fn(|| queue.recv()).collect();
+        assert_eq!(received, [("read", here), ("write 1", here), ("write 2", here)]);
+        assert_eq!((queue.recv(), queue.in_flight()), (None, 0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! In what order a generation becomes durable: data and table, barrier, superblock, barrier.
 
-use super::{BlockStore, Home};
+use super::{BlockStore, Home, barriers};
 use crate::error::{Error, Result};
 use crate::format::checksum::crc32;
 use crate::format::record::Record;
@@ -90,10 +90,10 @@ impl BlockStore {
     fn sync_written(&mut self) -> Result<u32> {
         let mut files = 1;
         for (segment, home, caching) in self.written.clone() {
-            self.segment(segment, Home(home), caching)?.sync()?;
+            self.segment(segment, Home(home), caching)?.sync(barriers::COMMIT_SEGMENT)?;
             files += 1;
         }
-        self.meta.sync()?;
+        self.meta.sync(barriers::COMMIT_META)?;
         Ok(files)
     }
 
@@ -101,7 +101,7 @@ impl BlockStore {
     fn write_superblock(&mut self, next: &Superblock) -> Result<u32> {
         let page = next.encode();
         self.meta.write_at(&page, Superblock::slot_offset(next.generation))?;
-        self.meta.sync()?;
+        self.meta.sync(barriers::COMMIT_SUPERBLOCK)?;
         crate::format::superblock::superblock_crc(&page)
             .map_err(|e| super::decode_error(self.meta.path(), 0, e))
     }

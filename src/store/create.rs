@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::barriers;
 use crate::error::{Error, Result};
 use crate::format::checksum::crc32;
 use crate::format::directory::Directory;
@@ -14,7 +15,7 @@ use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
     segment_file,
 };
-use crate::storage::{Access, Allocation, Caching, LockKind, Volume};
+use crate::storage::{Access, Allocation, Caching, Volume};
 use crate::units::{round_up, to_u64, to_usize};
 
 /// Length of the lock file, which holds the writer's process id in decimal, and of the pin files.
@@ -99,28 +100,42 @@ pub(crate) fn bytes_needed(directory: &Directory, meta_bytes: u64) -> u64 {
 
 /// Makes the store's files in an empty directory, or over what an interrupted `create` left in it.
 ///
-/// When this returns the store is durable. A crash before that leaves no `meta` file, and so no store.
+/// When this returns the store is whole, and durable but for the name `meta`, which `open` makes durable: it has to all
+/// the same, for a `create` that was killed. A crash before that leaves no `meta` file, and so no store.
 pub(crate) fn create(volume: &Arc<dyn Volume>, creation: &Creation) -> Result<()> {
     let plan = plan(creation)?;
     if !free_to_create(volume)?.iter().any(|name| name == LOCK_FILE) {
         volume.create(LOCK_FILE, LOCK_BYTES, Allocation::Full)?;
     }
-    let Some(_lock) = volume.try_lock(LOCK_FILE, LockKind::Exclusive)? else {
+    let Some(_lock) = super::open::lock_writer(volume)? else {
         return Err(Error::Locked { path: volume.path().to_owned(), holder: None });
     };
     // Again, under the lock: another `create` may have finished in between.
-    let existing = free_to_create(volume)?;
-    for name in existing.iter().filter(|name| *name != LOCK_FILE) {
-        volume.remove(name)?;
-    }
+    clear(volume, &free_to_create(volume)?)?;
     let result = allocate(volume, creation, &plan).and_then(|()| write_meta(volume, &plan));
     if result.is_err() {
         // Best effort: what is left behind is cleared by the next `create`.
-        for name in volume.list().unwrap_or_default() {
-            drop(volume.remove(&name));
+        let names = volume.list().unwrap_or_default();
+        if clear(volume, &names).is_ok() {
+            drop(volume.remove(LOCK_FILE));
         }
+        return result;
     }
-    result
+    volume.rename(META_NEW_FILE, META_FILE)
+}
+
+/// Removes what an interrupted `create` left, but for the lock. The file that tells it from a store that lost its
+/// `meta` goes last, when it is certain that the others will not come back.
+fn clear(volume: &Arc<dyn Volume>, names: &[String]) -> Result<()> {
+    let is_kept = |name: &str| name == LOCK_FILE || name == META_NEW_FILE;
+    let others: Vec<_> = names.iter().filter(|name| !is_kept(name)).collect();
+    for name in &others {
+        volume.remove(name)?;
+    }
+    if !others.is_empty() {
+        volume.sync_dir(barriers::CREATE_CLEARED)?;
+    }
+    if names.iter().any(|name| name == META_NEW_FILE) { volume.remove(META_NEW_FILE) } else { Ok(()) }
 }
 
 /// The names in the directory, if `create` may take it: an empty one, or what an interrupted `create` left.
@@ -149,10 +164,13 @@ fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Resul
         return Err(Error::NoSpace { path: volume.path().to_owned(), needed, free });
     }
     volume.create(META_NEW_FILE, plan.meta_bytes, allocation)?;
+    // Segments without it would be taken for those of a store that lost its `meta`.
+    volume.sync_dir(barriers::CREATE_BEGUN)?;
     for parity in 0..2 {
         volume.create(pin_file(parity), LOCK_BYTES, Allocation::Full)?;
     }
     volume.create(PROGRESS_FILE, PROGRESS_BYTES, Allocation::Full)?;
+    volume.open(PROGRESS_FILE, Access::Write, Caching::Cached)?.sync(barriers::CREATE_PROGRESS)?;
     for segment in &directory.segments {
         let plane = directory.planes.get(usize::from(segment.plane)).map_or("", |p| p.name.as_str());
         for home in 0..segment.homes {
@@ -162,7 +180,7 @@ fn allocate(volume: &Arc<dyn Volume>, creation: &Creation, plan: &Plan) -> Resul
                 other => other,
             })?;
             // The file's length and blocks must be durable before any metadata names it.
-            volume.open(&name, Access::Write, Caching::Cached)?.sync()?;
+            volume.open(&name, Access::Write, Caching::Cached)?.sync(barriers::CREATE_SEGMENT)?;
         }
     }
     Ok(())
@@ -175,8 +193,6 @@ fn write_meta(volume: &Arc<dyn Volume>, plan: &Plan) -> Result<()> {
     let page = plan.superblock.encode();
     debug_assert_eq!(page.len(), to_usize(PAGE_BYTES));
     meta.write_at(&page, Superblock::slot_offset(plan.superblock.generation))?;
-    meta.sync()?;
-    volume.sync_dir()?;
-    volume.rename(META_NEW_FILE, META_FILE)?;
-    volume.sync_dir()
+    meta.sync(barriers::CREATE_META)?;
+    volume.sync_dir(barriers::CREATE_NAMES)
 }

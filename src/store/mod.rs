@@ -1,5 +1,6 @@
 //! THE OBJECT. Bytes, files and places become the blocks of a store with a committed and a working generation.
 
+pub(crate) mod barriers;
 mod commit;
 mod create;
 mod open;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::segments::Segments;
 use super::table::Table;
-use super::{BlockStore, Holder, PinWait, decode_error, pins, read_region};
+use super::{BlockStore, Holder, PinWait, barriers, decode_error, pins, read_region};
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
 use crate::format::page::TableShape;
@@ -13,7 +13,7 @@ use crate::format::progress::{PROGRESS_BYTES, Progress};
 use crate::format::record::Record;
 use crate::format::superblock::{KNOWN_RO_COMPAT, Superblock, claimed_generation, superblock_crc};
 use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES, PROGRESS_FILE};
-use crate::storage::{Access, Caching, LockKind, Segment, Volume};
+use crate::storage::{Access, Caching, Lock, LockKind, Segment, Volume};
 use crate::units::to_usize;
 
 /// What one of the two superblock slots holds.
@@ -60,6 +60,8 @@ struct Chosen {
 
 /// How often a reader looks again when writers overtake it between its looks.
 const PIN_TRIES: usize = 500;
+/// How often the writer's lock is asked for.
+const LOCK_TRIES: usize = 10;
 /// How often a reader looks again at damage: what a writer is just replacing can look torn.
 const DAMAGE_TRIES: usize = 5;
 
@@ -67,8 +69,12 @@ impl BlockStore {
     /// Opens the store for its only writer.
     pub(crate) fn open_writer(volume: Arc<dyn Volume>, wait: PinWait) -> Result<Self> {
         let meta = open_meta(&volume, Access::Write)?;
-        let lock = volume.try_lock(LOCK_FILE, LockKind::Exclusive)?;
-        let Some(lock) = lock else {
+        // Before a lock file is made: what has no superblock at all is not ours to write into.
+        let (slots, candidates) = read_slots(&meta)?;
+        if candidates.is_empty() {
+            return Err(no_superblock(&volume, &slots));
+        }
+        let Some(lock) = lock_writer(&volume)? else {
             let holder = holder(&volume);
             return Err(Error::Locked { path: volume.path().to_owned(), holder });
         };
@@ -80,6 +86,7 @@ impl BlockStore {
             return Err(Error::Unsupported { path: meta.path().to_owned(), what });
         }
         make_durable(&meta, &chosen)?;
+        volume.sync_dir(barriers::OPEN_NAMES)?;
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;
@@ -318,7 +325,7 @@ fn make_durable(meta: &Arc<dyn Segment>, chosen: &Chosen) -> Result<()> {
         ));
     }
     meta.write_at(&page, offset)?;
-    meta.sync()
+    meta.sync(barriers::OPEN_SUPERBLOCK)
 }
 
 fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Chosen> {
@@ -350,6 +357,21 @@ fn no_superblock(volume: &Arc<dyn Volume>, slots: &[SlotState; 2]) -> Error {
     let path = volume.path_of(META_FILE);
     let got = format!("slot 0: {:?}, slot 1: {:?}", slots[0], slots[1]);
     Error::damaged(path, "both superblocks", (0, 2 * PAGE_BYTES), got, "one whole superblock")
+}
+
+/// Takes the writer's lock, if nobody has it.
+///
+/// It is asked for some times: a process that this one is just starting holds copies of all its locks until it runs its
+/// own program, also of one that has been given back.
+pub(super) fn lock_writer(volume: &Arc<dyn Volume>) -> Result<Option<Box<dyn Lock>>> {
+    for _ in 1..LOCK_TRIES {
+        let lock = volume.try_lock(LOCK_FILE, LockKind::Exclusive)?;
+        if lock.is_some() {
+            return Ok(lock);
+        }
+        pins::pause();
+    }
+    volume.try_lock(LOCK_FILE, LockKind::Exclusive)
 }
 
 /// What the lock file says of its holder.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use super::{bits, create, gradient, memory, one_step, open, options, schema};
 use crate::storage::fault::{FaultVolume, Lasting};
-use crate::storage::{Access, Allocation, Caching, Lock, LockKind, Mapped, MemoryVolume, Segment, Volume};
+use crate::storage::{
+    Access, Allocation, Barrier, Caching, Lock, LockKind, Mapped, MemoryVolume, Segment, Volume,
+};
 use crate::{Error, Options, ParamStore, Result};
 
 /// Twelve blocks of 4 KiB: almost every lease has to read, almost every release to write.
@@ -215,7 +217,7 @@ impl Volume for CacheVolume {
         self.disk.rename(from, to)?;
         self.cache.rename(from, to)
     }
-    fn sync_dir(&self) -> Result<()> {
+    fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
     fn free_bytes(&self) -> Result<u64> {
@@ -251,7 +253,7 @@ impl Segment for CacheSegment {
         dirty.entry(self.name.clone()).or_default().push((offset, buffer.to_vec()));
         Ok(())
     }
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, _barrier: Barrier) -> Result<()> {
         let writes = self.volume.dirty.lock().unwrap().remove(&self.name).unwrap_or_default();
         if self.name == "meta"
             && self.volume.fail_in.load(Ordering::Relaxed) > 0
@@ -317,4 +319,23 @@ fn a_directory_longer_than_any_is_an_error_within_bounded_memory() {
     let file = other.open("meta", Access::Write, Caching::Cached).unwrap();
     file.write_at(&superblock.encode(), 4096).unwrap();
     assert!(matches!(open(&other, &options()), Err(Error::Damaged(_))));
+}
+
+/// Gradients that wait were counted by their elements and not by their memory, which is a page at least: those of many
+/// small tensors took the whole budget, and nothing was left to update them with.
+#[test]
+fn gradients_of_many_small_tensors_leave_room_for_their_updates() {
+    let group = crate::ParamGroup::new("all", crate::Optimizer::Sgd(crate::optim::Sgd::default()));
+    let schema = crate::Schema::new().block_bytes(4096).group(group);
+    let tensor = |i: u64| crate::TensorSpec::new(format!("t{i}"), &[1 + i % 3]);
+    let schema = (0..260).fold(schema, |schema, i| schema.tensor(tensor(i)));
+    for round in 0..40 {
+        let mut store = create(&memory(), &schema, &options()).unwrap();
+        let mut step = store.begin_step().unwrap();
+        for i in 0..260_u64 {
+            let gradient = vec![1.0; usize::try_from(1 + i % 3).unwrap()];
+            step.apply(&format!("t{i}"), &gradient).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        step.finish().unwrap();
+    }
 }

@@ -2,12 +2,15 @@
 
 mod faults;
 mod findings;
+mod flips;
+mod fuzz;
 mod hostile;
 mod inspect;
 mod memory_pass;
 mod model;
 mod paging;
 mod planning;
+mod power;
 mod recovery;
 
 use std::sync::Arc;

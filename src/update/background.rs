@@ -36,7 +36,7 @@ struct State {
     queued: VecDeque<Queued>,
     /// The tensor that is being updated.
     running: Option<usize>,
-    /// Bytes of gradients that wait or are being used.
+    /// Bytes of memory of gradients that wait or are being used.
     gradient_bytes: u64,
     non_finite: u64,
     error: Option<Error>,
@@ -90,7 +90,7 @@ impl Background {
         let elements = to_usize(range.end - range.start);
         let values = gradient.get(from..from + elements).unwrap_or_default();
         let update = Update { range, ..update.clone() };
-        let bytes = 4 * to_u64(elements);
+        let bytes = crate::pager::memory_bytes(4 * elements);
         if bytes > capacity || self.engine.pager.are_near(update.tensor, &update.range, 0..update.planes) {
             if bytes > capacity {
                 self.wait_idle()?;
@@ -208,9 +208,10 @@ impl Shared {
     /// Gives the memory of a gradient back and takes note of what became of its update. After a failure nothing that
     /// waits is begun: the step has failed.
     fn end(&self, engine: &Engine, queued: Queued, result: Result<u64>) {
+        let memory_bytes = to_u64(queued.gradient.len());
         engine.pager.give_memory(queued.gradient);
         let mut state = self.lock();
-        state.gradient_bytes -= 4 * to_u64(queued.elements);
+        state.gradient_bytes -= memory_bytes;
         state.running = None;
         let mut dropped = VecDeque::new();
         match result {
@@ -235,7 +236,7 @@ impl Shared {
 impl State {
     fn drop_queued(&mut self) -> VecDeque<Queued> {
         let dropped = std::mem::take(&mut self.queued);
-        self.gradient_bytes -= dropped.iter().map(|queued| 4 * to_u64(queued.elements)).sum::<u64>();
+        self.gradient_bytes -= dropped.iter().map(|queued| to_u64(queued.gradient.len())).sum::<u64>();
         dropped
     }
 }

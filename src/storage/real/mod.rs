@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Access, Allocation, Caching, Lock, LockKind, Segment, Volume, check};
+use super::{Access, Allocation, Barrier, Caching, Lock, LockKind, Segment, Volume, check};
 use crate::error::{Error, Result};
 use segment::RealSegment;
 
@@ -162,7 +162,7 @@ impl Volume for RealVolume {
             .map_err(|errno| Error::io("rename", self.path_of(from), errno.into()))
     }
 
-    fn sync_dir(&self) -> Result<()> {
+    fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         rustix::fs::fsync(&self.directory)
             .map_err(|errno| Error::io("make durable", &self.path, errno.into()))?;
         self.sync_parent()

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{allocate, transfer};
 use crate::error::{Error, Result};
-use crate::storage::{Access, Caching, Mapped, SECTOR_BYTES, Segment, check, mapped};
+use crate::storage::{Access, Barrier, Caching, Mapped, SECTOR_BYTES, Segment, check, mapped};
 
 /// The unit in which the system counts the blocks of a file, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -135,7 +135,7 @@ impl Segment for RealSegment {
         })
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, _barrier: Barrier) -> Result<()> {
         // Not the standard library's call on Linux, which repeats an interrupted one.
         #[cfg(target_os = "linux")]
         let synced = rustix::fs::fdatasync(&self.file).map_err(io::Error::from);

@@ -101,7 +101,7 @@ fn volume_is_the_directory_that_was_opened_and_not_its_name() {
     fs::create_dir(volume.path()).unwrap();
     assert_eq!(volume.list().unwrap(), ["a"]);
     volume.create("b", 1, Allocation::Full).unwrap();
-    volume.sync_dir().unwrap();
+    volume.sync_dir(Barrier("test")).unwrap();
     assert!(keep.path().join("moved/b").exists());
 }
 

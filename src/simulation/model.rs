@@ -1,0 +1,132 @@
+//! What a store should hold, in plain memory: no blocks, no files, no threads, the portable kernels.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::kernel::InstructionSet;
+use crate::optim::TensorClock;
+use crate::param_store::ParamStore;
+use crate::schema::ParamGroup;
+use crate::units::to_usize;
+
+/// A tensor: its parameters, then its state planes.
+#[derive(Clone)]
+pub(super) struct Plain {
+    pub(super) name: String,
+    group: usize,
+    clock: TensorClock,
+    planes: Vec<(String, Vec<f32>)>,
+}
+
+/// All tensors, the settings in force and the step. Copies share the tensors that did not change.
+#[derive(Clone)]
+pub(super) struct Model {
+    pub(super) tensors: Vec<Arc<Plain>>,
+    pub(super) groups: Vec<ParamGroup>,
+    pub(super) step: u64,
+}
+
+/// What a commit promises: that this will be found.
+pub(super) struct Snapshot {
+    pub(super) generation: u64,
+    pub(super) model: Model,
+    pub(super) user: Vec<u8>,
+}
+
+/// A gradient that depends on tensor, element, step and salt, with some exact zeros.
+pub(super) fn gradient(tensor: usize, elements: usize, step: u64, salt: u8) -> Vec<f32> {
+    let start = step * 131 + u64::from(salt) * 977 + (tensor as u64) * 31;
+    let value = |element: u64| {
+        let x = (element * 7919 + start * 104_729) % 2003;
+        let x = u16::try_from(x).unwrap_or(0);
+        if x.is_multiple_of(17) { 0.0 } else { f32::from(x) / 1001.0 - 1.0 }
+    };
+    (0..elements as u64).map(value).collect()
+}
+
+impl Model {
+    /// What a store holds now.
+    pub(super) fn of(store: &ParamStore) -> Result<Self> {
+        let mut tensors = Vec::new();
+        for info in store.tensors() {
+            let mut planes = Vec::new();
+            for plane in info.planes() {
+                let mut values = vec![0.0; to_usize(info.elements())];
+                store.read_plane_into(info.name(), plane, &mut values)?;
+                planes.push((plane.to_owned(), values));
+            }
+            let group = store.groups().iter().position(|group| group.name() == info.group()).unwrap_or(0);
+            let clock = store.tensor_clock(info.name())?;
+            tensors.push(Arc::new(Plain { name: info.name().to_owned(), group, clock, planes }));
+        }
+        Ok(Self { tensors, groups: store.groups().to_vec(), step: store.step() })
+    }
+
+    pub(super) fn elements(&self, tensor: usize) -> usize {
+        self.tensors.get(tensor).and_then(|plain| plain.planes.first()).map_or(0, |(_, values)| values.len())
+    }
+
+    pub(super) fn name(&self, tensor: usize) -> &str {
+        self.tensors.get(tensor).map_or("", |plain| plain.name.as_str())
+    }
+
+    /// Updates one tensor.
+    pub(super) fn update(&mut self, tensor: usize, gradient: &[f32]) -> Result<()> {
+        let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return Ok(()) };
+        let Plain { group, clock, planes, .. } = plain;
+        let mut planes = planes.iter_mut().map(|(_, values)| values.as_mut_slice());
+        let (Some(param), Some(group)) = (planes.next(), self.groups.get(*group)) else { return Ok(()) };
+        let mut state: Vec<_> = planes.collect();
+        group.optimizer().update(InstructionSet::portable(), clock, param, gradient, &mut state)
+    }
+
+    /// Sets a tensor's parameters.
+    pub(super) fn write(&mut self, tensor: usize, values: &[f32]) {
+        let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return };
+        if let Some((_, param)) = plain.planes.first_mut() {
+            param.copy_from_slice(values);
+        }
+    }
+
+    /// The parameters of a tensor.
+    pub(super) fn params(&self, tensor: usize) -> &[f32] {
+        self.tensors.get(tensor).and_then(|plain| plain.planes.first()).map_or(&[], |(_, values)| values)
+    }
+
+    /// How a store differs, in words; `tensors` are looked at.
+    pub(super) fn difference(&self, store: &ParamStore, tensors: &[usize]) -> Result<Option<String>> {
+        if store.step() != self.step {
+            return Ok(Some(format!("step {}, expected {}", store.step(), self.step)));
+        }
+        if store.groups() != self.groups {
+            return Ok(Some(format!("groups {:?}, expected {:?}", store.groups(), self.groups)));
+        }
+        for plain in tensors.iter().filter_map(|&tensor| self.tensors.get(tensor)) {
+            let clock = store.tensor_clock(&plain.name)?;
+            if clock != plain.clock {
+                let difference = format!("{clock:?} of {:?}, expected {:?}", plain.name, plain.clock);
+                return Ok(Some(difference));
+            }
+            for (plane, values) in &plain.planes {
+                let mut found = vec![0.0; values.len()];
+                store.read_plane_into(&plain.name, plane, &mut found)?;
+                if let Some(at) = first_difference(&found, values) {
+                    let (got, expected) = (found.get(at), values.get(at));
+                    return Ok(Some(format!(
+                        "{plane} of {:?}, element {at}: {got:?}, expected {expected:?}",
+                        plain.name
+                    )));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The first element whose bits differ.
+pub(super) fn first_difference(found: &[f32], expected: &[f32]) -> Option<usize> {
+    if found.len() != expected.len() {
+        return Some(found.len().min(expected.len()));
+    }
+    found.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits())
+}

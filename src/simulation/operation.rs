@@ -1,0 +1,76 @@
+//! What a simulated program does with its store.
+
+use super::rng::Rng;
+
+/// One thing that a program does, or that happens to it without a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// An optimizer step; bits say which of the active tensors take part, and which of these by way of the `grad` plane.
+    Step { tensors: u8, staged: u8, salt: u8 },
+    /// Values for a tensor from elsewhere.
+    Write { tensor: u8, salt: u8 },
+    /// Another learning rate for a group.
+    Rate { group: u8, rate: u8 },
+    /// A commit; 0 keeps the user record that was committed last, others are records of several lengths.
+    Commit { user: u8 },
+    /// Back to the last commit.
+    Rollback,
+    /// A step that is dropped half way, and the way back.
+    Abandon,
+    /// A view of a tensor, compared.
+    View { tensor: u8 },
+    /// A reader beside the writer, compared.
+    Read,
+    /// A reader that stays until the next commit is done, and still sees its generation then.
+    Hold,
+    /// The program closes the store and opens it again.
+    Reopen,
+    /// Something fails after so many operations on files.
+    Fault { fault: Fault, after: u8 },
+}
+
+/// What fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// One operation on a file, with an error.
+    Once,
+    /// The program dies; the page cache lives on.
+    Kill,
+    /// A sync, after which the pages count as clean all the same.
+    LostSync,
+}
+
+impl Operation {
+    fn random(rng: &mut Rng) -> Self {
+        match rng.below(32) {
+            0..13 => Self::Step {
+                tensors: rng.byte() | 1 << rng.below(3),
+                staged: rng.byte() & rng.byte(),
+                salt: rng.byte() & 3,
+            },
+            13..21 => Self::Commit { user: rng.byte() & 3 },
+            21 => Self::Write { tensor: rng.byte(), salt: rng.byte() & 3 },
+            22 => Self::Rate { group: rng.byte(), rate: rng.byte() & 3 },
+            23 => Self::Rollback,
+            24 => Self::Abandon,
+            25 => Self::View { tensor: rng.byte() },
+            26 => Self::Read,
+            27 => Self::Hold,
+            28 => Self::Reopen,
+            29 => Self::Fault { fault: Fault::Once, after: rng.byte() },
+            30 => Self::Fault { fault: Fault::LostSync, after: rng.byte() & 7 },
+            _ => Self::Fault { fault: Fault::Kill, after: rng.byte() & 127 },
+        }
+    }
+
+    /// A few operations.
+    pub(super) fn script(rng: &mut Rng, len: usize) -> Vec<Self> {
+        (0..len).map(|_| Self::random(rng)).collect()
+    }
+}
+
+/// The bytes that a commit saves for the caller: none, some, more than a sector, more than a page.
+pub(super) fn user_record(user: u8, generation: u64) -> Vec<u8> {
+    let len = [0_u64, 8, 700, 5000][usize::from(user & 3)];
+    (0..len).map(|at| (at.wrapping_mul(37).wrapping_add(generation * 101)).to_le_bytes()[0]).collect()
+}

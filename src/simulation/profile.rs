@@ -1,0 +1,84 @@
+//! The stores that are simulated: a few blocks each, chosen so that every part of the format is there.
+
+use std::sync::Arc;
+
+use super::model::{Model, Plain};
+use crate::error::Result;
+use crate::format::directory::Init;
+use crate::optim::{AdamW, NAdam, Optimizer, Sgd};
+use crate::options::Options;
+use crate::pager::IoPath;
+use crate::param_store::ParamStore;
+use crate::schema::{ParamGroup, Schema, TensorSpec};
+use crate::storage::MemoryVolume;
+
+/// The directory's name in messages.
+pub(super) const PATH: &str = "store";
+
+/// One store: how it is made, how it is opened, and what it holds at first.
+pub(super) struct Profile {
+    pub(super) name: &'static str,
+    pub(super) schema: Schema,
+    pub(super) options: Options,
+    pub(super) initial: Model,
+    /// Tensors that operations touch.
+    pub(super) active: Vec<usize>,
+}
+
+/// Blocks of 4 KiB: the smallest there are.
+const BLOCK_BYTES: u64 = 4096;
+
+impl Profile {
+    /// How many there are.
+    pub(super) const COUNT: usize = 4;
+
+    /// Makes the one with this number.
+    pub(super) fn new(number: usize) -> Result<Self> {
+        match number {
+            0 => Self::with("roomy", small(), 64, IoPath::Auto, false),
+            1 => Self::with("tight", small(), 13, IoPath::Direct, false),
+            2 => Self::with("mapped", small(), 13, IoPath::Mapped, true),
+            _ => Self::with("tree", tree(), 40, IoPath::Auto, true),
+        }
+    }
+
+    fn with(name: &'static str, schema: Schema, blocks: u64, path: IoPath, sparse: bool) -> Result<Self> {
+        let options =
+            Options::new().in_place().memory_budget(blocks * BLOCK_BYTES).io_path(path).sparse(sparse);
+        let volume = Arc::new(MemoryVolume::new(PATH));
+        let store = ParamStore::create_in(volume, &schema, &options)?;
+        let initial = Model::of(&store)?;
+        let is_active = |tensor: &Arc<Plain>| !tensor.name.starts_with('t') || tensor.name.ends_with('9');
+        let active = (0..initial.tensors.len()).filter(|&at| is_active(&initial.tensors[at])).collect();
+        Ok(Self { name, schema, options, initial, active })
+    }
+}
+
+fn groups() -> Schema {
+    let sgd = Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, ..Sgd::default() };
+    Schema::new()
+        .seed(11)
+        .block_bytes(BLOCK_BYTES)
+        .gradient_plane(true)
+        .group(ParamGroup::new("adamw", Optimizer::AdamW(AdamW::default())))
+        .group(ParamGroup::new("sgd", Optimizer::Sgd(sgd)))
+}
+
+/// A tensor of two blocks with three planes each, two small ones that share a block with two.
+fn small() -> Schema {
+    groups()
+        .tensor(TensorSpec::new("wide", &[1300]).init(Init::Normal { mean: 0.0, std: 0.5 }))
+        .tensor(TensorSpec::new("bias", &[37]).group("sgd"))
+        .tensor(TensorSpec::new("gain", &[]).group("sgd").init(Init::Constant(1.0)))
+}
+
+/// So many small tensors that the table has two leaves under a root. NAdam's clock has a part in f32.
+fn tree() -> Schema {
+    let mut schema = groups().group(ParamGroup::new("nadam", Optimizer::NAdam(NAdam::default())));
+    for number in 0..253 {
+        let group = if number < 60 { "nadam" } else { "sgd" };
+        let spec = TensorSpec::new(format!("t{number:03}"), &[3]).group(group);
+        schema = schema.tensor(if number % 50 == 9 { spec } else { spec.init(Init::Constant(0.5)) });
+    }
+    schema.tensor(TensorSpec::new("wide", &[1100]).init(Init::Uniform { low: -1.0, high: 1.0 }))
+}

@@ -1,0 +1,154 @@
+//! Bounded campaigns for every run of the tests; longer ones are the business of `paramstore-xtask crash`.
+
+use std::time::Instant;
+
+use super::operation::{Fault, Operation};
+use super::*;
+
+/// Runs a campaign on both processors; a broken promise fails the test, with its story.
+fn keeps_its_promises(campaign: Campaign) -> Summary {
+    let (summary, broken) = Campaign { threads: 2, ..campaign }.run(|_, _| {}).unwrap();
+    if let Some(Broken { run, store, failure }) = broken {
+        panic!("seed {}, run {run}, store {store:?}:\n{}", campaign.seed, failure.story);
+    }
+    summary
+}
+
+/// Explores a script at every point, for the stores with these numbers.
+fn explore_every_point(stores: [usize; 2], script: &[Operation], then: &[Operation]) -> Summary {
+    let start = Instant::now();
+    let mut total = Summary::default();
+    std::thread::scope(|scope| {
+        let explore = |number: usize| {
+            let profile = Profile::new(number).unwrap();
+            let mut explorer = Explorer::new(&profile, None);
+            let pool = build_threads(1).unwrap();
+            let mut rng = Rng::new(1, number as u64);
+            let result = on_threads(Some(&pool), || explorer.every_point(script, then, &mut rng));
+            if let Err(broken) = result {
+                panic!("store {:?}:\n{}", profile.name, broken.failure(&profile).story);
+            }
+            explorer.summary
+        };
+        for thread in stores.map(|number| scope.spawn(move || explore(number))) {
+            total.add(&thread.join().unwrap());
+        }
+    });
+    println!("{total:?} in {:?}", start.elapsed());
+    total
+}
+
+const ALL: u8 = 0xff;
+
+/// A step of all tensors, two of them by way of the `grad` plane.
+const STEP: Operation = Operation::Step { tensors: ALL, staged: 0b10, salt: 1 };
+
+/// Both kinds of commit: of everything, and of nothing but the generation.
+const COMMITS: [Operation; 6] = [
+    STEP,
+    Operation::Commit { user: 2 },
+    STEP,
+    Operation::Commit { user: 3 },
+    Operation::Commit { user: 0 },
+    STEP,
+];
+
+#[test]
+fn every_loss_of_power_in_a_short_life_leaves_a_promised_generation() {
+    let then = [Operation::Step { tensors: 0b1, staged: 0, salt: 2 }];
+    let small = explore_every_point([0, 1], &COMMITS, &then);
+    let large = explore_every_point([2, 3], &COMMITS[..4], &then);
+    for summary in [small, large] {
+        assert!(summary.schedules > 1000, "{summary:?}");
+        assert!(
+            summary.older > 100 && summary.newer > 20 && summary.settled > 20 && summary.without_store > 100
+        );
+    }
+}
+
+#[test]
+fn every_loss_of_power_after_a_killed_program_leaves_a_promised_generation() {
+    // The second program finds in the page cache what the disk does not have, and builds on it.
+    let fault = |fault, after| Operation::Fault { fault, after };
+    for script in [
+        [STEP, Operation::Commit { user: 1 }, fault(Fault::LostSync, 9), Operation::Commit { user: 2 }, STEP],
+        [fault(Fault::Kill, 49), STEP, Operation::Commit { user: 1 }, STEP, Operation::Reopen],
+    ] {
+        explore_every_point([0, 1], &script, &[]);
+    }
+}
+
+#[test]
+fn a_random_campaign_finds_every_promise_kept() {
+    let start = Instant::now();
+    let summary = keeps_its_promises(Campaign::new(8_000, 1));
+    println!("{summary:?} in {:?}", start.elapsed());
+    assert!(
+        summary.older > 100 && summary.newer > 100 && summary.without_store > 100 && summary.again > 1000
+    );
+}
+
+/// The test of the tests: a barrier that nobody would miss is no barrier, or no test.
+#[test]
+fn a_campaign_without_any_one_barrier_finds_a_broken_promise() {
+    for name in barrier_names() {
+        let campaign = Campaign { threads: 2, ..Campaign::new(20_000, 7) }.without(name).unwrap();
+        let (summary, broken) = campaign.run(|_, _| {}).unwrap();
+        let broken = broken.unwrap_or_else(|| panic!("nobody misses {name:?}: {summary:?}"));
+        println!("{name}: after {} schedules: {}", summary.schedules, broken.failure.what);
+        assert!(broken.failure.is_repeatable, "{}", broken.failure.story);
+    }
+}
+
+#[test]
+fn a_barrier_that_there_is_not_cannot_be_left_out() {
+    assert!(matches!(Campaign::new(1, 1).without("none"), Err(Error::Unknown { .. })));
+}
+
+#[test]
+fn every_sync_of_a_life_has_a_name_in_the_list_and_every_name_is_used() {
+    let profile = Profile::new(0).unwrap();
+    let mut script = vec![Operation::Fault { fault: Fault::Kill, after: 13 }];
+    script.extend(COMMITS);
+    let run = Explorer::new(&profile, None).record(&script).map_err(|broken| broken.violation).unwrap();
+    let mut used: Vec<_> =
+        run.events().iter().filter_map(crate::storage::sim::Event::barrier).map(|b| b.0).collect();
+    used.sort_unstable();
+    used.dedup();
+    let mut names: Vec<_> = barrier_names().collect();
+    names.sort_unstable();
+    assert_eq!(used, names);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events_and_the_same_summary() {
+    for number in 0..Profile::COUNT {
+        let profile = Profile::new(number).unwrap();
+        for stream in 0..12 {
+            let script = Operation::script(&mut Rng::new(5, stream), 10);
+            let events = || {
+                let run = Explorer::new(&profile, None).record(&script);
+                let run = run.map_err(|broken| broken.violation).unwrap();
+                let disk = super::schedule::disk_after(&run, &run.events(), usize::MAX);
+                run.events().iter().map(|event| event.describe(|file| disk.name_of(file))).collect::<Vec<_>>()
+            };
+            assert_eq!(events(), events(), "store {:?}, {script:?}", profile.name);
+        }
+    }
+    let summary = || Campaign::new(300, 3).run(|_, _| {}).unwrap().0;
+    assert_eq!(summary(), summary());
+}
+
+#[test]
+fn a_broken_promise_is_told_as_a_short_story_that_can_be_repeated() {
+    let campaign = Campaign::new(5_000, 2).without("commit: superblock").unwrap();
+    let broken = campaign.run(|_, _| {}).unwrap().1.unwrap();
+    let story = &broken.failure.story;
+    assert!(
+        story.contains("POWER CUT") && story.ends_with(&format!("BROKEN: {}", broken.failure.what)),
+        "{story}"
+    );
+    assert!(story.lines().count() < 70, "{story}");
+    let again = Campaign { first_run: broken.run, ..campaign }.run(|_, _| {}).unwrap().1.unwrap();
+    assert_eq!((again.run, &again.failure.story), (broken.run, story));
+}

@@ -1,0 +1,57 @@
+//! What leaves a trace on a disk.
+
+use std::sync::Arc;
+
+use crate::storage::Barrier;
+
+/// A file, whatever its name; numbered in the order in which files came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FileId(pub(crate) u32);
+
+/// One thing that was done to a directory or a file in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A file of zeros got a name and a length.
+    Create { file: FileId, name: String, len_bytes: u64 },
+    /// A file became at least this long.
+    Extend { file: FileId, len_bytes: u64 },
+    /// Bytes were written.
+    Write { file: FileId, offset: u64, bytes: Arc<[u8]> },
+    /// A file's bytes and length became durable.
+    Sync { file: FileId, barrier: Barrier },
+    /// A sync failed, and the pages count as clean all the same.
+    LoseSync { file: FileId },
+    /// A name went away.
+    Remove { name: String },
+    /// A name became another; atomic.
+    Rename { file: FileId, from: String, to: String },
+    /// All names became durable, that of the directory itself among them.
+    SyncDir { barrier: Barrier },
+}
+
+impl Event {
+    /// The barrier that this was, if it was one.
+    #[cfg(test)]
+    pub(crate) fn barrier(&self) -> Option<Barrier> {
+        match self {
+            Self::Sync { barrier, .. } | Self::SyncDir { barrier } => Some(*barrier),
+            _ => None,
+        }
+    }
+
+    /// The event in words; `name_of` knows the names of files.
+    pub(crate) fn describe(&self, name_of: impl Fn(FileId) -> String) -> String {
+        match self {
+            Self::Create { name, len_bytes, .. } => format!("create {name} ({len_bytes} bytes)"),
+            Self::Extend { file, len_bytes } => format!("extend {} to {len_bytes} bytes", name_of(*file)),
+            Self::Write { file, offset, bytes } => {
+                format!("write {} at byte {offset} ({} bytes)", name_of(*file), bytes.len())
+            }
+            Self::Sync { file, barrier } => format!("sync {} [{}]", name_of(*file), barrier.0),
+            Self::LoseSync { file } => format!("failing sync of {}", name_of(*file)),
+            Self::Remove { name } => format!("remove {name}"),
+            Self::Rename { from, to, .. } => format!("rename {from} to {to}"),
+            Self::SyncDir { barrier } => format!("sync the directory [{}]", barrier.0),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The places at which the store waits until something is durable, by name.
+//!
+//! The tests of `simulation` leave out each of them in turn on a simulated disk, and have to notice.
+
+use crate::storage::Barrier;
+
+/// `create`: the absence of what an interrupted `create` left, before the name goes that tells what it was.
+pub(crate) const CREATE_CLEARED: Barrier = Barrier("create: cleared");
+/// `create`: the name `meta.new`, before there are names that only mean something beside it.
+pub(crate) const CREATE_BEGUN: Barrier = Barrier("create: begun");
+/// `create`: the length of the progress file, which no later write makes longer.
+pub(crate) const CREATE_PROGRESS: Barrier = Barrier("create: progress file");
+/// `create`: a segment's length and blocks, before any metadata names it.
+pub(crate) const CREATE_SEGMENT: Barrier = Barrier("create: segment");
+/// `create`: directory, record and first superblock, before they get the name `meta`.
+pub(crate) const CREATE_META: Barrier = Barrier("create: metadata");
+/// `create`: the names of all files, before `meta` is among them.
+pub(crate) const CREATE_NAMES: Barrier = Barrier("create: names");
+/// `commit`: blocks, before a superblock names them.
+pub(crate) const COMMIT_SEGMENT: Barrier = Barrier("commit: segment");
+/// `commit`: record and table, before a superblock names them.
+pub(crate) const COMMIT_META: Barrier = Barrier("commit: table and record");
+/// `commit`: the superblock, before the commit is said to be done.
+pub(crate) const COMMIT_SUPERBLOCK: Barrier = Barrier("commit: superblock");
+/// `open`: the superblock that was found, before anything is written that relies on it.
+pub(crate) const OPEN_SUPERBLOCK: Barrier = Barrier("open: superblock");
+
+/// `open`: the names that were found, `meta` above all, which `create` leaves to the `open` that follows it.
+pub(crate) const OPEN_NAMES: Barrier = Barrier("open: names");
+
+/// All of them.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) const ALL: &[Barrier] = &[
+    CREATE_CLEARED,
+    CREATE_BEGUN,
+    CREATE_PROGRESS,
+    CREATE_SEGMENT,
+    CREATE_META,
+    CREATE_NAMES,
+    COMMIT_SEGMENT,
+    COMMIT_META,
+    COMMIT_SUPERBLOCK,
+    OPEN_SUPERBLOCK,
+    OPEN_NAMES,
+];
