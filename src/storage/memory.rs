@@ -63,6 +63,7 @@ impl MemoryVolume {
     }
 
     /// Makes another volume with the same files, which nobody has locked; from here on each goes its own way.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn copy(&self) -> Self {
         let copy = Self::new(self.path());
         for (name, file) in guard(&self.files).iter() {
@@ -74,6 +75,7 @@ impl MemoryVolume {
     }
 
     /// Gives a file another length, as no store does: what is cut off is gone, what is added reads as zeros.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn resize(&self, name: &str, len_bytes: u64) -> Result<()> {
         let file = self.find("resize", name)?;
         let mut content = guard(&file.content);

@@ -78,8 +78,7 @@ fn mutate(input: &mut Vec<u8>, random: &mut Random) {
 fn run(target: &str, property: Property, input: &[u8]) {
     let result = std::panic::catch_unwind(|| property(input));
     if let Err(panic) = result {
-        let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-        eprintln!("{target} fails for the input {hex}");
+        eprintln!("{target} fails for the input {input:02x?}");
         std::panic::resume_unwind(panic);
     }
 }
@@ -88,7 +87,9 @@ fn run(target: &str, property: Property, input: &[u8]) {
 fn kept_inputs_and_thousands_made_from_them_break_no_promise() {
     for (target, property, rounds) in TARGETS {
         let kept = kept(target);
-        kept.iter().for_each(|input| run(target, property, input));
+        for input in &kept {
+            run(target, property, input);
+        }
         let next = AtomicUsize::new(0);
         let rounds = usize::try_from(rounds).unwrap();
         // More threads than processors: a reader that finds damage sleeps before it looks again.

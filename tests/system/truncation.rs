@@ -85,7 +85,7 @@ fn a_file_cut_short_under_a_live_writer_is_an_error_now_or_when_it_is_read() {
                     .and_then(|store| Ok((store.step(), store.digest()?.to_string())));
                 match read {
                     Ok((step, digest)) => {
-                        assert_eq!(digest, digests[&step], "{name} cut to {to}: silent damage")
+                        assert_eq!(digest, digests[&step], "{name} cut to {to}: silent damage");
                     }
                     Err(error) => {
                         assert!(
