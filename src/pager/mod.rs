@@ -23,6 +23,11 @@ mod view;
 mod visit;
 mod wait;
 
+/// What `wait.rs` locks with; a model checker has its own.
+mod sync {
+    pub(super) use std::sync::{MutexGuard, PoisonError};
+}
+
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 

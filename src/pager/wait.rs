@@ -1,9 +1,11 @@
 //! Waiting without holding the lock.
+//!
+//! `tests/models` compiles this very file once more, around a smaller state and with the locks of a model checker.
 
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::stats::elapsed_ns;
+use super::sync::{MutexGuard, PoisonError};
 use super::{Pager, State};
 use crate::error::Result;
 

@@ -18,9 +18,18 @@ mod contract;
 pub(crate) mod fault;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
+
+/// What `queue.rs` locks and runs with; a model checker has its own.
+mod sync {
+    pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+    pub(super) use std::thread;
+}
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use available::available_memory_bytes;
 pub(crate) use buffer::Buffer;
@@ -119,6 +128,11 @@ pub(crate) trait Volume: Send + Sync {
     /// lock reads only, and a missing file is an error. A process made by `fork` inherits the lock with the open file,
     /// and holds it until it ends or runs another program.
     fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>>;
+
+    /// Waits a moment before the next try at a lock.
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 
     /// The process that holds a file's exclusive lock, where the operating system tells; found without touching the
     /// lock, which even a shared attempt would take from under a process that asks for it at that moment.

@@ -116,7 +116,7 @@ impl BlockStore {
                 return opened;
             }
             drop(opened);
-            pins::pause();
+            pins::pause(&volume);
         }
         Self::pin_newest(volume)
     }
@@ -130,7 +130,7 @@ impl BlockStore {
                 return Err(no_superblock(&volume, &slots));
             };
             let Some(pin) = pins::try_pin(&volume, seen)? else {
-                pins::pause();
+                pins::pause(&volume);
                 continue;
             };
             // Between the look and the lock the writer may have gone on; one commit later the homes are still whole.
@@ -369,7 +369,7 @@ pub(super) fn lock_writer(volume: &Arc<dyn Volume>) -> Result<Option<Box<dyn Loc
         if lock.is_some() {
             return Ok(lock);
         }
-        pins::pause();
+        pins::pause(volume);
     }
     volume.try_lock(LOCK_FILE, LockKind::Exclusive)
 }

@@ -31,9 +31,9 @@ pub(super) fn try_pin(volume: &Arc<dyn Volume>, generation: u64) -> Result<Optio
     volume.try_lock(pin_file(generation), LockKind::Shared)
 }
 
-/// Waits a moment before the next try to pin.
-pub(super) fn pause() {
-    std::thread::sleep(RETRY);
+/// Waits a moment before the next look at a lock.
+pub(super) fn pause(volume: &Arc<dyn Volume>) {
+    volume.pause(RETRY);
 }
 
 impl BlockStore {
@@ -59,7 +59,7 @@ impl BlockStore {
                 let waited_s = start.elapsed().as_secs_f64();
                 return Err(Error::Pinned { path, generation: working.saturating_sub(2), waited_s });
             }
-            pause();
+            pause(&self.volume);
         }
     }
 

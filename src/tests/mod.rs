@@ -8,6 +8,7 @@ mod hostile;
 mod inspect;
 mod memory_pass;
 mod model;
+mod models;
 mod paging;
 mod planning;
 mod power;
