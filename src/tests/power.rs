@@ -1,4 +1,4 @@
-//! Promises that losses of power broke, found by `simulation` and told here one by one.
+//! Promises that losses of power and kills broke: found by `simulation`, or by thinking about what it would find.
 
 use std::io::ErrorKind;
 
