@@ -1,6 +1,13 @@
 //! A memory-mapped, block-partitioned, out-of-core store for model parameters and optimizer state.
 
 #![cfg_attr(
+    test,
+    expect(
+        clippy::duplicate_mod,
+        reason = "src/tests/models compiles two files once more, for a model checker"
+    )
+)]
+#![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)
 )]

@@ -178,7 +178,9 @@ fn beside_a_writer(readers: usize, commits: u64) {
         write_generation(&mut store).unwrap();
     }
     drop(store);
-    others.into_iter().for_each(|other| other.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
     let mut store = BlockStore::open_writer(Arc::new(volume.clone()), PinWait::Unlimited).unwrap();
     assert_eq!(store.superblock().generation, first + commits);
     read_block(&mut store);

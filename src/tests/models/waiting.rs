@@ -50,7 +50,7 @@ impl State {
         Ok(())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as the library's")]
+    #[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "as the library's")]
     pub(super) fn take_in(&mut self, completion: Completion) -> Result<()> {
         match completion {
             Completion::Read(key) => assert_eq!(self.frames.insert(key, Frame::Ready), Some(Frame::Reading)),
@@ -166,7 +166,9 @@ fn threads_share(threads: u8, io_threads: usize) {
             })
         })
         .collect();
-    others.into_iter().for_each(|other| other.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
     let state = pager.lock();
     assert_eq!((state.leased(), state.is_receiving), (0, false));
 }
