@@ -17,7 +17,8 @@ const _: () = assert!(PAGE_BYTES as u64 == SECTOR_BYTES);
 /// A directory whose files live as long as the last handle; cloning makes another handle on the same files.
 ///
 /// Files are kept as pages, and pages of zeros that nobody wrote take no memory, so that a sparse file may be of any
-/// length. [`copy`](Self::copy) makes another directory, whose pages are shared until one of the two writes. Nothing here outlives the process: `sync` and `sync_dir` succeed and promise nothing.
+/// length. `copy` makes another directory, whose pages are shared until one of the two writes. Nothing here outlives the
+/// process: `sync` and `sync_dir` succeed and promise nothing.
 #[derive(Clone)]
 pub(crate) struct MemoryVolume {
     disk: Arc<Disk>,
