@@ -257,6 +257,14 @@ impl fmt::Display for Error {
     }
 }
 
+impl Damage {
+    /// A place whose bytes differ: file, what stands there, offset and length, what was found and what was expected.
+    #[must_use]
+    pub fn new(path: PathBuf, what: String, range: (u64, u64), got: String, expected: String) -> Self {
+        Self { path, what, range, got, expected }
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (offset, len) = self.range;

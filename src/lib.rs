@@ -52,3 +52,4 @@ pub use pager::{IoPath, Stats, View};
 pub use param_store::{CommitReport, ParamStore, Recovery, TensorInfo};
 pub use schema::{ParamGroup, Schema, TensorSpec};
 pub use step::{MemoryPass, Step, StepReport};
+pub use store::Generation;

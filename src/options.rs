@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::kernel::InstructionSet;
 use crate::pager::IoPath;
-use crate::store::PinWait;
+use crate::store::{Generation, PinWait};
 
 /// How a store is created or opened.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,7 @@ pub struct Options {
     pub(crate) sparse: bool,
     pub(crate) instruction_set: Option<InstructionSet>,
     pub(crate) pin_wait: PinWait,
+    pub(crate) generation: Generation,
 }
 
 impl Options {
@@ -43,7 +44,7 @@ impl Options {
         self
     }
 
-    /// Threads that read and write blocks, 1 to 64 (default 4). Results do not depend on it.
+    /// Threads that read and write blocks, 1 to 64 (default 8). Results do not depend on it.
     #[must_use]
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.io_threads = Some(threads);
@@ -80,6 +81,13 @@ impl Options {
         self
     }
 
+    /// For [`open_read_only`](crate::ParamStore::open_read_only): which committed generation to look at.
+    #[must_use]
+    pub fn generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
+    }
+
     /// Lets everything happen in the caller's thread.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn in_place(mut self) -> Self {
@@ -92,7 +100,7 @@ impl Options {
         if self.in_place {
             return Ok(0);
         }
-        match self.io_threads.unwrap_or(4) {
+        match self.io_threads.unwrap_or(8) {
             threads @ 1..=64 => Ok(threads),
             threads => Err(Error::invalid("I/O threads", threads, "1 to 64")),
         }

@@ -53,7 +53,7 @@ struct Look {
 
 pub(super) struct Sweep<'a> {
     options: &'a VerifyOptions,
-    progress: &'a mut dyn FnMut(&VerifyProgress),
+    progress: &'a mut dyn FnMut(&VerifyProgress<'_>),
     queue: Queue<Done>,
     free: Vec<Buffer>,
     in_flight: usize,
@@ -62,12 +62,16 @@ pub(super) struct Sweep<'a> {
     entries: u64,
     entries_done: u64,
     result: Verification,
+    /// Whether an earlier look may have found the same.
+    is_again: bool,
+    start: Instant,
+    seconds_before: f64,
 }
 
 impl<'a> Sweep<'a> {
     pub(super) fn new(
         options: &'a VerifyOptions,
-        progress: &'a mut dyn FnMut(&VerifyProgress),
+        progress: &'a mut dyn FnMut(&VerifyProgress<'_>),
     ) -> Result<Self> {
         Ok(Self {
             queue: Queue::new(options.io_threads.max(1))?,
@@ -78,19 +82,30 @@ impl<'a> Sweep<'a> {
             pages_seen: Vec::new(),
             entries: 0,
             entries_done: 0,
-            result: Verification { complete: true, ..Verification::default() },
+            is_again: false,
+            start: Instant::now(),
+            seconds_before: options.earlier.as_ref().map_or(0.0, |earlier| earlier.seconds),
+            result: options
+                .earlier
+                .clone()
+                .unwrap_or_else(|| Verification { complete: true, ..Verification::default() }),
         })
     }
 
-    pub(super) fn into_result(self) -> Verification {
+    pub(super) fn into_result(mut self) -> Verification {
+        self.count_seconds();
         self.result
     }
 
+    fn count_seconds(&mut self) {
+        self.result.seconds = self.seconds_before + self.start.elapsed().as_secs_f64();
+    }
+
     pub(super) fn run(&mut self, volume: &Arc<dyn Volume>) -> Result<()> {
-        let mut next = Some(SlotIndex(0));
+        let mut next = Some(SlotIndex(self.result.entries_done));
         let mut is_first = true;
         while let Some(from) = next {
-            let store = match BlockStore::open_unchecked(Arc::clone(volume)) {
+            let store = match BlockStore::open_unchecked(Arc::clone(volume), self.options.generation) {
                 Ok(store) => store,
                 Err(Error::Damaged(damage)) => {
                     self.result.complete = false;
@@ -108,9 +123,12 @@ impl<'a> Sweep<'a> {
             while self.in_flight > 0 {
                 self.take_in(&look);
             }
+            // Nothing is under way: what is known now is all there is to know of the entries before the next one.
+            self.entries_done = next.map_or(self.entries, |next| next.0);
+            self.result.entries_done = self.entries_done;
+            self.count_seconds();
+            self.tell(true);
         }
-        self.entries_done = self.entries;
-        self.tell();
         Ok(())
     }
 
@@ -130,9 +148,21 @@ impl<'a> Sweep<'a> {
 
     /// Notes what there is to see once: identity, superblocks, lengths of files.
     fn begin(&mut self, look: &mut Look) -> Result<()> {
-        self.result.first_generation = look.store.superblock().generation;
-        self.result.uuid = Some(look.store.uuid().to_string());
+        let uuid = look.store.uuid().to_string();
         self.entries = look.store.superblock().table_slots;
+        match self.result.uuid.take() {
+            None => self.result.first_generation = look.store.superblock().generation,
+            Some(earlier) if earlier == uuid && self.result.entries_done <= self.entries => {
+                self.skip_pages(self.result.entries_done);
+            }
+            Some(earlier) => {
+                let got = format!("{} entries of store {earlier}", self.result.entries_done);
+                let expected = format!("one of store {uuid} with {} entries", self.entries);
+                return Err(Error::invalid("earlier verification", got, expected));
+            }
+        }
+        self.result.uuid = Some(uuid);
+        self.is_again = self.options.earlier.is_some();
         let path = look.store.meta().path().to_owned();
         for (slot, state) in (0_u64..).zip(&look.store.found().slots) {
             if let SlotState::Damaged { why, .. } = state {
@@ -147,10 +177,30 @@ impl<'a> Sweep<'a> {
                 });
             }
         }
-        look.store.length_errors().into_iter().try_for_each(|error| self.find_error(error))
+        look.store.length_errors().into_iter().try_for_each(|error| self.find_error(error))?;
+        self.is_again = false;
+        Ok(())
+    }
+
+    /// Takes the table pages on the way to the entry before `next` as counted.
+    fn skip_pages(&mut self, next: u64) {
+        let Some((shape, last)) = TableShape::new(self.entries).zip(next.checked_sub(1)) else { return };
+        let mut page = Some(TableShape::leaf_of(SlotIndex(last)).0);
+        while let Some(index) = page {
+            self.pages_seen.push(Some(index));
+            page = shape.parent_of(index).map(|(parent, _)| parent);
+        }
     }
 
     fn find(&mut self, make: impl FnOnce() -> Finding) {
+        if self.is_again {
+            let finding = make();
+            if !self.result.findings.contains(&finding) {
+                self.result.findings_total += 1;
+                self.result.findings.push(finding);
+            }
+            return;
+        }
         self.result.findings_total += 1;
         if self.result.findings.len() < self.options.findings_max {
             self.result.findings.push(make());
@@ -296,15 +346,16 @@ impl<'a> Sweep<'a> {
         if let Some(seen) = done.seen {
             self.find(|| of_block(look, done.slot, done.home, seen));
         }
-        self.tell();
+        self.tell(false);
     }
 
-    fn tell(&mut self) {
+    fn tell(&mut self, is_between: bool) {
         (self.progress)(&VerifyProgress {
             entries_done: self.entries_done,
             entries: self.entries,
             bytes_read: self.result.bytes_read,
             findings: self.result.findings_total,
+            so_far: is_between.then_some(&self.result),
         });
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::sweep::Sweep;
 use crate::error::{Damage, Result};
 use crate::storage::{RealVolume, Volume};
+use crate::store::Generation;
 
 /// How [`verify`] reads.
 #[derive(Debug, Clone)]
@@ -15,21 +16,25 @@ pub struct VerifyOptions {
     pub(super) io_threads: usize,
     pub(super) findings_max: usize,
     pub(super) pin_time: Duration,
+    pub(super) generation: Generation,
+    pub(super) earlier: Option<Verification>,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
             memory_bytes: 128 << 20,
-            io_threads: 4,
+            io_threads: 8,
             findings_max: 1000,
             pin_time: Duration::from_millis(500),
+            generation: Generation::Newest,
+            earlier: None,
         }
     }
 }
 
 impl VerifyOptions {
-    /// The defaults: 128 MiB of memory, four reads at once, the first 1,000 findings told in full.
+    /// The defaults: 128 MiB of memory, eight reads at once, the first 1,000 findings told in full.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -63,12 +68,27 @@ impl VerifyOptions {
         self.pin_time = time;
         self
     }
+
+    /// Which committed generation to look at.
+    #[must_use]
+    pub fn generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// Goes on where an earlier look at the same store ended, by what [`VerifyProgress::so_far`] told last. Both
+    /// superblocks, the directory, the record and the lengths of files are looked at anew.
+    #[must_use]
+    pub fn resume(mut self, earlier: Verification) -> Self {
+        self.earlier = Some(earlier);
+        self
+    }
 }
 
 /// How far [`verify`] has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub struct VerifyProgress {
+pub struct VerifyProgress<'a> {
     /// Entries of the block table that are done.
     pub entries_done: u64,
     /// Entries of the block table.
@@ -77,6 +97,9 @@ pub struct VerifyProgress {
     pub bytes_read: u64,
     /// Findings so far.
     pub findings: u64,
+    /// All that is known so far, told whenever the pin is renewed: what [`VerifyOptions::resume`] takes, should this look
+    /// be cut off.
+    pub so_far: Option<&'a Verification>,
 }
 
 /// One damaged place.
@@ -93,6 +116,14 @@ pub struct Finding {
     pub block: Option<u64>,
 }
 
+impl Finding {
+    /// A damaged place: the tensors and the plane that stand there, and the number of the block.
+    #[must_use]
+    pub fn new(damage: Damage, tensors: Vec<String>, plane: Option<String>, block: Option<u64>) -> Self {
+        Self { damage, tensors, plane, block }
+    }
+}
+
 /// What [`verify`] saw.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
@@ -103,6 +134,8 @@ pub struct Verification {
     pub first_generation: u64,
     /// The generation that was committed when it ended; not the same beside a writer at work.
     pub last_generation: u64,
+    /// Entries of the block table, counted from the first, that have been checked; all of them in a result.
+    pub entries_done: u64,
     /// Whether everything could be followed: false where damaged metadata hides what is below it.
     pub complete: bool,
     /// Table pages that were read.
@@ -138,12 +171,13 @@ impl Verification {
 /// written, and homes that no committed generation names, hold nothing and are not read.
 ///
 /// # Errors
-/// [`NotAStore`](crate::Error::NotAStore), [`Unsupported`](crate::Error::Unsupported), [`Io`](crate::Error::Io) where the files cannot be looked at. Damage is no error:
-/// it is in the result.
+/// [`NotAStore`](crate::Error::NotAStore), [`Unsupported`](crate::Error::Unsupported), [`Io`](crate::Error::Io) where the
+/// files cannot be looked at; [`Invalid`](crate::Error::Invalid) for a previous generation that is not there, or an earlier
+/// look at another store. Damage is no error: it is in the result.
 pub fn verify(
     path: impl AsRef<Path>,
     options: &VerifyOptions,
-    mut progress: impl FnMut(&VerifyProgress),
+    mut progress: impl FnMut(&VerifyProgress<'_>),
 ) -> Result<Verification> {
     verify_in(&(Arc::new(RealVolume::open_dir(path.as_ref())?) as Arc<dyn Volume>), options, &mut progress)
 }
@@ -152,12 +186,9 @@ pub fn verify(
 pub(crate) fn verify_in(
     volume: &Arc<dyn Volume>,
     options: &VerifyOptions,
-    progress: &mut dyn FnMut(&VerifyProgress),
+    progress: &mut dyn FnMut(&VerifyProgress<'_>),
 ) -> Result<Verification> {
-    let start = Instant::now();
     let mut sweep = Sweep::new(options, progress)?;
     sweep.run(volume)?;
-    let mut result = sweep.into_result();
-    result.seconds = start.elapsed().as_secs_f64();
-    Ok(result)
+    Ok(sweep.into_result())
 }

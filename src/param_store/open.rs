@@ -15,7 +15,7 @@ use crate::options::Options;
 use crate::pager::{Pager, Settings};
 use crate::schema::{ParamGroup, Schema};
 use crate::storage::{RealVolume, Volume};
-use crate::store::{BlockStore, Creation, SlotState};
+use crate::store::{BlockStore, Creation, Generation, SlotState};
 use crate::units::to_usize;
 use crate::update::{Background, Engine};
 
@@ -80,21 +80,26 @@ impl ParamStore {
 
     /// As [`open`](Self::open), in a volume of any kind.
     pub(crate) fn open_in(volume: Arc<dyn Volume>, options: &Options) -> Result<Self> {
+        if options.generation != Generation::Newest {
+            let expected = "the newest; a store is only written on from there, see `paramstore repair`";
+            return Err(Error::invalid("generation to open for writing", "the previous one", expected));
+        }
         Self::assemble(BlockStore::open_writer(volume, options.pin_wait)?, options)
     }
 
-    /// Opens the committed generation for reading. Needs no lock, never writes, works beside a writer and on a
-    /// read-only file system; the generation stays readable until this is dropped.
+    /// Opens the committed generation for reading, or by [`Options::generation`] the one before it. Needs no lock, never
+    /// writes, works beside a writer and on a read-only file system; the generation stays readable until this is dropped.
     ///
     /// # Errors
-    /// As [`open`](Self::open), except for the lock.
+    /// As [`open`](Self::open), except for the lock; for the previous generation also [`Error::Invalid`] if there is none,
+    /// and [`Error::Locked`] if a writer has begun to replace it.
     pub fn open_read_only(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         Self::open_read_only_in(Arc::new(RealVolume::open_dir(path.as_ref())?), options)
     }
 
     /// As [`open_read_only`](Self::open_read_only), in a volume of any kind.
     pub(crate) fn open_read_only_in(volume: Arc<dyn Volume>, options: &Options) -> Result<Self> {
-        Self::assemble(BlockStore::open_reader(volume)?, options)
+        Self::assemble(BlockStore::open_reader(volume, options.generation)?, options)
     }
 
     fn assemble(store: BlockStore, options: &Options) -> Result<Self> {

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use create::{Creation, create, first_superblock};
+pub use open::Generation;
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
 pub(crate) use segments::Home;

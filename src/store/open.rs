@@ -16,6 +16,17 @@ use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES, PROGRESS_FILE};
 use crate::storage::{Access, Caching, Lock, LockKind, Segment, Volume};
 use crate::units::to_usize;
 
+/// Which of the two generations that a store may hold is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Generation {
+    /// The last one that was committed whole.
+    #[default]
+    Newest,
+    /// The one before it. Its blocks are there until steps after the last commit take their homes; a block that was
+    /// overwritten since reads as damaged, never as something else.
+    Previous,
+}
+
 /// What one of the two superblock slots holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SlotState {
@@ -96,16 +107,19 @@ impl BlockStore {
         Ok(store)
     }
 
-    /// Opens the committed generation for reading, beside a writer or not, and pins it.
-    pub(crate) fn open_reader(volume: Arc<dyn Volume>) -> Result<Self> {
-        let mut store = Self::open_unchecked(volume)?;
+    /// Opens a committed generation for reading, beside a writer or not, and pins it.
+    pub(crate) fn open_reader(volume: Arc<dyn Volume>, generation: Generation) -> Result<Self> {
+        let mut store = Self::open_unchecked(volume, generation)?;
         store.check_lengths()?;
         Ok(store)
     }
 
     /// As [`open_reader`](Self::open_reader), also where segments are missing or have another length, for looking at
     /// what is left.
-    pub(crate) fn open_unchecked(volume: Arc<dyn Volume>) -> Result<Self> {
+    pub(crate) fn open_unchecked(volume: Arc<dyn Volume>, generation: Generation) -> Result<Self> {
+        if generation == Generation::Previous {
+            return Self::pin_previous(volume);
+        }
         for _ in 1..DAMAGE_TRIES {
             let opened = Self::pin_newest(Arc::clone(&volume));
             let damaged = match &opened {
@@ -150,6 +164,35 @@ impl BlockStore {
             path: volume.path().to_owned(),
             holder: Some("a writer that commits faster than this reader can pin a generation".to_owned()),
         })
+    }
+
+    /// Pins the generation before the newest, if both superblocks are whole.
+    fn pin_previous(volume: Arc<dyn Volume>) -> Result<Self> {
+        let meta = open_meta(&volume, Access::Read)?;
+        for _ in 0..PIN_TRIES {
+            let (_, candidates) = read_slots(&meta)?;
+            let Some(seen) = candidates.get(1).map(|(superblock, _)| superblock.generation) else {
+                break;
+            };
+            let Some(pin) = pins::try_pin(&volume, seen)? else {
+                return Err(Error::Locked {
+                    path: volume.path().to_owned(),
+                    holder: Some("a writer that is replacing the previous generation".to_owned()),
+                });
+            };
+            let (slots, mut candidates) = read_slots(&meta)?;
+            if candidates.get(1).is_some_and(|(superblock, _)| superblock.generation == seen) {
+                let (superblock, crc) = candidates.swap_remove(1);
+                let chosen = load(&meta, superblock, crc)?;
+                return Self::assemble(volume, meta, slots, chosen, Holder::Reader { _pin: pin });
+            }
+        }
+        let (slots, candidates) = read_slots(&meta)?;
+        let got = match candidates.first() {
+            None => return Err(no_superblock(&volume, &slots)),
+            Some((superblock, _)) => format!("generation {} and no other", superblock.generation),
+        };
+        Err(Error::invalid("previous generation", got, "a store with two whole superblocks"))
     }
 
     /// Reads the older generation where what the newest superblock names is damaged.

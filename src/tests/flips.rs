@@ -12,7 +12,7 @@ use crate::inspect::{Finding, VerifyOptions};
 use crate::layout::{block_of_slot, block_place};
 use crate::optim::{AdamW, Optimizer, Sgd};
 use crate::storage::{Access, Caching, MemoryVolume, Volume};
-use crate::store::BlockStore;
+use crate::store::{BlockStore, Generation};
 use crate::units::{SlotIndex, to_u64};
 use crate::{ParamGroup, ParamStore, Schema, TensorSpec};
 
@@ -210,7 +210,7 @@ struct Place {
 
 /// The written planes of all blocks of the first base.
 fn places(volume: &MemoryVolume) -> Result<Vec<Place>> {
-    let mut store = BlockStore::open_unchecked(Arc::new(volume.clone()))?;
+    let mut store = BlockStore::open_unchecked(Arc::new(volume.clone()), Generation::Newest)?;
     let directory = Arc::clone(store.directory());
     let mut places = Vec::new();
     for slot in (to_u64(directory.tensors.len())..directory.slots()).map(SlotIndex) {

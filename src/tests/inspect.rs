@@ -10,7 +10,7 @@ use crate::inspect::verify::verify_in;
 use crate::inspect::{BlockRun, BlockWritten, Finding, Verification, VerifyOptions};
 use crate::optim::{AdamW, NAdam, Optimizer};
 use crate::storage::{Access, Caching, MemoryVolume, Volume};
-use crate::{Error, Init, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+use crate::{Error, Generation, Init, Options, ParamGroup, ParamStore, Schema, TensorSpec};
 
 fn trained(block_bytes: u64, steps: u64) -> (MemoryVolume, ParamStore) {
     let volume = memory();
@@ -298,6 +298,77 @@ fn a_look_that_is_renewed_at_every_entry_sees_the_same_as_one_in_one_go() {
     let renewed = look(&volume, &VerifyOptions::new().pin_time(Duration::ZERO).memory(0));
     assert_eq!(whole.findings, renewed.findings);
     assert_eq!(Verification { seconds: 0.0, ..whole }, Verification { seconds: 0.0, ..renewed });
+}
+
+/// What a look that is cut off after any renewal of its pin leaves is enough to go on, and comes to the same.
+#[test]
+fn a_look_that_was_cut_off_anywhere_goes_on_and_comes_to_the_same() {
+    let (volume, store) = trained(4096, 2);
+    let blocks = written(&store);
+    drop(store);
+    flip(&volume, &blocks[3].file, blocks[3].offset);
+    flip(&volume, &blocks[9].file, blocks[9].offset);
+    flip(&volume, "meta", 0);
+    let shared: Arc<dyn Volume> = Arc::new(volume.clone());
+    let whole = look(&volume, &VerifyOptions::new());
+    assert_eq!(whole.findings.len(), 3);
+    let mut marks = Vec::new();
+    let often = VerifyOptions::new().pin_time(Duration::ZERO);
+    verify_in(&shared, &often, &mut |progress| marks.extend(progress.so_far.cloned())).unwrap();
+    assert!(marks.len() > blocks.len(), "{}", marks.len());
+    for mark in marks {
+        let at = mark.entries_done;
+        let resumed = look(&volume, &VerifyOptions::new().resume(mark));
+        assert!(resumed.findings_total == 3, "from entry {at}: {:?}", resumed.findings);
+        assert_eq!(Verification { seconds: 0.0, ..whole.clone() }, Verification { seconds: 0.0, ..resumed });
+    }
+    let mut foreign = whole.clone();
+    foreign.uuid = Some("another".to_owned());
+    let error = verify_in(&shared, &VerifyOptions::new().resume(foreign), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("earlier verification"), "{error}");
+}
+
+/// The generation before the newest is read whole as long as nobody has written after the last commit; afterwards its
+/// overwritten blocks are found to be damaged, and a writer at work keeps readers out.
+#[test]
+fn the_previous_generation_is_whole_until_a_step_takes_its_homes() {
+    let (volume, store) = trained(4096, 3);
+    drop(store);
+    // So little memory that a step writes behind before it is committed.
+    let mut store = open(&volume, &options().memory_budget(96 << 10)).unwrap();
+    let previous = || VerifyOptions::new().generation(Generation::Previous);
+    let shared: Arc<dyn Volume> = Arc::new(volume.clone());
+    let newest = look(&volume, &VerifyOptions::new()).last_generation;
+    let seen = look(&volume, &previous());
+    assert!(seen.is_sound() && seen.complete, "{seen:?}");
+    assert_eq!((seen.last_generation, seen.first_generation), (newest - 1, newest - 1));
+    let reader = |volume: &Arc<dyn Volume>| {
+        let options = Options::new().memory_budget(1 << 20).generation(Generation::Previous);
+        ParamStore::open_read_only_in(Arc::clone(volume), &options)
+    };
+    let step = store.step();
+    assert_eq!(reader(&shared).unwrap().step(), step - 1);
+
+    one_step(&mut store).unwrap();
+    let error = verify_in(&shared, &previous(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::Locked { .. }), "{error}");
+    drop(store);
+    let seen = look(&volume, &previous());
+    assert!(!seen.is_sound() && seen.complete, "blocks of the previous generation were overwritten");
+    assert!(look(&volume, &VerifyOptions::new()).is_sound());
+}
+
+#[test]
+fn a_store_that_was_never_committed_has_no_previous_generation() {
+    let (volume, store) = trained(4096, 0);
+    drop(store);
+    let shared: Arc<dyn Volume> = Arc::new(volume);
+    let options = VerifyOptions::new().generation(Generation::Previous);
+    let error = verify_in(&shared, &options, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("generation 1 and no other"), "{error}");
+    let options = Options::new().memory_budget(1 << 20).generation(Generation::Previous);
+    let error = ParamStore::open_in(shared, &options).unwrap_err();
+    assert!(error.to_string().contains("repair"), "{error}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::optim::{Optimizer, Sgd};
 use crate::storage::{
     Access, Allocation, Barrier, Caching, Lock, LockKind, Mapped, MemoryVolume, Segment, Volume,
 };
-use crate::store::{BlockStore, PinWait, Written};
+use crate::store::{BlockStore, Generation, PinWait, Written};
 use crate::units::{SlotIndex, to_u64};
 use crate::{ParamGroup, Schema, TensorSpec};
 
@@ -149,7 +149,7 @@ fn read_block(store: &mut BlockStore) {
 
 fn reader(volume: &MemoryVolume) {
     let volume: Arc<dyn Volume> = Arc::new(Yielding(volume.clone()));
-    match BlockStore::open_reader(volume) {
+    match BlockStore::open_reader(volume, Generation::Newest) {
         Ok(mut store) => {
             let generation = store.superblock().generation;
             read_block(&mut store);

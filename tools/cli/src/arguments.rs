@@ -65,6 +65,22 @@ pub(crate) struct CreateArguments {
     pub(crate) settings: Hyperparameters,
 }
 
+/// Which of the committed generations is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Generation {
+    Newest,
+    Previous,
+}
+
+impl From<Generation> for paramstore::Generation {
+    fn from(generation: Generation) -> Self {
+        match generation {
+            Generation::Newest => Self::Newest,
+            Generation::Previous => Self::Previous,
+        }
+    }
+}
+
 /// Show what a store is and where its bytes go
 ///
 /// Shows the committed generation: step, groups with every hyperparameter, planes, tensors, and where every byte of
@@ -77,6 +93,7 @@ Examples:
   paramstore inspect run1
   paramstore inspect run1 --tensors
   paramstore inspect run1 --json | jq .step
+  paramstore inspect run1 --generation previous
   paramstore inspect run1 --digest")]
 pub(crate) struct InspectArguments {
     /// Directory of the store
@@ -91,6 +108,10 @@ pub(crate) struct InspectArguments {
     /// homes and generation
     #[arg(long)]
     pub(crate) digest: bool,
+    /// Which of the two committed generations to look at; the previous one is whole until steps after the last commit
+    /// take the place of its blocks
+    #[arg(long, value_enum, default_value_t = Generation::Newest)]
+    pub(crate) generation: Generation,
     /// Memory for --digest
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub(crate) memory: Option<u64>,
@@ -108,6 +129,7 @@ pub(crate) struct InspectArguments {
 #[command(after_help = "\
 Examples:
   paramstore verify run1
+  paramstore verify run1 --resume run1.verify
   paramstore verify run1 --json | jq '.damage[].tensors'")]
 pub(crate) struct VerifyArguments {
     /// Directory of the store
@@ -116,8 +138,15 @@ pub(crate) struct VerifyArguments {
     #[arg(long, value_name = "BYTES", default_value = "128MiB", value_parser = quantity::bytes)]
     pub(crate) memory: u64,
     /// Reads at once, 1 to 64
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) threads: u16,
+    /// Which of the two committed generations to look at; the previous one is whole until steps after the last commit
+    /// take the place of its blocks
+    #[arg(long, value_enum, default_value_t = Generation::Newest)]
+    pub(crate) generation: Generation,
+    /// Keep in FILE how far this has come; if it is there, go on from it. Removed at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
     /// How many damaged places to list; all are counted
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
@@ -212,7 +241,7 @@ pub(crate) struct SweepArguments {
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Threads that read and write blocks, 1 to 64
-    #[arg(long, value_name = "T", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "T", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) io_threads: u16,
     /// Bytes of a block's parameters, a power of two from 4KiB to 256MiB [default: 4MiB or less, by size and memory]
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]

@@ -48,7 +48,8 @@ pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<V
 
 /// Opens for reading, with as much memory as the blocks of the store need.
 fn open(arguments: &InspectArguments) -> Result<ParamStore, Failure> {
-    let open = |bytes| ParamStore::open_read_only(&arguments.store, &Options::new().memory_budget(bytes));
+    let options = Options::new().generation(arguments.generation.into());
+    let open = |bytes| ParamStore::open_read_only(&arguments.store, &options.clone().memory_budget(bytes));
     Ok(match open(arguments.memory.unwrap_or(MEMORY_BYTES)) {
         Err(Error::Budget { needed, .. }) if arguments.memory.is_none() => open(needed)?,
         other => other?,

@@ -1,5 +1,7 @@
 //! `paramstore verify`.
 
+mod mark;
+
 use std::io::Write;
 
 use paramstore::inspect::{Finding, Verification, VerifyOptions};
@@ -11,11 +13,16 @@ use crate::human::{bytes, counted, grouped, seconds, speed};
 use crate::{Verdict, terminal};
 
 pub(crate) fn run(arguments: &VerifyArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let options = VerifyOptions::new()
+    let mut options = VerifyOptions::new()
         .memory(arguments.memory)
         .io_threads(usize::from(arguments.threads))
+        .generation(arguments.generation.into())
         .findings_max(arguments.limit);
-    let bar = terminal::progress(1, "{elapsed} [{bar:30}] {percent} % of the block table, {msg}");
+    if let Some(earlier) = arguments.resume.as_deref().map(mark::read).transpose()?.flatten() {
+        options = options.resume(earlier);
+    }
+    let mut kept = Ok(());
+    let bar = terminal::progress(1, "{elapsed} [{bar:30}] {percent} % of the block table, {eta} left, {msg}");
     let result = paramstore::inspect::verify(&arguments.store, &options, |progress| {
         bar.set_length(progress.entries);
         bar.set_position(progress.entries_done);
@@ -26,9 +33,14 @@ pub(crate) fn run(arguments: &VerifyArguments, out: &mut dyn Write) -> Result<Ve
         } else {
             format!("{read} read, {found}")
         });
+        if let (Some(path), Some(seen), Ok(())) = (&arguments.resume, progress.so_far, &kept) {
+            kept = mark::write(path, seen);
+        }
     });
     bar.finish_and_clear();
     let seen = result?;
+    kept?;
+    arguments.resume.as_deref().map_or(Ok(()), mark::remove)?;
     // The verdict stands, whether somebody reads it to the end or not.
     let written = if arguments.json {
         terminal::json(out, &to_json(arguments, &seen))

@@ -114,3 +114,50 @@ fn verify_beside_a_writer_at_work_is_sound() {
         stop.store(true, std::sync::atomic::Ordering::Release);
     });
 }
+
+/// What a killed look leaves is taken up: here what one that saw the whole store had noted half way.
+#[test]
+fn look_goes_on_from_the_file_of_an_earlier_one_and_removes_it() {
+    let place = Place::new();
+    let store = place.trained("s", 1, &["--block-bytes", "4k"]);
+    flip(&store, "exp_avg_sq.0000.0", 20_000);
+    let whole = run(&["verify", &store, "--json"]).expect(1).json();
+    let file = place.text("look");
+    let mut mark = serde_json::json!({
+        "uuid": whole["uuid"], "first_generation": whole["generation"], "last_generation": whole["generation"],
+        "entries_done": 40, "complete": true, "table_pages": 0, "blocks": 17, "blocks_never_written": 0,
+        "bytes_read": 0, "seconds": 5.0, "damage_count": 1, "damage": [{
+            "tensors": ["wte"], "plane": "param", "block": 2, "file": "p", "offset": 1, "bytes": 2, "what": "w",
+            "got": "g", "expected": "e",
+        }],
+    });
+    std::fs::write(&file, mark.to_string()).unwrap();
+    let seen = run(&["verify", &store, "--resume", &file, "--json"]).expect(1).json();
+    assert!(!Path::new(&file).exists());
+    assert!(seen["seconds"].as_f64().unwrap() > 5.0);
+    // The damage of the earlier look, and none twice; blocks before entry 40 are not read again.
+    assert_eq!(seen["damage"][0]["block"], 2);
+    let blocks = whole["blocks"].as_u64().unwrap();
+    assert!(seen["blocks"].as_u64().unwrap() < blocks, "{seen}");
+
+    mark["uuid"] = "another".into();
+    std::fs::write(&file, mark.to_string()).unwrap();
+    let refused = run(&["verify", &store, "--resume", &file]).expect(2).stderr;
+    assert!(refused.contains("another") && Path::new(&file).exists(), "{refused}");
+    std::fs::write(&file, "{}").unwrap();
+    let refused = run(&["verify", &store, "--resume", &file]).expect(2).stderr;
+    assert!(refused.contains("no file of `verify --resume`"), "{refused}");
+}
+
+#[test]
+fn previous_generation_can_be_looked_at() {
+    let place = Place::new();
+    let store = place.trained("s", 2, &[]);
+    let text = run(&["verify", &store, "--generation", "previous"]).expect(0).stdout;
+    assert!(text.contains("is sound: generation 2"), "{text}");
+    let seen = run(&["inspect", &store, "--generation", "previous", "--json"]).expect(0).json();
+    assert_eq!((&seen["generation"], &seen["step"]), (&2.into(), &1.into()));
+    let fresh = place.trained("f", 0, &[]);
+    let refused = run(&["inspect", &fresh, "--generation", "previous"]).expect(2).stderr;
+    assert!(refused.contains("generation 1 and no other"), "{refused}");
+}
