@@ -25,6 +25,7 @@ pub mod optim;
 mod options;
 mod pager;
 mod param_store;
+pub mod repair;
 mod schema;
 #[cfg(any(test, feature = "simulation"))]
 #[doc(hidden)]

@@ -5,6 +5,7 @@ mod placement;
 
 pub(crate) use pieces::{
     BlockPlace, Occupants, Piece, block_elements, block_of_slot, block_place, describe_block, pieces,
+    plane_of_block,
 };
 pub(crate) use placement::{GRAD_PLANE, PARAM_PLANE, Request, TensorRequest, default_block_elements, place};
 

@@ -116,6 +116,19 @@ pub(crate) fn block_of_slot(directory: &Directory, slot: SlotIndex) -> Option<(u
     Some((at, BlockIndex(extent.first_block + number), to_usize(within % planes)))
 }
 
+/// The extent and the plane of a block, by the plane's name: the way back from a finding to its place.
+pub(crate) fn plane_of_block(
+    directory: &Directory,
+    block: BlockIndex,
+    plane: &str,
+) -> Option<(usize, usize)> {
+    let after = directory.extents.partition_point(|extent| extent.first_block <= block.0);
+    let at = after.checked_sub(1)?;
+    let extent = directory.extents.get(at)?;
+    let name_of = |spec: &ExtentPlane| directory.planes.get(usize::from(spec.plane)).map(|p| p.name.as_str());
+    Some((at, extent.planes.iter().position(|spec| name_of(spec) == Some(plane))?))
+}
+
 /// Which tensors stand in which extent, for listings.
 pub(crate) struct Occupants {
     /// By extent: indices of tensors, in ascending order of their place.

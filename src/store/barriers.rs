@@ -27,6 +27,8 @@ pub(crate) const OPEN_SUPERBLOCK: Barrier = Barrier("open: superblock");
 
 /// `open`: the names that were found, `meta` above all, which `create` leaves to the `open` that follows it.
 pub(crate) const OPEN_NAMES: Barrier = Barrier("open: names");
+/// `drop_newest`: the absence of the newest superblock, before the older one is said to be in force.
+pub(crate) const DROP_SUPERBLOCK: Barrier = Barrier("drop: superblock");
 
 /// All of them.
 #[cfg(any(test, feature = "simulation"))]

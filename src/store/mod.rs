@@ -3,6 +3,7 @@
 pub(crate) mod barriers;
 mod commit;
 mod create;
+mod drop;
 mod open;
 mod pins;
 mod segments;

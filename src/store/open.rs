@@ -348,6 +348,21 @@ fn choose(
     Err(first_error.unwrap_or_else(|| no_superblock(volume, &slots)))
 }
 
+/// The superblock of the generation before `newest`, if its slot holds it whole.
+pub(super) fn older_superblock(meta: &Arc<dyn Segment>, newest: u64) -> Result<Option<(Superblock, u32)>> {
+    let (_, candidates) = read_slots(meta)?;
+    Ok(candidates.into_iter().find(|(superblock, _)| superblock.generation + 1 == newest))
+}
+
+/// Checks that what a superblock names in the metadata file is whole, and makes sure that it is on the disk itself.
+pub(super) fn make_whole_and_durable(
+    meta: &Arc<dyn Segment>,
+    superblock: Superblock,
+    crc: u32,
+) -> Result<()> {
+    make_durable(meta, &load(meta, superblock, crc)?)
+}
+
 /// Writes the chosen superblock once more, and syncs it.
 ///
 /// After a failed sync or a crash of the process the page cache may show a superblock that the disk never got, and a

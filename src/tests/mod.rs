@@ -13,6 +13,7 @@ mod paging;
 mod planning;
 mod power;
 mod recovery;
+mod repair;
 
 use std::sync::Arc;
 

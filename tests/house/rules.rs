@@ -7,6 +7,7 @@ pub(crate) const FLOORS: &str = "\
 9  lib            any room
 9  simulation     error units format kernel optim options pager param_store schema step storage store update
 9  fuzzing        any room
+9  repair         error format inspect layout storage store units
 8  step           error units format kernel layout optim options pager param_store update
 8  inspect        error units format layout optim options pager param_store schema storage store
 7  param_store    error units format kernel layout optim options pager schema storage store update

@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Create(CreateArguments),
     Inspect(InspectArguments),
     Verify(VerifyArguments),
+    Repair(RepairArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
 }
@@ -150,6 +151,36 @@ pub(crate) struct VerifyArguments {
     /// How many damaged places to list; all are counted
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say what can be done about damage, and do it when told to
+///
+/// Checks the newest generation. If it is damaged, looks for a way out: the very bytes of the damaged blocks in a kept
+/// checkpoint or another copy of the store, the generation before, or older content of the damaged blocks; and says what
+/// each would lose. Nothing is written before one of the ways is named and agreed to, at the prompt or by --yes. Takes the
+/// write lock.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore repair run1
+  paramstore repair run1 --previous
+  paramstore repair run1 --from best --yes
+  paramstore repair run1 --from /backup/run1")]
+pub(crate) struct RepairArguments {
+    /// Directory of the store
+    pub(crate) store: PathBuf,
+    /// Go back to the generation before the newest, if it is whole
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) previous: bool,
+    /// Rebuild damaged blocks from a kept checkpoint, by its name, or from another copy of this store, by its path
+    #[arg(long, value_name = "COPY")]
+    pub(crate) from: Option<PathBuf>,
+    /// Do it without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

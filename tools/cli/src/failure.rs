@@ -81,7 +81,7 @@ impl Failure {
                 "look at it with `paramstore inspect`, choose another path, or remove it first"
             }
             Self::Store(Error::Damaged(_)) => {
-                "`paramstore verify` lists everything that is damaged; restore the file from a copy"
+                "`paramstore verify` lists everything that is damaged, `paramstore repair` what can be done"
             }
             Self::Store(Error::Budget { .. }) => "give a larger `--memory`, or use smaller blocks",
             Self::Store(error) => return first_lower(error.hint()),

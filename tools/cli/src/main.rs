@@ -1,4 +1,4 @@
-//! `paramstore`: creates, inspects, verifies, plans and measures parameter stores.
+//! `paramstore`: creates, inspects, verifies, repairs, plans and measures parameter stores.
 
 mod arguments;
 mod bench;
@@ -9,6 +9,7 @@ mod hyperparameters;
 mod inspect;
 mod plan;
 mod quantity;
+mod repair;
 mod schema;
 mod terminal;
 mod verify;
@@ -60,6 +61,7 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Create(arguments) => create::run(arguments, out),
         Command::Inspect(arguments) => inspect::run(arguments, out),
         Command::Verify(arguments) => verify::run(arguments, out),
+        Command::Repair(arguments) => repair::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
     }

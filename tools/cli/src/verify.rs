@@ -85,13 +85,19 @@ fn to_json(arguments: &VerifyArguments, seen: &Verification) -> Value {
     })
 }
 
-fn to_text(arguments: &VerifyArguments, seen: &Verification, out: &mut dyn Write) -> std::io::Result<()> {
+/// Lists the damaged places that were noted.
+pub(crate) fn findings(seen: &Verification, out: &mut dyn Write) -> std::io::Result<()> {
     for finding in &seen.findings {
         writeln!(out, "{}", finding.damage)?;
         if finding.tensors.len() > 1 {
             writeln!(out, "  tensors in it: {}", finding.tensors.join(", "))?;
         }
     }
+    Ok(())
+}
+
+fn to_text(arguments: &VerifyArguments, seen: &Verification, out: &mut dyn Write) -> std::io::Result<()> {
+    findings(seen, out)?;
     let listed = u64::try_from(seen.findings.len()).unwrap_or(u64::MAX);
     if listed < seen.findings_total {
         writeln!(out, "... and {} more (--limit lists more)", grouped(seen.findings_total - listed))?;
@@ -126,9 +132,9 @@ fn to_text(arguments: &VerifyArguments, seen: &Verification, out: &mut dyn Write
         let hint = if seen.complete && seen.findings.iter().all(is_superblock) {
             "the generation in force is whole, and the next commit writes the other superblock anew"
         } else if seen.complete {
-            "restore the files named above from a copy; everything else is whole and readable"
+            "`paramstore repair` says what can be done; everything else is whole and readable"
         } else {
-            "restore the files named above from a copy"
+            "`paramstore repair` says what can be done, beside restoring the files named above from a copy"
         };
         writeln!(out, "hint: {hint}")?;
     }

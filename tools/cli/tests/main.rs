@@ -6,6 +6,7 @@ mod help;
 mod inspect;
 mod plan;
 mod readme;
+mod repair;
 mod verify;
 
 use std::path::{Path, PathBuf};
