@@ -18,8 +18,8 @@ use crate::worker::{Said, Worker};
 #[derive(Args)]
 pub(crate) struct Kills {
     /// SIGKILLs to give: every other one at a system call, the others at a time.
-    #[arg(long, default_value_t = 1000)]
-    kills: u64,
+    #[arg(long = "kills", default_value_t = 1000)]
+    count: u64,
     /// What all randomness comes from, but for that of the machine.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -88,18 +88,21 @@ pub(crate) fn kills(arguments: &Kills) -> Result<bool, String> {
     let start = Instant::now();
     let mut campaign = Campaign::new(arguments, &dir.0)?;
     let mut shown = Instant::now();
-    for round in 0..arguments.kills {
+    for round in 0..arguments.count {
         if shown.elapsed() > Duration::from_secs(20) {
             shown = Instant::now();
-            eprintln!("{round} of {} kills, {} s", arguments.kills, start.elapsed().as_secs());
+            eprintln!("{round} of {} kills, {} s", arguments.count, start.elapsed().as_secs());
         }
         if let Err(why) = campaign.round(round) {
-            let seed = arguments.seed;
             println!("\nA PROMISE WAS BROKEN after kill {round}: {why}");
             println!("the stores are kept in {}", dir.0.display());
+            let Kills { seed, count, no_calls, spoil, .. } = arguments;
+            let more = [(no_calls, " --no-calls"), (spoil, " --spoil")];
+            let more: String =
+                more.iter().filter(|(is_given, _)| **is_given).map(|(_, word)| *word).collect();
             println!(
-                "again, but for the machine's own randomness: cargo run --release -p paramstore-xtask -- kills --seed {seed} --kills {}",
-                arguments.kills
+                "again, but for the machine's own randomness: cargo run --release -p paramstore-xtask -- \
+                 kills --seed {seed} --kills {count}{more}"
             );
             dir.keep();
             return Ok(false);
@@ -157,7 +160,7 @@ impl<'a> Campaign<'a> {
         if self.arguments.spoil && !self.spoiled && round > 1 {
             self.spoiled = self.roll_back()?;
         }
-        let found = self.promise.look(self.dir, &self.reference, Cut::Process, round % 8 == 0)?;
+        let found = self.promise.look(self.dir, &self.reference, Cut::Process, round.is_multiple_of(8))?;
         self.tally.note(&said, found);
         Ok(())
     }

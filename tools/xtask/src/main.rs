@@ -2,7 +2,9 @@
 
 mod calls;
 mod crash;
+mod device;
 mod kills;
+mod powercut;
 mod promise;
 mod rng;
 mod training;
@@ -28,6 +30,8 @@ enum Command {
     /// Kills a training process with SIGKILL at random times and system calls, and compares what it leaves with a
     /// training that nobody interrupted.
     Kills(kills::Kills),
+    /// Takes the power away beneath a training process on ext4, XFS and btrfs in image files, and compares likewise.
+    Powercut(powercut::PowerCut),
     /// Trains until it is killed.
     #[command(hide = true)]
     Worker(worker::Work),
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Command::Crash(arguments) => crash::crash(&arguments).map_err(|error| error.to_string()),
         Command::Barriers(arguments) => crash::barriers(&arguments).map_err(|error| error.to_string()),
         Command::Kills(arguments) => kills::kills(&arguments),
+        Command::Powercut(arguments) => powercut::powercut(&arguments),
         Command::Worker(arguments) => Ok(worker::work(&arguments)),
     };
     match result {

@@ -99,6 +99,11 @@ impl Promise {
         Ok(())
     }
 
+    /// Number of the oldest store that was not looked at to the end.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.finished.first().copied().unwrap_or(self.number)
+    }
+
     /// Whether this step's commit has returned, so that an older one may not be found.
     pub(crate) fn is_committed(&self, step: u64) -> bool {
         self.exists && step == self.committed

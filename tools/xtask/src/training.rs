@@ -22,7 +22,7 @@ const TENSORS: [(&str, u16); 5] =
 
 /// How store number `number` is opened: the numbers take turns at the paths to the disk, and all bits are the same.
 pub(crate) fn options(number: u64) -> Options {
-    let path = if number % 2 == 0 { IoPath::Auto } else { IoPath::Mapped };
+    let path = if number.is_multiple_of(2) { IoPath::Auto } else { IoPath::Mapped };
     Options::new().memory_budget(BUDGET_BYTES).threads(2).io_path(path).sparse(number % 4 >= 2)
 }
 
