@@ -141,6 +141,9 @@ fn mount(image: &Path, at: &Path) -> Result<(), String> {
 fn run(program: &str, words: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(words).stdin(Stdio::null()).output();
     match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(format!(
+            "there is no {program} here; it is in one of the packages mount, xfsprogs, e2fsprogs and btrfs-progs"
+        )),
         Err(error) => Err(format!("{program}: {error}")),
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {

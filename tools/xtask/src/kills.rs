@@ -150,8 +150,8 @@ impl<'a> Campaign<'a> {
                 heard(worker)?
             }
             _ => {
-                let worker = Worker::start(&[], self.dir, self.promise.number)?;
-                std::thread::sleep(pause(&mut rng, &[2_000, 20_000, 150_000]));
+                let mut worker = Worker::start(&[], self.dir, self.promise.number)?;
+                pause(&mut worker, &mut rng, [2_000, 20_000, 150_000, 8_000]);
                 self.tally.by_time += 1;
                 heard(worker)?
             }
@@ -214,10 +214,15 @@ fn heard(worker: Worker) -> Result<Vec<Said>, String> {
     }
 }
 
-/// A time up to one of these bounds in microseconds: the short ones are for what comes first.
-pub(crate) fn pause(rng: &mut Rng, bounds_us: &[u64]) -> Duration {
-    let bound = rng.pick(bounds_us).copied().unwrap_or_default();
-    Duration::from_micros(rng.below(bound))
+/// Lets a worker go on for a time up to one of these bounds in microseconds. The short ones are for what comes first; the
+/// time of the last begins with a commit.
+pub(crate) fn pause(worker: &mut Worker, rng: &mut Rng, bounds_us: [u64; 4]) {
+    let kind = rng.below(4);
+    if kind == 3 {
+        worker.wait_for_commit(1 + rng.below(6));
+    }
+    let bound = usize::try_from(kind).ok().and_then(|kind| bounds_us.get(kind)).copied().unwrap_or_default();
+    std::thread::sleep(Duration::from_micros(rng.below(bound)));
 }
 
 /// Does something in a directory of its own, and removes it.

@@ -122,7 +122,7 @@ fn interrupted(
 ) -> Result<Result<Vec<Said>, String>, String> {
     let tracer = if arguments.without_syncs { calls::without_syncs() } else { Vec::new() };
     let mut worker = Worker::start(&tracer, &device.inner(), promise.number)?;
-    std::thread::sleep(pause(rng, &[10_000, 100_000, 600_000]));
+    pause(&mut worker, rng, [10_000, 100_000, 600_000, 15_000]);
     let ended = worker.has_ended();
     device.cut(loss, rng)?;
     let (_, said) = worker.kill();

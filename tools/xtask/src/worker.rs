@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -107,6 +109,8 @@ pub(crate) struct Worker {
     child: Child,
     _stdin: Option<ChildStdin>,
     listener: Option<JoinHandle<Vec<Said>>>,
+    /// Commits that it was about to begin.
+    commits: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -129,18 +133,36 @@ impl Worker {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("start a worker: {error}"))?;
         let stdin = child.stdin.take();
+        let commits = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&commits);
         let listener = child.stdout.take().map(|out| {
             std::thread::spawn(move || {
                 let lines = BufReader::new(out).lines().map_while(Result::ok);
-                lines.filter_map(|line| Said::parse(&line)).collect()
+                let said = lines.filter_map(|line| Said::parse(&line));
+                let counted = said.inspect(|said| {
+                    let commits = matches!(said, Said::Stepped(step) if step.is_multiple_of(STRIDE));
+                    counter.fetch_add(u64::from(commits), Ordering::Relaxed);
+                });
+                counted.collect()
             })
         });
-        Ok(Self { child, _stdin: stdin, listener })
+        Ok(Self { child, _stdin: stdin, listener, commits })
     }
 
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until it is about to begin a commit for the `nth` time, but not for ever.
+    pub(crate) fn wait_for_commit(&mut self, nth: u64) {
+        let start = Instant::now();
+        while self.commits.load(Ordering::Relaxed) < nth
+            && start.elapsed() < Duration::from_secs(5)
+            && !self.has_ended()
+        {
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Waits until it has ended; false if it has not within the limit.
