@@ -86,7 +86,7 @@ pub enum Error {
     },
     /// No tensor or group has this name.
     Unknown {
-        /// "tensor" or "parameter group".
+        /// "tensor", "parameter group", "checkpoint".
         kind: &'static str,
         /// The name asked for.
         name: String,
@@ -118,6 +118,11 @@ pub enum Error {
     Poisoned {
         /// The earlier failure.
         cause: String,
+    },
+    /// The path holds a kept checkpoint, which is read and never written.
+    Kept {
+        /// The checkpoint's directory.
+        path: PathBuf,
     },
     /// The store was opened for reading only.
     ReadOnly {
@@ -203,6 +208,9 @@ impl Error {
             Self::Poisoned { .. } => {
                 "Close the store and open it again: it goes on from the last commit that is whole."
             }
+            Self::Kept { .. } => {
+                "Open it for reading, or let its store go back to it: `paramstore checkpoint rollback STORE NAME`."
+            }
             Self::ReadOnly { .. } => "Open the store for writing.",
             _ => "",
         }
@@ -252,6 +260,9 @@ impl fmt::Display for Error {
                 step + 1
             ),
             Self::Poisoned { cause } => write!(f, "an earlier failure stopped this handle: {cause}"),
+            Self::Kept { path } => {
+                write!(f, "{} is a kept checkpoint, expected a store that may be written to", path.display())
+            }
             Self::ReadOnly { action } => write!(f, "cannot {action}: the store is open for reading only"),
         }
     }

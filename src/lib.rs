@@ -12,6 +12,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)
 )]
 
+pub mod checkpoint;
 mod error;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -33,6 +33,21 @@ pub(crate) const LOCK_FILE: &str = "lock";
 /// Name of the file that says how far the working generation has come.
 pub(crate) const PROGRESS_FILE: &str = "progress";
 
+/// Name of the directory in which a store's checkpoints are kept.
+pub(crate) const CHECKPOINTS_DIRECTORY: &str = "checkpoints";
+
+/// The longest name of a checkpoint, in bytes.
+const CHECKPOINT_NAME_BYTES_MAX: usize = 64;
+
+/// Whether a checkpoint may be named like this: what every file system and every shell takes as it is.
+pub(crate) fn is_checkpoint_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=CHECKPOINT_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(is_plain)
+        && !name.starts_with(['.', '-'])
+        && name != LOCK_FILE
+}
+
 /// Name of the file on which readers of generations of this parity hold a shared lock.
 pub(crate) fn pin_file(generation: u64) -> &'static str {
     if generation.is_multiple_of(2) { "pin.0" } else { "pin.1" }
@@ -57,6 +72,19 @@ pub(crate) fn is_store_file(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_checkpoints_are_plain_and_short() {
+        let long = "x".repeat(64);
+        for name in ["a", "step-1000", "v1.2_final", "0", "meta", &long] {
+            assert!(is_checkpoint_name(name), "{name}");
+        }
+        let longer = "x".repeat(65);
+        for name in ["", ".", "..", ".a", "-a", "a/b", "../a", "a b", "a\0", "\u{e9}", "a\n", "lock", &longer]
+        {
+            assert!(!is_checkpoint_name(name), "{name:?}");
+        }
+    }
 
     #[test]
     fn only_names_that_create_makes_are_store_files() {

@@ -222,6 +222,11 @@ impl Page {
         (&self.bytes[..], crc)
     }
 
+    /// The page as it stands on disk, once it was read or sealed.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..]
+    }
+
     fn entry(&self, place: usize, size: usize) -> Reader<'_> {
         let start = HEADER_BYTES + place * size;
         Reader::new("table entry", self.bytes.get(start..start + size).unwrap_or_default())

@@ -11,10 +11,12 @@ const GENERATION_AT: usize = 56;
 const CRC_AT: usize = 4092;
 const WRITER_BYTES: usize = 32;
 
-/// Features that a reader may ignore and a writer must know: bit 0, created sparse (allocated at first write).
-pub(crate) const KNOWN_RO_COMPAT: u64 = RO_COMPAT_SPARSE;
+/// Features that a reader may ignore and a writer must know.
+pub(crate) const KNOWN_RO_COMPAT: u64 = RO_COMPAT_SPARSE | RO_COMPAT_KEPT;
 /// The store's files are allocated when blocks are first written.
 pub(crate) const RO_COMPAT_SPARSE: u64 = 1;
+/// The store is a kept checkpoint of another, which nobody writes to.
+pub(crate) const RO_COMPAT_KEPT: u64 = 2;
 /// Features without which nothing can be read; none so far.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 
@@ -45,7 +47,7 @@ pub(crate) struct Superblock {
     pub(crate) parent_crc: u32,
     /// Optimizer steps finished when the generation was committed.
     pub(crate) step: u64,
-    /// Seconds since 1970 at creation, for people.
+    /// Seconds since 1970 at creation, or when a checkpoint was kept; for people.
     pub(crate) created_unix_s: u64,
     pub(crate) directory: Region,
     /// The record in force: its offset names one of the two record homes.

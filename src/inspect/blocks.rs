@@ -5,14 +5,13 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::walk::{Visit, Walk, entries_of_leaf};
 use crate::error::Result;
 use crate::format::directory::Directory;
 use crate::format::page::{BlockEntry, Page};
 use crate::format::segment_file;
 use crate::layout::{Occupants, block_of_slot, block_place};
 use crate::param_store::ParamStore;
-use crate::store::decode_error;
+use crate::store::{Visit, Walk, decode_error, entries_of_leaf};
 use crate::units::{SlotIndex, to_u64};
 
 /// What a listing of blocks comes to.
@@ -160,7 +159,7 @@ impl Iterator for Blocks<'_> {
             }
             let walk = self.walk.as_mut()?;
             match walk.next() {
-                Some(Visit::Inner(_)) => {}
+                Some(Visit::Inner { .. }) => {}
                 Some(Visit::Leaf { first, page, .. }) => self.leaf(first, &page),
                 Some(Visit::Damaged { error, first, end }) => {
                     self.end_absent(first, end.max(self.absent_from));

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::verify::{Finding, Verification, VerifyOptions, VerifyProgress};
-use super::walk::{Visit, Walk, entries_of_leaf};
 use crate::error::{Damage, Error, Result};
 use crate::format::checksum::block_crc;
 use crate::format::directory::{Directory, Extent};
@@ -13,7 +12,7 @@ use crate::format::page::{BlockEntry, Page, PageIndex, TableShape};
 use crate::format::{PAGE_BYTES, Uuid, segment_file};
 use crate::layout::{BlockPlace, Occupants, block_of_slot, block_place};
 use crate::storage::{Buffer, Caching, Queue, Segment, Volume};
-use crate::store::{BlockStore, Home, SlotState, decode_error};
+use crate::store::{BlockStore, Home, SlotState, Visit, Walk, decode_error, entries_of_leaf};
 use crate::units::{BlockIndex, SlotIndex, to_u64, to_usize};
 
 /// Most reads at once.
@@ -233,14 +232,14 @@ impl<'a> Sweep<'a> {
         let mut done = from;
         for visit in walk {
             match visit {
-                Visit::Inner(index) => self.count_page(look, index),
+                Visit::Inner { index, .. } => self.count_page(look, index),
                 Visit::Damaged { error, first, end } => {
                     self.absent(look, done, first);
                     self.find_error(error)?;
                     self.result.complete = false;
                     done = end.max(done);
                 }
-                Visit::Leaf { index, first, page } => {
+                Visit::Leaf { index, first, page, .. } => {
                     self.absent(look, done, first);
                     self.count_page(look, index);
                     done = done.max(first);

@@ -45,7 +45,7 @@ pub(crate) use wait::Waiter;
 use crate::error::{Error, Result};
 use crate::format::directory::{Directory, Extent, padded_bytes};
 use crate::layout::pieces;
-use crate::storage::{Buffer, Queue};
+use crate::storage::{Buffer, Caching, Queue};
 use crate::store::BlockStore;
 use crate::units::{BlockIndex, to_u64, to_usize};
 
@@ -172,9 +172,40 @@ impl Pager {
         if streaming - streaming / 4 >= needed.unwrap_or(0) { streaming / 4 } else { 0 }
     }
 
+    /// Memory of the budget to copy planes of blocks through, several at a time if there is room, and the threads to do
+    /// it with.
+    pub(crate) fn take_copy_memory(&self) -> Result<(Vec<Buffer>, usize)> {
+        const MANY: u64 = 4;
+        const RUN_BYTES: u64 = 1 << 20;
+        let plane = self.directory.extents.iter().map(plane_bytes).max().unwrap_or(0);
+        let free = self.lock().streaming_bytes() / 2;
+        let bytes =
+            plane.max(RUN_BYTES.min(free / MANY / crate::format::PAGE_BYTES * crate::format::PAGE_BYTES));
+        let count = (free / bytes.max(1)).clamp(1, MANY);
+        let mut buffers = Vec::new();
+        for _ in 0..count {
+            match self.take_memory(to_usize(bytes)) {
+                Ok(buffer) => buffers.push(buffer),
+                // Views may have the rest.
+                Err(Error::Budget { .. }) if !buffers.is_empty() => break,
+                Err(error) => {
+                    buffers.into_iter().for_each(|buffer| self.give_memory(buffer));
+                    return Err(error);
+                }
+            }
+        }
+        let threads = if self.queue.is_in_place() { 0 } else { buffers.len() };
+        Ok((buffers, threads))
+    }
+
+    /// How blocks are written.
+    pub(crate) fn caching(&self) -> Caching {
+        if self.lock().path == IoPath::Mapped { Caching::Cached } else { Caching::Direct }
+    }
+
     /// Memory of the budget for something that is no block.
     pub(crate) fn take_memory(&self, bytes: usize) -> Result<Buffer> {
-        let what = || "a gradient that waits for its update".to_owned();
+        let what = || "memory for what is no block (a gradient that waits, a copy of blocks)".to_owned();
         self.until(Waiter::Caller, |state, stuck| state.try_memory(bytes, stuck, what))
     }
 

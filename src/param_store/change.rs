@@ -119,15 +119,27 @@ impl ParamStore {
     pub fn rollback(&mut self) -> Result<u64> {
         self.background.cancel();
         self.pager().roll_back()?;
+        let before = self.step;
+        self.take_over_committed()?;
+        Ok(before - self.step)
+    }
+
+    /// Takes settings, user record and step from the committed generation, which is all there is.
+    pub(crate) fn take_over_committed(&mut self) -> Result<()> {
         let state = self.pager().lock();
         let record = state.store().record().clone();
         let committed = state.store().superblock().step;
         drop(state);
         self.groups = record.groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
         self.user_record = record.user;
-        let lost = self.step - committed;
         self.step = committed;
         self.mixed = false;
-        Ok(lost)
+        Ok(())
+    }
+
+    /// Refuses settings of groups with which these planes could not be trained.
+    pub(crate) fn check_record(&self, record: &Record, path: &std::path::Path) -> Result<()> {
+        let groups = record.groups.iter().map(ParamGroup::from_record).collect::<Result<Vec<_>>>()?;
+        super::open::check_planes(&self.directory, &groups, path)
     }
 }

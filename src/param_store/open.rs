@@ -155,7 +155,7 @@ pub(crate) fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
 }
 
 /// The planes of a store must be those that its optimizers keep.
-fn check_planes(directory: &Directory, groups: &[ParamGroup], path: &Path) -> Result<()> {
+pub(super) fn check_planes(directory: &Directory, groups: &[ParamGroup], path: &Path) -> Result<()> {
     for tensor in &directory.tensors {
         let group = groups.get(to_usize(tensor.group.into()));
         let expected = group.map(|group| group.optimizer().state_planes()).unwrap_or_default();

@@ -24,14 +24,14 @@ pub struct Repair {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// The generation that is gone.
-    pub dropped_generation: u64,
-    /// Its step.
-    pub dropped_step: u64,
-    /// The generation in force.
+    /// The generation in force: the newest, which has the content of the one before it now.
     pub generation: u64,
+    /// The generation whose content that is.
+    pub previous_generation: u64,
     /// Its step.
     pub step: u64,
+    /// The step that was dropped.
+    pub dropped_step: u64,
 }
 
 impl std::fmt::Debug for Repair {
@@ -88,10 +88,10 @@ impl Repair {
         verify_in(&self.volume, options, &mut progress)
     }
 
-    /// Drops the newest generation, so that the one before it is in force: all steps between the two are lost. Everything
-    /// of the older generation is read and checked first.
+    /// Drops what the newest generation holds, so that what the one before it holds is in force: all steps between the two
+    /// are lost. Everything of the older generation is read and checked first; readers of the newest are waited for.
     ///
-    /// When this returns, the drop is durable; a crash before leaves either generation in force.
+    /// When this returns, the drop is durable; a crash before leaves the content of either generation in force.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no older generation, or it is not whole either; disk errors.
@@ -104,10 +104,10 @@ impl Repair {
         }
         let dropped = self.store.drop_newest()?;
         Ok(Dropped {
-            dropped_generation: dropped.dropped,
-            dropped_step: dropped.dropped_step,
             generation: dropped.generation,
+            previous_generation: dropped.previous,
             step: dropped.step,
+            dropped_step: dropped.dropped_step,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::SECTOR_BYTES;
+use super::{SECTOR_BYTES, Segment};
 use crate::error::{Error, Result};
 
 /// The longest file name that common file systems take.
@@ -70,5 +70,29 @@ pub(super) fn map_offset(path: &Path, offset: u64) -> Result<()> {
         format!("offset of a map of {}", path.display()),
         offset,
         format!("a multiple of {SECTOR_BYTES}"),
+    ))
+}
+
+/// Refuses to share bytes between files of different lengths: files keep theirs.
+pub(super) fn same_length(path: &Path, len_bytes: u64, source: &dyn Segment) -> Result<()> {
+    let got = source.len_bytes()?;
+    if got == len_bytes {
+        return Ok(());
+    }
+    let what = format!("file to share bytes with {}", path.display());
+    Err(Error::invalid(what, format!("{got} bytes"), format!("{len_bytes} bytes")))
+}
+
+/// Refuses a hole that is not whole sectors inside the file.
+pub(super) fn hole(path: &Path, offset: u64, len_bytes: u64, file_bytes: u64) -> Result<()> {
+    let end = offset.checked_add(len_bytes);
+    let is_whole = offset.is_multiple_of(SECTOR_BYTES) && len_bytes.is_multiple_of(SECTOR_BYTES);
+    if is_whole && len_bytes > 0 && end.is_some_and(|end| end <= file_bytes) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("hole in {}", path.display()),
+        format!("{len_bytes} bytes at byte {offset}"),
+        format!("whole sectors of {SECTOR_BYTES} bytes inside its {file_bytes} bytes"),
     ))
 }

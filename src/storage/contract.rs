@@ -33,6 +33,10 @@ fn memory() -> Subject {
     Subject { volume: Box::new(MemoryVolume::with_capacity("volume", MEMORY_BYTES)), _keep: None }
 }
 
+fn sharing() -> Subject {
+    Subject { volume: Box::new(MemoryVolume::with_sharing("volume", MEMORY_BYTES)), _keep: None }
+}
+
 fn healthy_fault() -> Subject {
     let inner = MemoryVolume::with_capacity("volume", MEMORY_BYTES);
     Subject { volume: Box::new(FaultVolume::new(inner)), _keep: None }
@@ -69,6 +73,13 @@ macro_rules! contract {
             shared_lock_does_not_make_the_file
             holder_of_a_lock_can_write_who_it_is
             transfers_run_on_several_threads_at_once
+            directories_below_have_files_of_their_own
+            directory_that_is_there_is_not_made_again_nor_removed_with_files_in_it
+            directory_and_file_do_not_pass_for_each_other
+            locks_below_are_their_own
+            hole_reads_as_zeros_and_changes_nothing_beside_it
+            hole_outside_the_file_or_between_sectors_is_refused
+            shared_bytes_are_the_same_until_one_of_the_files_is_written
         }
     };
     ($backend:ident: $($test:ident)+) => {
@@ -81,6 +92,7 @@ macro_rules! contract {
 #[cfg(not(miri))]
 contract!(real);
 contract!(memory);
+contract!(sharing);
 contract!(healthy_fault);
 contract!(simulated);
 
@@ -359,4 +371,112 @@ fn transfers_run_on_several_threads_at_once(volume: &dyn Volume) {
     for (index, part) in bytes.chunks(4096).enumerate() {
         assert!(part.iter().all(|&byte| usize::from(byte) == index + 1), "block {index}");
     }
+}
+
+fn directories_below_have_files_of_their_own(volume: &dyn Volume) {
+    assert!(volume.subvolume("below").unwrap().is_none());
+    let below = volume.create_subvolume("below").unwrap();
+    let deep = below.create_subvolume("deep").unwrap();
+    for (directory, byte) in [(volume, 1), (&*below, 2), (&*deep, 3)] {
+        new_file(directory, "a", 4096).write_at(&[byte; 8], 0).unwrap();
+        directory.sync_dir(TEST).unwrap();
+    }
+    deep.rename("a", "b").unwrap();
+    assert_eq!(volume.list().unwrap(), ["a", "below"]);
+    assert_eq!(below.list().unwrap(), ["a", "deep"]);
+    assert_eq!(deep.list().unwrap(), ["b"]);
+    assert_eq!(deep.path(), volume.path().join("below").join("deep"));
+    let again = volume.subvolume("below").unwrap().unwrap();
+    let again = again.subvolume("deep").unwrap().unwrap();
+    let mut bytes = [0; 8];
+    open(&*again, "b").read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [3; 8]);
+    again.remove("b").unwrap();
+    drop(again);
+    below.remove_subvolume("deep").unwrap();
+    assert_eq!(below.list().unwrap(), ["a"]);
+    assert!(below.subvolume("deep").unwrap().is_none());
+    assert_eq!(io_kind(deep.create("c", 1, Allocation::Sparse)), io::ErrorKind::NotFound);
+}
+
+fn directory_that_is_there_is_not_made_again_nor_removed_with_files_in_it(volume: &dyn Volume) {
+    let below = volume.create_subvolume("below").unwrap();
+    drop(new_file(&*below, "a", 1));
+    drop(new_file(volume, "file", 1));
+    for name in ["below", "file"] {
+        let error = volume.create_subvolume(name).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
+    }
+    assert_eq!(io_kind(volume.remove_subvolume("below")), io::ErrorKind::DirectoryNotEmpty);
+    assert_eq!(io_kind(volume.remove_subvolume("other")), io::ErrorKind::NotFound);
+    for bad in ["", ".", "..", "a/b", "/"] {
+        assert!(matches!(volume.subvolume(bad), Err(Error::Invalid { .. })), "{bad:?}");
+        assert!(matches!(volume.create_subvolume(bad), Err(Error::Invalid { .. })), "{bad:?}");
+        assert!(matches!(volume.remove_subvolume(bad), Err(Error::Invalid { .. })), "{bad:?}");
+    }
+    assert_eq!(below.list().unwrap(), ["a"]);
+}
+
+fn directory_and_file_do_not_pass_for_each_other(volume: &dyn Volume) {
+    drop(volume.create_subvolume("below").unwrap());
+    drop(new_file(volume, "file", 4096));
+    assert_eq!(io_kind(volume.subvolume("file")), io::ErrorKind::NotADirectory);
+    assert!(volume.open("below", Access::Read, Caching::Cached).is_err());
+    assert!(volume.create("below", 1, Allocation::Sparse).is_err());
+}
+
+fn locks_below_are_their_own(volume: &dyn Volume) {
+    let below = volume.create_subvolume("below").unwrap();
+    let lock = volume.try_lock("lock", LockKind::Exclusive).unwrap();
+    assert!(lock.is_some());
+    assert!(below.try_lock("lock", LockKind::Exclusive).unwrap().is_some());
+    assert!(volume.try_lock("lock", LockKind::Exclusive).unwrap().is_none());
+}
+
+fn hole_reads_as_zeros_and_changes_nothing_beside_it(volume: &dyn Volume) {
+    let segment = new_file(volume, "a", 5 * 4096);
+    segment.write_at(&[7; 5 * 4096], 0).unwrap();
+    segment.punch(4096, 2 * 4096).unwrap();
+    let mut bytes = vec![1; 5 * 4096];
+    segment.read_at(&mut bytes, 0).unwrap();
+    let is_hole = |at: usize| (4096..3 * 4096).contains(&at);
+    assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == if is_hole(at) { 0 } else { 7 }));
+    assert_eq!(segment.len_bytes().unwrap(), 5 * 4096);
+}
+
+fn hole_outside_the_file_or_between_sectors_is_refused(volume: &dyn Volume) {
+    let segment = new_file(volume, "a", 2 * 4096);
+    segment.write_at(&[7; 2 * 4096], 0).unwrap();
+    for (offset, len_bytes) in [(1, 4096), (0, 4095), (4096, 8192), (0, 0), (u64::MAX - 4095, 4096)] {
+        let error = segment.punch(offset, len_bytes).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    }
+    let reader = volume.open("a", Access::Read, Caching::Cached).unwrap();
+    assert!(matches!(reader.punch(0, 4096), Err(Error::ReadOnly { .. })));
+    assert!(matches!(reader.share_from(&*segment), Err(Error::ReadOnly { .. })));
+    let mut bytes = vec![0; 2 * 4096];
+    segment.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [7; 2 * 4096]);
+}
+
+fn shared_bytes_are_the_same_until_one_of_the_files_is_written(volume: &dyn Volume) {
+    let source = new_file(volume, "a", 3 * 4096);
+    source.write_at(&pattern(3 * 4096), 0).unwrap();
+    let below = volume.create_subvolume("below").unwrap();
+    below.create("b", 3 * 4096, Allocation::Sparse).unwrap();
+    let target = open(&*below, "b");
+    let mut bytes = vec![0; 3 * 4096];
+    let shared = target.share_from(&*source).unwrap();
+    assert_eq!(shared, volume.can_share());
+    target.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, if shared { pattern(3 * 4096) } else { vec![0; 3 * 4096] });
+    source.write_at(&[9; 4096], 4096).unwrap();
+    target.punch(0, 4096).unwrap();
+    target.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[4096..], if shared { pattern(3 * 4096) } else { vec![0; 3 * 4096] }[4096..]);
+    source.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[..4096], pattern(4096));
+    assert_eq!(bytes[4096..8192], [9; 4096]);
+    let short = new_file(volume, "short", 4096);
+    assert!(matches!(target.share_from(&*short), Err(Error::Invalid { .. })));
 }

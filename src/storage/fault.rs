@@ -22,7 +22,8 @@ pub(crate) enum Lasting {
 /// One counted operation: a verb of the contract and the file it was for (empty for the directory).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operation {
-    /// "create", "open", "list", "remove", "rename", "sync_dir", "lock", "read", "write", "sync" or "map".
+    /// "create", "open", "list", "remove", "rename", "sync_dir", "subvolume", "create_subvolume",
+    /// "remove_subvolume", "lock", "read", "write", "share", "punch", "sync" or "map".
     pub(crate) verb: &'static str,
     /// The name of the file.
     pub(crate) name: String,
@@ -80,6 +81,11 @@ impl FaultVolume {
     /// How many operations failed on demand.
     pub(crate) fn failures(&self) -> usize {
         guard(&self.plan).failures
+    }
+
+    /// The same count and fault for a directory below.
+    fn below(&self, inner: Arc<dyn Volume>) -> Arc<dyn Volume> {
+        Arc::new(Self { inner, plan: Arc::clone(&self.plan) })
     }
 
     fn count(&self, verb: &'static str, name: &str) -> Result<()> {
@@ -148,6 +154,25 @@ impl Volume for FaultVolume {
         self.inner.sync_dir(barrier)
     }
 
+    fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
+        self.count("subvolume", name)?;
+        Ok(self.inner.subvolume(name)?.map(|inner| self.below(inner)))
+    }
+
+    fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>> {
+        self.count("create_subvolume", name)?;
+        Ok(self.below(self.inner.create_subvolume(name)?))
+    }
+
+    fn remove_subvolume(&self, name: &str) -> Result<()> {
+        self.count("remove_subvolume", name)?;
+        self.inner.remove_subvolume(name)
+    }
+
+    fn can_share(&self) -> bool {
+        self.inner.can_share()
+    }
+
     fn free_bytes(&self) -> Result<u64> {
         self.inner.free_bytes()
     }
@@ -197,6 +222,20 @@ impl Segment for FaultSegment {
         self.inner.write_at(buffer, offset)
     }
 
+    fn share_from(&self, source: &dyn Segment) -> Result<bool> {
+        self.count("share")?;
+        self.inner.share_from(source)
+    }
+
+    fn punch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.count("punch")?;
+        self.inner.punch(offset, len_bytes)
+    }
+
+    fn os_file(&self) -> Option<&std::fs::File> {
+        self.inner.os_file()
+    }
+
     fn sync(&self, barrier: Barrier) -> Result<()> {
         self.count("sync")?;
         self.inner.sync(barrier)
@@ -226,6 +265,16 @@ mod tests {
         drop(segment.map(0, 4096)?);
         volume.list()?;
         drop(volume.try_lock("lock", LockKind::Exclusive)?);
+        let below = volume.create_subvolume("below")?;
+        below.create("inner", 4096, Allocation::Sparse)?;
+        segment.share_from(&*volume.subvolume("below")?.expect("it was made").open(
+            "inner",
+            Access::Read,
+            Caching::Cached,
+        )?)?;
+        segment.punch(0, 4096)?;
+        below.remove("inner")?;
+        volume.remove_subvolume("below")?;
         volume.remove("old")
     }
 
@@ -233,8 +282,27 @@ mod tests {
         FaultVolume::new(MemoryVolume::new("volume"))
     }
 
-    const VERBS: [&str; 11] =
-        ["create", "open", "write", "sync", "rename", "sync_dir", "read", "map", "list", "lock", "remove"];
+    const VERBS: [&str; 19] = [
+        "create",
+        "open",
+        "write",
+        "sync",
+        "rename",
+        "sync_dir",
+        "read",
+        "map",
+        "list",
+        "lock",
+        "create_subvolume",
+        "create",
+        "subvolume",
+        "open",
+        "share",
+        "punch",
+        "remove",
+        "remove_subvolume",
+        "remove",
+    ];
 
     #[test]
     fn every_operation_is_counted_once_and_in_order() {

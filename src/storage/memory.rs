@@ -1,6 +1,6 @@
 //! A volume in memory: for tests, and for tools that cannot see files (Miri).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,14 +21,24 @@ const _: () = assert!(PAGE_BYTES as u64 == SECTOR_BYTES);
 /// process: `sync` and `sync_dir` succeed and promise nothing.
 #[derive(Clone)]
 pub(crate) struct MemoryVolume {
+    path: PathBuf,
+    /// What the names of this directory begin with, seen from the topmost: nothing, or `below/`.
+    prefix: String,
     disk: Arc<Disk>,
-    files: Arc<Mutex<BTreeMap<String, Arc<MemoryFile>>>>,
+    tree: Arc<Mutex<Tree>>,
+}
+
+/// Everything below the topmost directory, by its path from there.
+#[derive(Default)]
+struct Tree {
+    files: BTreeMap<String, Arc<MemoryFile>>,
+    directories: BTreeSet<String>,
 }
 
 /// What all files of a volume share: the room that is left.
 struct Disk {
-    path: PathBuf,
     free_bytes: Mutex<u64>,
+    can_share: bool,
 }
 
 struct MemoryFile {
@@ -59,19 +69,32 @@ impl MemoryVolume {
 
     /// Makes an empty volume that runs full after `capacity_bytes` in pages of 4096.
     pub(crate) fn with_capacity(path: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
-        let disk = Disk { path: path.into(), free_bytes: Mutex::new(capacity_bytes) };
-        Self { disk: Arc::new(disk), files: Arc::default() }
+        Self::with_disk(path.into(), Disk { free_bytes: Mutex::new(capacity_bytes), can_share: false })
+    }
+
+    /// As [`with_capacity`](Self::with_capacity); its files can share bytes, and take room all the same.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn with_sharing(path: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
+        Self::with_disk(path.into(), Disk { free_bytes: Mutex::new(capacity_bytes), can_share: true })
+    }
+
+    fn with_disk(path: PathBuf, disk: Disk) -> Self {
+        Self { path, prefix: String::new(), disk: Arc::new(disk), tree: Arc::default() }
     }
 
     /// Makes another volume with the same files, which nobody has locked; from here on each goes its own way.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn copy(&self) -> Self {
-        let copy = Self::new(self.path());
-        for (name, file) in guard(&self.files).iter() {
+        let disk = Disk { free_bytes: Mutex::new(u64::MAX), can_share: self.disk.can_share };
+        let copy = Self::with_disk(self.path.clone(), disk);
+        let tree = guard(&self.tree);
+        for (name, file) in &tree.files {
             let content = guard(&file.content).clone();
             *guard(&copy.disk.free_bytes) -= content.allocated_bytes;
-            guard(&copy.files).insert(name.clone(), copy.file(content));
+            guard(&copy.tree).files.insert(name.clone(), copy.file(content));
         }
+        guard(&copy.tree).directories.clone_from(&tree.directories);
+        drop(tree);
         copy
     }
 
@@ -90,9 +113,26 @@ impl MemoryVolume {
     }
 
     fn find(&self, action: &'static str, name: &str) -> Result<Arc<MemoryFile>> {
+        let key = self.key(name)?;
+        let tree = guard(&self.tree);
+        let found = tree.files.get(&key).map(Arc::clone);
+        let kind = if tree.directories.contains(&key) {
+            io::ErrorKind::InvalidInput
+        } else {
+            io::ErrorKind::NotFound
+        };
+        found.ok_or_else(|| Error::io(action, self.path_of(name), kind.into()))
+    }
+
+    /// The path of a name from the topmost directory.
+    fn key(&self, name: &str) -> Result<String> {
         check::name(self.path(), name)?;
-        let found = guard(&self.files).get(name).map(Arc::clone);
-        found.ok_or_else(|| Error::io(action, self.path_of(name), io::ErrorKind::NotFound.into()))
+        Ok(format!("{}{name}", self.prefix))
+    }
+
+    /// The directory with this path from the topmost one.
+    fn below(&self, name: &str, key: &str) -> Self {
+        Self { path: self.path.join(name), prefix: format!("{key}/"), ..self.clone() }
     }
 
     fn new_file(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<Arc<MemoryFile>> {
@@ -134,16 +174,20 @@ impl Disk {
 
 impl Volume for MemoryVolume {
     fn path(&self) -> &Path {
-        &self.disk.path
+        &self.path
     }
 
     fn create(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<()> {
-        check::name(self.path(), name)?;
-        let mut files = guard(&self.files);
-        if files.contains_key(name) {
+        let key = self.key(name)?;
+        let mut tree = guard(&self.tree);
+        let is_gone = self.prefix.strip_suffix('/').is_some_and(|own| !tree.directories.contains(own));
+        if is_gone {
+            return Err(Error::io("create", self.path_of(name), io::ErrorKind::NotFound.into()));
+        }
+        if tree.files.contains_key(&key) || tree.directories.contains(&key) {
             return Err(Error::AlreadyExists { path: self.path_of(name) });
         }
-        files.insert(name.to_owned(), self.new_file(name, len_bytes, allocation)?);
+        tree.files.insert(key, self.new_file(name, len_bytes, allocation)?);
         Ok(())
     }
 
@@ -153,21 +197,26 @@ impl Volume for MemoryVolume {
     }
 
     fn list(&self) -> Result<Vec<String>> {
-        Ok(guard(&self.files).keys().cloned().collect())
+        let tree = guard(&self.tree);
+        let within =
+            tree.files.keys().chain(&tree.directories).filter_map(|key| key.strip_prefix(&self.prefix));
+        let mut names: Vec<_> = within.filter(|name| !name.contains('/')).map(str::to_owned).collect();
+        names.sort_unstable();
+        Ok(names)
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         self.find("remove", name)?;
-        guard(&self.files).remove(name);
+        guard(&self.tree).files.remove(&self.key(name)?);
         Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
-        check::name(self.path(), to)?;
+        let (from_key, to_key) = (self.key(from)?, self.key(to)?);
         let file = self.find("rename", from)?;
-        let mut files = guard(&self.files);
-        files.remove(from);
-        files.insert(to.to_owned(), file);
+        let mut tree = guard(&self.tree);
+        tree.files.remove(&from_key);
+        tree.files.insert(to_key, file);
         Ok(())
     }
 
@@ -175,13 +224,55 @@ impl Volume for MemoryVolume {
         Ok(())
     }
 
+    fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
+        let key = self.key(name)?;
+        let tree = guard(&self.tree);
+        if tree.directories.contains(&key) {
+            return Ok(Some(Arc::new(self.below(name, &key))));
+        }
+        if tree.files.contains_key(&key) {
+            let kind = io::ErrorKind::NotADirectory;
+            return Err(Error::io("open the directory", self.path_of(name), kind.into()));
+        }
+        Ok(None)
+    }
+
+    fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>> {
+        let key = self.key(name)?;
+        let mut tree = guard(&self.tree);
+        if tree.files.contains_key(&key) || tree.directories.contains(&key) {
+            return Err(Error::AlreadyExists { path: self.path_of(name) });
+        }
+        tree.directories.insert(key.clone());
+        Ok(Arc::new(self.below(name, &key)))
+    }
+
+    fn remove_subvolume(&self, name: &str) -> Result<()> {
+        let key = self.key(name)?;
+        let mut tree = guard(&self.tree);
+        let failed = |kind: io::ErrorKind| Error::io("remove the directory", self.path_of(name), kind.into());
+        if !tree.directories.contains(&key) {
+            return Err(failed(io::ErrorKind::NotFound));
+        }
+        let inside = format!("{key}/");
+        if tree.files.keys().chain(&tree.directories).any(|other| other.starts_with(&inside)) {
+            return Err(failed(io::ErrorKind::DirectoryNotEmpty));
+        }
+        tree.directories.remove(&key);
+        Ok(())
+    }
+
+    fn can_share(&self) -> bool {
+        self.disk.can_share
+    }
+
     fn free_bytes(&self) -> Result<u64> {
         Ok(*guard(&self.disk.free_bytes))
     }
 
     fn try_lock(&self, name: &str, kind: LockKind) -> Result<Option<Box<dyn Lock>>> {
-        check::name(self.path(), name)?;
-        if kind == LockKind::Exclusive && !guard(&self.files).contains_key(name) {
+        let key = self.key(name)?;
+        if kind == LockKind::Exclusive && !guard(&self.tree).files.contains_key(&key) {
             match self.create(name, LOCK_FILE_BYTES, Allocation::Sparse) {
                 Ok(()) | Err(Error::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error),
@@ -309,6 +400,37 @@ impl Segment for MemorySegment {
         Ok(())
     }
 
+    /// Copies, page by page, what is not zero.
+    fn share_from(&self, source: &dyn Segment) -> Result<bool> {
+        let len_bytes = self.len_bytes()?;
+        check::same_length(&self.path, len_bytes, source)?;
+        if self.access == Access::Read {
+            return Err(Error::ReadOnly { action: "write" });
+        }
+        if !self.file.disk.can_share {
+            return Ok(false);
+        }
+        share_pages(self, source, len_bytes)?;
+        Ok(true)
+    }
+
+    fn punch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        if self.access == Access::Read {
+            return Err(Error::ReadOnly { action: "write" });
+        }
+        let mut content = guard(&self.file.content);
+        check::hole(&self.path, offset, len_bytes, content.len_bytes)?;
+        let range = offset / SECTOR_BYTES..(offset + len_bytes) / SECTOR_BYTES;
+        let before = content.pages.len();
+        content.pages.retain(|number, _| !range.contains(number));
+        if content.allocation == Allocation::Sparse {
+            let given = (before - content.pages.len()) as u64 * SECTOR_BYTES;
+            content.allocated_bytes -= given;
+            *guard(&self.file.disk.free_bytes) += given;
+        }
+        Ok(())
+    }
+
     fn sync(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
@@ -326,6 +448,24 @@ impl Segment for MemorySegment {
         }
         Ok(Box::new(buffer))
     }
+}
+
+/// What sharing comes to where every file has its own pages: the pages that are not zero, through the target's own
+/// writes.
+pub(super) fn share_pages(target: &dyn Segment, source: &dyn Segment, len_bytes: u64) -> Result<()> {
+    let mut offset = 0;
+    // Aligned, for files that are open for direct transfers.
+    let mut page = Buffer::new(PAGE_BYTES)?;
+    while offset < len_bytes {
+        let count = usize::try_from(len_bytes - offset).map_or(PAGE_BYTES, |left| left.min(PAGE_BYTES));
+        let part = &mut page[..count];
+        source.read_at(part, offset)?;
+        if part.iter().any(|&byte| byte != 0) {
+            target.write_at(part, offset)?;
+        }
+        offset += SECTOR_BYTES;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

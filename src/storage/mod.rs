@@ -119,6 +119,22 @@ pub(crate) trait Volume: Send + Sync {
     /// Makes file names durable: those in the directory, and the directory's own in its parent.
     fn sync_dir(&self, barrier: Barrier) -> Result<()>;
 
+    /// Opens a directory in this one, without following a link; `None` if nothing has the name.
+    fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>>;
+
+    /// Makes an empty directory in this one, for its owner only, and opens it. Its name is durable after `sync_dir` of
+    /// either.
+    fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>>;
+
+    /// Removes an empty directory in this one; durable after `sync_dir`.
+    fn remove_subvolume(&self, name: &str) -> Result<()>;
+
+    /// Whether two files of this file system can share bytes ([`Segment::share_from`]); found by trying it on files
+    /// without names. False where that cannot be tried.
+    fn can_share(&self) -> bool {
+        false
+    }
+
     /// Bytes that this user can still allocate; `u64::MAX` where the file system does not say.
     fn free_bytes(&self) -> Result<u64>;
 
@@ -164,6 +180,18 @@ pub(crate) trait Segment: Send + Sync {
 
     /// Writes all of `buffer` inside the file's length, with the alignment that `read_at` asks for.
     fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes this file's bytes those of `source`, a file of the same length, by sharing them: nothing is copied, and
+    /// whoever writes first gets bytes of its own. False, and nothing done, where the file system cannot.
+    fn share_from(&self, source: &dyn Segment) -> Result<bool>;
+
+    /// Gives a range of whole sectors back to the file system; it reads as zeros.
+    fn punch(&self, offset: u64, len_bytes: u64) -> Result<()>;
+
+    /// The operating system's file, where there is one.
+    fn os_file(&self) -> Option<&std::fs::File> {
+        None
+    }
 
     /// Makes everything written so far durable (`fdatasync`). A failure is final: never retried.
     fn sync(&self, barrier: Barrier) -> Result<()>;

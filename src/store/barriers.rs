@@ -27,8 +27,27 @@ pub(crate) const OPEN_SUPERBLOCK: Barrier = Barrier("open: superblock");
 
 /// `open`: the names that were found, `meta` above all, which `create` leaves to the `open` that follows it.
 pub(crate) const OPEN_NAMES: Barrier = Barrier("open: names");
-/// `drop_newest`: the absence of the newest superblock, before the older one is said to be in force.
+/// `drop_newest`: the newest superblock with older content, before that is said to be in force.
 pub(crate) const DROP_SUPERBLOCK: Barrier = Barrier("drop: superblock");
+
+/// `keep`: the name `meta.new`, before there are names that only mean something beside it.
+pub(crate) const KEEP_BEGUN: Barrier = Barrier("keep: begun");
+/// `keep`: a segment's length and blocks, before any metadata names it.
+pub(crate) const KEEP_SEGMENT: Barrier = Barrier("keep: segment");
+/// `keep`: all metadata, before it gets the name `meta`.
+pub(crate) const KEEP_META: Barrier = Barrier("keep: metadata");
+/// `keep`: the names of all files, before `meta` is among them.
+pub(crate) const KEEP_NAMES: Barrier = Barrier("keep: names");
+/// `keep`: the names of the directories above, before the checkpoint is said to be kept.
+pub(crate) const KEEP_DIRECTORY: Barrier = Barrier("keep: directory");
+/// `keep`: the name `meta`, before the checkpoint is said to be kept.
+pub(crate) const KEEP_DONE: Barrier = Barrier("keep: done");
+/// `prune`, and `keep` over what is left of another: the absence of `meta`, before anything that it names goes.
+pub(crate) const PRUNE_BEGUN: Barrier = Barrier("prune: begun");
+/// The same: the absence of all else, before the name goes that tells what it was.
+pub(crate) const PRUNE_CLEARED: Barrier = Barrier("prune: cleared");
+/// `prune`: the absence of the directory, before it is said to be gone.
+pub(crate) const PRUNE_DONE: Barrier = Barrier("prune: done");
 
 /// All of them.
 #[cfg(any(test, feature = "simulation"))]
@@ -44,4 +63,13 @@ pub(crate) const ALL: &[Barrier] = &[
     COMMIT_SUPERBLOCK,
     OPEN_SUPERBLOCK,
     OPEN_NAMES,
+    KEEP_BEGUN,
+    KEEP_SEGMENT,
+    KEEP_META,
+    KEEP_NAMES,
+    KEEP_DIRECTORY,
+    KEEP_DONE,
+    PRUNE_BEGUN,
+    PRUNE_CLEARED,
+    PRUNE_DONE,
 ];

@@ -1,17 +1,17 @@
 //! The way back by one generation, when what the newest superblock names is not whole.
 
-use super::{BlockStore, barriers, open};
+use super::{BlockStore, barriers, open, pins};
 use crate::error::{Error, Result};
-use crate::format::PAGE_BYTES;
 use crate::format::superblock::Superblock;
-use crate::units::to_usize;
 
-/// What a superblock said that was dropped, and what the one in force says.
+/// What the newest superblock said, and what it says now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DroppedGeneration {
-    pub(crate) dropped: u64,
-    pub(crate) dropped_step: u64,
+pub(crate) struct Fallback {
+    /// The generation before the newest, whose content is in force.
+    pub(crate) previous: u64,
+    /// The newest generation, which has that content now.
     pub(crate) generation: u64,
+    pub(crate) dropped_step: u64,
     pub(crate) step: u64,
 }
 
@@ -22,11 +22,12 @@ impl BlockStore {
         Ok(older.map(|(superblock, _)| superblock))
     }
 
-    /// Wipes the newest superblock, so that the generation before it is in force; the handle is used up.
+    /// Writes the newest superblock anew, with the content of the generation before it; the handle is used up.
     ///
-    /// Nothing else is written: the next commit makes the dropped generation's number anew, in the homes that it had.
-    /// The older superblock is made durable before the newer one goes. A crash leaves one or the other in force.
-    pub(crate) fn drop_newest(mut self) -> Result<DroppedGeneration> {
+    /// Nothing else is written. The number stays, so that no block is ever written twice under one generation, which
+    /// the comparison with kept checkpoints relies on. The older superblock is made durable before the newer one is
+    /// touched: a crash leaves the one, the other, or a torn newer one, which `open` passes by.
+    pub(crate) fn drop_newest(mut self) -> Result<Fallback> {
         self.check_writable("drop a generation")?;
         let newest = self.committed.generation;
         let Some((older, crc)) = open::older_superblock(&self.meta, newest)? else {
@@ -37,16 +38,15 @@ impl BlockStore {
                 "a store with two whole superblocks",
             ));
         };
-        let step = older.step;
-        let generation = older.generation;
-        open::make_whole_and_durable(&self.meta, older, crc)?;
-        // Readers of the generation to go back to keep it; those of the dropped one are waited for by the next writer.
-        self.meta.write_at(&vec![0; to_usize(PAGE_BYTES)], Superblock::slot_offset(newest))?;
+        open::make_whole_and_durable(&self.meta, older.clone(), crc)?;
+        // Those who read the dropped generation: the next steps write where its blocks are, and wait for others.
+        let _readers_gone = pins::wait_for_readers(&self.volume, newest, self.pin_wait())?;
+        let (previous, step) = (older.generation, older.step);
+        let writer = super::create::writer_version();
+        let next = Superblock { generation: newest, parent_crc: crc, writer, ..older };
+        self.meta.write_at(&next.encode(), Superblock::slot_offset(newest))?;
         self.meta.sync(barriers::DROP_SUPERBLOCK)?;
-        let dropped =
-            DroppedGeneration { dropped: newest, dropped_step: self.committed.step, generation, step };
-        self.committed.generation = generation;
         self.note_progress(step);
-        Ok(dropped)
+        Ok(Fallback { previous, generation: newest, dropped_step: self.committed.step, step })
     }
 }

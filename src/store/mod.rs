@@ -4,20 +4,25 @@ pub(crate) mod barriers;
 mod commit;
 mod create;
 mod drop;
+mod keep;
 mod open;
 mod pins;
 mod segments;
 mod table;
+mod walk;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use commit::Committed;
 pub(crate) use create::{Creation, create, first_superblock};
+pub(crate) use keep::{BackCost, Checkpoint, CheckpointState, Work, checkpoints, open_checkpoint, prune};
 pub use open::Generation;
 pub(crate) use open::{Found, SlotState};
 pub(crate) use pins::PinWait;
 pub(crate) use segments::Home;
+pub(crate) use walk::{Visit, Walk, entries_of_leaf};
 
 use crate::error::{Error, Result};
 use crate::format::FormatError;
@@ -153,6 +158,19 @@ impl BlockStore {
         let generation = self.working_generation();
         self.written.insert((segment, home.0, caching));
         self.table.set_block(&self.meta, slot, BlockEntry { generation, crc, home: home.0 })
+    }
+
+    /// Makes a block's plane one that was never written, in the working generation: it has its initial values again.
+    ///
+    /// Only for a generation that is committed before anything else is written: until then home 0, where a plane goes
+    /// that was never written, may be what the committed generation names.
+    fn set_unborn(&mut self, slot: SlotIndex) -> Result<()> {
+        self.table.set_block(&self.meta, slot, BlockEntry::default())
+    }
+
+    /// The directory of files.
+    pub(crate) fn volume(&self) -> &Arc<dyn Volume> {
+        &self.volume
     }
 
     /// An open file of a segment's home.

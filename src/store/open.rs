@@ -11,7 +11,9 @@ use crate::format::directory::Directory;
 use crate::format::page::TableShape;
 use crate::format::progress::{PROGRESS_BYTES, Progress};
 use crate::format::record::Record;
-use crate::format::superblock::{KNOWN_RO_COMPAT, Superblock, claimed_generation, superblock_crc};
+use crate::format::superblock::{
+    KNOWN_RO_COMPAT, RO_COMPAT_KEPT, Superblock, claimed_generation, superblock_crc,
+};
 use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES, PROGRESS_FILE};
 use crate::storage::{Access, Caching, Lock, LockKind, Segment, Volume};
 use crate::units::to_usize;
@@ -84,6 +86,9 @@ impl BlockStore {
         let (slots, candidates) = read_slots(&meta)?;
         if candidates.is_empty() {
             return Err(no_superblock(&volume, &slots));
+        }
+        if candidates.iter().any(|(superblock, _)| superblock.ro_compat & RO_COMPAT_KEPT != 0) {
+            return Err(Error::Kept { path: volume.path().to_owned() });
         }
         let Some(lock) = lock_writer(&volume)? else {
             let holder = holder(&volume);
@@ -255,7 +260,7 @@ impl BlockStore {
     }
 }
 
-fn open_meta(volume: &Arc<dyn Volume>, access: Access) -> Result<Arc<dyn Segment>> {
+pub(super) fn open_meta(volume: &Arc<dyn Volume>, access: Access) -> Result<Arc<dyn Segment>> {
     match volume.open(META_FILE, access, Caching::Cached) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             let names = volume.list().unwrap_or_default();
@@ -273,10 +278,10 @@ fn open_meta(volume: &Arc<dyn Volume>, access: Access) -> Result<Arc<dyn Segment
     }
 }
 
-type Candidates = Vec<(Superblock, u32)>;
+pub(super) type Candidates = Vec<(Superblock, u32)>;
 
 /// Reads both slots; the valid superblocks come newest first.
-fn read_slots(meta: &Arc<dyn Segment>) -> Result<([SlotState; 2], Candidates)> {
+pub(super) fn read_slots(meta: &Arc<dyn Segment>) -> Result<([SlotState; 2], Candidates)> {
     let len_bytes = meta.len_bytes()?;
     if len_bytes < 2 * PAGE_BYTES {
         let expected = format!("at least {} bytes", 2 * PAGE_BYTES);
@@ -411,7 +416,7 @@ fn load(meta: &Arc<dyn Segment>, superblock: Superblock, crc: u32) -> Result<Cho
     Ok(Chosen { superblock, crc, directory, record })
 }
 
-fn no_superblock(volume: &Arc<dyn Volume>, slots: &[SlotState; 2]) -> Error {
+pub(super) fn no_superblock(volume: &Arc<dyn Volume>, slots: &[SlotState; 2]) -> Error {
     let path = volume.path_of(META_FILE);
     let got = format!("slot 0: {:?}, slot 1: {:?}", slots[0], slots[1]);
     Error::damaged(path, "both superblocks", (0, 2 * PAGE_BYTES), got, "one whole superblock")

@@ -31,6 +31,27 @@ pub(super) fn try_pin(volume: &Arc<dyn Volume>, generation: u64) -> Result<Optio
     volume.try_lock(pin_file(generation), LockKind::Shared)
 }
 
+/// Waits until nobody reads a generation, and keeps new readers of its parity out as long as the lock is held.
+pub(super) fn wait_for_readers(
+    volume: &Arc<dyn Volume>,
+    generation: u64,
+    wait: PinWait,
+) -> Result<Box<dyn Lock>> {
+    let start = Instant::now();
+    loop {
+        if let Some(lock) = volume.try_lock(pin_file(generation), LockKind::Exclusive)? {
+            return Ok(lock);
+        }
+        if let PinWait::Limit(limit) = wait
+            && start.elapsed() >= limit
+        {
+            let path = volume.path().to_owned();
+            return Err(Error::Pinned { path, generation, waited_s: start.elapsed().as_secs_f64() });
+        }
+        pause(volume);
+    }
+}
+
 /// Waits a moment before the next look at a lock.
 pub(super) fn pause(volume: &Arc<dyn Volume>) {
     volume.pause(RETRY);
@@ -39,27 +60,21 @@ pub(super) fn pause(volume: &Arc<dyn Volume>) {
 impl BlockStore {
     /// Makes sure that nobody reads the generation whose homes the working generation overwrites.
     pub(super) fn take_over_homes(&mut self) -> Result<()> {
-        let path = self.volume.path().to_owned();
         let working = self.committed.generation + 1;
         let Holder::Writer { reuse, wait, .. } = &mut self.access else {
             return Err(Error::ReadOnly { action: "write a block" });
         };
-        if reuse.is_some() {
-            return Ok(());
+        if reuse.is_none() {
+            *reuse = Some(wait_for_readers(&self.volume, working.saturating_sub(2), *wait)?);
         }
-        let start = Instant::now();
-        loop {
-            *reuse = self.volume.try_lock(pin_file(working), LockKind::Exclusive)?;
-            if reuse.is_some() {
-                return Ok(());
-            }
-            if let PinWait::Limit(limit) = *wait
-                && start.elapsed() >= limit
-            {
-                let waited_s = start.elapsed().as_secs_f64();
-                return Err(Error::Pinned { path, generation: working.saturating_sub(2), waited_s });
-            }
-            pause(&self.volume);
+        Ok(())
+    }
+
+    /// How long this writer waits for readers.
+    pub(super) fn pin_wait(&self) -> PinWait {
+        match &self.access {
+            Holder::Writer { wait, .. } => *wait,
+            Holder::Reader { .. } => PinWait::Unlimited,
         }
     }
 

@@ -220,6 +220,15 @@ impl Volume for CacheVolume {
     fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
+    fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
+        self.cache.subvolume(name)
+    }
+    fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>> {
+        self.cache.create_subvolume(name)
+    }
+    fn remove_subvolume(&self, name: &str) -> Result<()> {
+        self.cache.remove_subvolume(name)
+    }
     fn free_bytes(&self) -> Result<u64> {
         self.cache.free_bytes()
     }
@@ -264,6 +273,12 @@ impl Segment for CacheSegment {
         }
         let disk = self.volume.disk.open(&self.name, Access::Write, Caching::Cached)?;
         writes.iter().try_for_each(|(offset, bytes)| disk.write_at(bytes, *offset))
+    }
+    fn share_from(&self, source: &dyn Segment) -> Result<bool> {
+        self.cache.share_from(source)
+    }
+    fn punch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.cache.punch(offset, len_bytes)
     }
     fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
         self.cache.map(offset, len_bytes)

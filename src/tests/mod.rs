@@ -1,5 +1,6 @@
 //! The whole store on disks that tests can watch and break.
 
+mod checkpoints;
 mod faults;
 mod findings;
 mod flips;

@@ -53,11 +53,11 @@ fn a_damaged_generation_is_dropped_and_training_goes_on_from_the_one_before() {
     let beside = open(&volume, &options()).unwrap_err();
     assert!(matches!(beside, Error::Locked { .. }), "{beside}");
     let dropped = repair.drop_newest().unwrap();
-    assert_eq!((dropped.dropped_generation, dropped.dropped_step), (4, 3));
-    assert_eq!((dropped.generation, dropped.step), (3, 2));
+    assert_eq!((dropped.generation, dropped.dropped_step), (4, 3));
+    assert_eq!((dropped.previous_generation, dropped.step), (3, 2));
 
     let mut store = open(&volume, &options()).unwrap();
-    assert_eq!((store.generation(), store.step()), (3, 2));
+    assert_eq!((store.generation(), store.step()), (4, 2));
     assert!(!store.recovery().damaged && !store.recovery().fell_back, "{:?}", store.recovery());
     assert_eq!(store.recovery().lost_steps, 0);
     assert_eq!(bits(&store).unwrap(), after[1]);
@@ -107,7 +107,8 @@ fn a_drop_is_durable_when_it_returns() {
     let items = disk.unsynced();
     let image = disk.image(&items, &vec![0; items.len()]);
     let found = SimVolume::from_image("store", &image).unwrap();
-    assert_eq!(open(&found, &options()).unwrap().generation(), 2);
+    let store = open(&found, &options()).unwrap();
+    assert_eq!((store.generation(), store.step()), (3, 1));
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl Background {
         self.wait_until(others);
     }
 
+    /// Waits until nothing is under way, and leaves it to others to ask how it ended.
+    pub(crate) fn settle_all(&self) {
+        self.wait_until(|state| state.running.is_none() && state.queued.is_empty());
+    }
+
     /// Waits until nothing is under way, and tells of an update that failed.
     pub(crate) fn wait_idle(&self) -> Result<()> {
         self.wait_until(|state| state.running.is_none() && state.queued.is_empty());

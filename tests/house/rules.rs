@@ -5,16 +5,17 @@ use crate::code::{functions, is_name, line_of, matching, without_tests, without_
 /// The rooms of `src`, floor by floor, and what each may import. `docs/ARCHITECTURE.md` shows these very lines.
 pub(crate) const FLOORS: &str = "\
 9  lib            any room
-9  simulation     error units format kernel optim options pager param_store schema step storage store update
+9  simulation     error units checkpoint format kernel optim options pager param_store schema step storage store update
 9  fuzzing        any room
 9  repair         error format inspect layout storage store units
+8  checkpoint     error units format pager param_store storage store
 8  step           error units format kernel layout optim options pager param_store update
 8  inspect        error units format layout optim options pager param_store schema storage store
 7  param_store    error units format kernel layout optim options pager schema storage store update
 6  options        error kernel pager storage store
 6  update         error units format kernel layout optim pager storage
 5  pager          error units format initial layout storage store
-4  store          error units format storage
+4  store          error units format layout storage
 4  schema         error units format layout optim
 3  initial        units format
 3  layout         error units format

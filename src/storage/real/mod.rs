@@ -6,6 +6,7 @@
 mod allocate;
 mod lock;
 mod segment;
+mod share;
 #[cfg(all(test, not(miri)))]
 mod tests;
 pub(super) mod transfer;
@@ -168,6 +169,39 @@ impl Volume for RealVolume {
         self.sync_parent()
     }
 
+    fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
+        check::name(&self.path, name)?;
+        match self.open_below(name) {
+            Ok(directory) => Ok(Some(Arc::new(Self { path: self.path_of(name), directory }))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("open the directory", self.path_of(name), not_directory(errno))),
+        }
+    }
+
+    fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>> {
+        check::name(&self.path, name)?;
+        let path = self.path_of(name);
+        match rustix::fs::mkdirat(&self.directory, name, DIRECTORY_MODE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(Error::AlreadyExists { path }),
+            Err(errno) => return Err(Error::io("create the directory", path, errno.into())),
+        }
+        match self.open_below(name) {
+            Ok(directory) => Ok(Arc::new(Self { path, directory })),
+            Err(errno) => Err(Error::io("open the directory", path, not_directory(errno))),
+        }
+    }
+
+    fn remove_subvolume(&self, name: &str) -> Result<()> {
+        check::name(&self.path, name)?;
+        rustix::fs::unlinkat(&self.directory, name, AtFlags::REMOVEDIR)
+            .map_err(|errno| Error::io("remove the directory", self.path_of(name), errno.into()))
+    }
+
+    fn can_share(&self) -> bool {
+        share::can_share(&self.directory)
+    }
+
     fn free_bytes(&self) -> Result<u64> {
         allocate::free_bytes(&self.directory)
             .map_err(|errno| Error::io("measure the free space of", &self.path, errno.into()))
@@ -198,6 +232,11 @@ impl RealVolume {
         self.open_file(name, flags, Mode::empty()).map(|file| (file, false))
     }
 
+    fn open_below(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.directory, name, flags, Mode::empty())
+    }
+
     fn no_space(&self, path: PathBuf, needed: u64) -> Error {
         Error::NoSpace { path, needed, free: allocate::free_bytes(&self.directory).unwrap_or(0) }
     }
@@ -206,6 +245,15 @@ impl RealVolume {
 /// Says in words what the system's number hides: with `O_NOFOLLOW`, "too many links" means "one link".
 fn explained(errno: Errno) -> io::Error {
     if errno == Errno::LOOP { not_regular("a symbolic link") } else { errno.into() }
+}
+
+/// With `O_NOFOLLOW` and `O_DIRECTORY`, a link is "not a directory" or "too many links", by the kernel's version.
+fn not_directory(errno: Errno) -> io::Error {
+    if matches!(errno, Errno::LOOP | Errno::NOTDIR) {
+        let what = "it is a symbolic link or a file, expected a directory";
+        return io::Error::new(io::ErrorKind::NotADirectory, what);
+    }
+    errno.into()
 }
 
 fn not_regular(what: &str) -> io::Error {

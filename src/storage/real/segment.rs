@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{allocate, transfer};
+use super::{allocate, share, transfer};
 use crate::error::{Error, Result};
 use crate::storage::{Access, Barrier, Caching, Mapped, SECTOR_BYTES, Segment, check, mapped};
 
@@ -133,6 +133,26 @@ impl Segment for RealSegment {
             },
             _ => Error::io_at("write", &self.path, range, source),
         })
+    }
+
+    fn share_from(&self, source: &dyn Segment) -> Result<bool> {
+        if self.access == Access::Read {
+            return Err(Error::ReadOnly { action: "write" });
+        }
+        check::same_length(&self.path, self.len_bytes, source)?;
+        share::share(&self.file, &self.path, source)
+    }
+
+    fn punch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        if self.access == Access::Read {
+            return Err(Error::ReadOnly { action: "write" });
+        }
+        check::hole(&self.path, offset, len_bytes, self.len_bytes)?;
+        share::punch(&self.file, &self.path, offset, len_bytes)
+    }
+
+    fn os_file(&self) -> Option<&File> {
+        Some(&self.file)
     }
 
     fn sync(&self, _barrier: Barrier) -> Result<()> {

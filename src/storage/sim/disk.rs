@@ -3,15 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::event::{Event, FileId};
+use super::event::{DirectoryId, Event, FileId};
 use super::image::{Bytes, Image, PAGE_BYTES};
 
-/// The durable state of a directory, and everything done since that the medium may have or not.
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    File(FileId),
+    Directory(DirectoryId),
+}
+
+/// Names, each in its directory. A directory that has lost its own name keeps them, and nobody comes to it.
+pub(super) type Names = BTreeMap<(DirectoryId, String), Entry>;
+
+/// The durable state of a directory and those below it, and everything done since that the medium may have or not.
 #[derive(Clone)]
 pub(crate) struct Disk {
     pub(super) files: Vec<File>,
     /// Durable names.
-    pub(super) names: BTreeMap<String, FileId>,
+    pub(super) names: Names,
     /// Changes of names since they were last made durable, oldest first.
     pub(super) changes: Vec<Change>,
     /// Whether the directory itself is sure to be found.
@@ -50,9 +60,9 @@ pub(super) struct Write {
 
 #[derive(Clone)]
 pub(super) enum Change {
-    Link { name: String, file: FileId },
-    Unlink { name: String },
-    Rename { from: String, to: String, file: FileId },
+    Link { directory: DirectoryId, name: String, entry: Entry },
+    Unlink { directory: DirectoryId, name: String },
+    Rename { directory: DirectoryId, from: String, to: String, file: FileId },
 }
 
 impl Write {
@@ -88,14 +98,28 @@ impl Page {
 }
 
 impl Change {
-    pub(super) fn apply(&self, names: &mut BTreeMap<String, FileId>) {
+    pub(super) fn apply(&self, names: &mut Names) {
         match self {
-            Self::Link { name, file } => drop(names.insert(name.clone(), *file)),
-            Self::Unlink { name } => drop(names.remove(name)),
-            Self::Rename { from, to, file } => {
-                names.remove(from);
-                names.insert(to.clone(), *file);
+            Self::Link { directory, name, entry } => {
+                names.insert((*directory, name.clone()), *entry);
             }
+            Self::Unlink { directory, name } => {
+                names.remove(&(*directory, name.clone()));
+            }
+            Self::Rename { directory, from, to, file } => {
+                names.remove(&(*directory, from.clone()));
+                names.insert((*directory, to.clone()), Entry::File(*file));
+            }
+        }
+    }
+
+    /// Whether it becomes durable with a directory, whose own name is this.
+    fn is_of(&self, synced: DirectoryId, own_name: &str) -> bool {
+        match self {
+            Self::Link { directory, name, .. } | Self::Unlink { directory, name } => {
+                *directory == synced || name == own_name
+            }
+            Self::Rename { directory, .. } => *directory == synced,
         }
     }
 
@@ -103,7 +127,7 @@ impl Change {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Link { name, .. } => format!("+{name}"),
-            Self::Unlink { name } => format!("-{name}"),
+            Self::Unlink { name, .. } => format!("-{name}"),
             Self::Rename { from, to, .. } => format!("{from}>{to}"),
         }
     }
@@ -118,8 +142,16 @@ impl Disk {
             changes: Vec::new(),
             is_linked: image.is_some(),
         };
+        let mut above = BTreeMap::from([("", DirectoryId::TOP)]);
+        for (number, path) in (1..).zip(image.iter().flat_map(|image| &image.directories)) {
+            let made = DirectoryId(number);
+            let directory = above.get(parent(path)).copied().unwrap_or(DirectoryId::TOP);
+            above.insert(path, made);
+            disk.names.insert((directory, path.clone()), Entry::Directory(made));
+        }
         for (number, (name, content)) in (0..).zip(image.iter().flat_map(|image| &image.files)) {
-            disk.names.insert(name.clone(), FileId(number));
+            let directory = above.get(parent(name)).copied().unwrap_or(DirectoryId::TOP);
+            disk.names.insert((directory, name.clone()), Entry::File(FileId(number)));
             let durable = |bytes: &Arc<Bytes>| Page { durable: Some(Arc::clone(bytes)), ..Page::default() };
             disk.files.push(File {
                 name: name.clone(),
@@ -134,7 +166,7 @@ impl Disk {
     /// Takes in what happened next.
     pub(crate) fn apply(&mut self, event: &Event) {
         match event {
-            Event::Create { file, name, len_bytes } => {
+            Event::Create { file, directory, name, len_bytes } => {
                 let at = file.0 as usize;
                 if self.files.len() <= at {
                     self.files.resize(at + 1, File::default());
@@ -142,17 +174,25 @@ impl Disk {
                 if let Some(slot) = self.files.get_mut(at) {
                     *slot = File { name: name.clone(), len: *len_bytes, ..File::default() };
                 }
-                self.changes.push(Change::Link { name: name.clone(), file: *file });
+                let entry = Entry::File(*file);
+                self.changes.push(Change::Link { directory: *directory, name: name.clone(), entry });
             }
-            Event::Remove { name } => self.changes.push(Change::Unlink { name: name.clone() }),
-            Event::Rename { file, from, to } => {
-                self.changes.push(Change::Rename { from: from.clone(), to: to.clone(), file: *file });
+            Event::MakeDirectory { made, directory, name } => {
+                let entry = Entry::Directory(*made);
+                self.changes.push(Change::Link { directory: *directory, name: name.clone(), entry });
             }
-            Event::SyncDir { .. } => {
-                self.is_linked = true;
-                for change in self.changes.drain(..) {
-                    change.apply(&mut self.names);
-                }
+            Event::Remove { directory, name } => {
+                self.changes.push(Change::Unlink { directory: *directory, name: name.clone() });
+            }
+            Event::Rename { file, directory, from, to } => {
+                let (from, to) = (from.clone(), to.clone());
+                self.changes.push(Change::Rename { directory: *directory, from, to, file: *file });
+            }
+            Event::SyncDir { directory, name, .. } => {
+                self.is_linked |= *directory == DirectoryId::TOP;
+                let is_of = |change: &Change| change.is_of(*directory, name);
+                self.changes.iter().filter(|change| is_of(change)).for_each(|c| c.apply(&mut self.names));
+                self.changes.retain(|change| !is_of(change));
             }
             Event::Extend { file, .. }
             | Event::Write { file, .. }
@@ -169,6 +209,11 @@ impl Disk {
     pub(crate) fn name_of(&self, file: FileId) -> String {
         self.files.get(file.0 as usize).map_or_else(|| "?".to_owned(), |file| file.name.clone())
     }
+}
+
+/// The path of the directory that holds a name: nothing for the topmost.
+pub(super) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 impl File {

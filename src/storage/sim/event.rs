@@ -8,11 +8,19 @@ use crate::storage::Barrier;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileId(pub(crate) u32);
 
-/// One thing that was done to a directory or a file in it.
+/// A directory, whatever its name: the topmost is number 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DirectoryId(pub(crate) u32);
+
+impl DirectoryId {
+    pub(crate) const TOP: Self = Self(0);
+}
+
+/// One thing that was done to a directory or a file in it. Names are paths from the topmost directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A file of zeros got a name and a length.
-    Create { file: FileId, name: String, len_bytes: u64 },
+    Create { file: FileId, directory: DirectoryId, name: String, len_bytes: u64 },
     /// A file became at least this long.
     Extend { file: FileId, len_bytes: u64 },
     /// Bytes were written.
@@ -22,11 +30,13 @@ pub(crate) enum Event {
     /// A sync failed, and the pages count as clean all the same.
     LoseSync { file: FileId },
     /// A name went away.
-    Remove { name: String },
+    Remove { directory: DirectoryId, name: String },
     /// A name became another; atomic.
-    Rename { file: FileId, from: String, to: String },
-    /// All names became durable, that of the directory itself among them.
-    SyncDir { barrier: Barrier },
+    Rename { file: FileId, directory: DirectoryId, from: String, to: String },
+    /// An empty directory got a name in another.
+    MakeDirectory { made: DirectoryId, directory: DirectoryId, name: String },
+    /// The names in a directory became durable, and its own in the one above.
+    SyncDir { directory: DirectoryId, name: String, barrier: Barrier },
 }
 
 impl Event {
@@ -34,7 +44,7 @@ impl Event {
     #[cfg(test)]
     pub(crate) fn barrier(&self) -> Option<Barrier> {
         match self {
-            Self::Sync { barrier, .. } | Self::SyncDir { barrier } => Some(*barrier),
+            Self::Sync { barrier, .. } | Self::SyncDir { barrier, .. } => Some(*barrier),
             _ => None,
         }
     }
@@ -49,9 +59,10 @@ impl Event {
             }
             Self::Sync { file, barrier } => format!("sync {} [{}]", name_of(*file), barrier.0),
             Self::LoseSync { file } => format!("failing sync of {}", name_of(*file)),
-            Self::Remove { name } => format!("remove {name}"),
+            Self::Remove { name, .. } => format!("remove {name}"),
+            Self::MakeDirectory { name, .. } => format!("make the directory {name}"),
             Self::Rename { from, to, .. } => format!("rename {from} to {to}"),
-            Self::SyncDir { barrier } => format!("sync the directory [{}]", barrier.0),
+            Self::SyncDir { name, barrier, .. } => format!("sync the directory {name}[{}]", barrier.0),
         }
     }
 }

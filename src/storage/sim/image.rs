@@ -1,8 +1,9 @@
 //! A disk as it is found when the power comes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::disk::parent;
 use crate::error::Result;
 use crate::storage::{Access, Allocation, Caching, Volume};
 
@@ -12,10 +13,11 @@ pub(super) const PAGE_BYTES: usize = 4096;
 /// The bytes of a page.
 pub(super) type Bytes = [u8; PAGE_BYTES];
 
-/// The files of a directory and what is in them; pages are shared between images, and those of zeros left out.
+/// The files of a directory and those below it, by path, and what is in them; pages are shared between images, and those of zeros left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(super) files: BTreeMap<String, Content>,
+    pub(super) directories: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,8 +32,16 @@ impl Image {
     }
 
     /// Makes the files in an empty directory.
-    pub(super) fn write_to(&self, volume: &dyn Volume) -> Result<()> {
-        for (name, content) in &self.files {
+    pub(super) fn write_to(&self, top: &Arc<dyn Volume>) -> Result<()> {
+        let mut directories = BTreeMap::from([("", Arc::clone(top))]);
+        for path in &self.directories {
+            let above = directories.get(parent(path)).unwrap_or(top);
+            let made = above.create_subvolume(last(path))?;
+            directories.insert(path, made);
+        }
+        for (path, content) in &self.files {
+            let volume = directories.get(parent(path)).unwrap_or(top);
+            let name = last(path);
             volume.create(name, content.len_bytes, Allocation::Sparse)?;
             let file = volume.open(name, Access::Write, Caching::Cached)?;
             for (&number, page) in &content.pages {
@@ -43,4 +53,9 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// The last part of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }

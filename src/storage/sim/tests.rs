@@ -173,3 +173,57 @@ fn a_lock_that_makes_its_file_is_remembered_with_its_length() {
     let image = disk.image(&items, &[1; 3]);
     assert_eq!(bytes(&image, "lock").unwrap().len(), 64);
 }
+
+#[test]
+fn names_below_are_uncertain_until_their_own_directory_is_synced() {
+    let volume = SimVolume::new("volume");
+    let below = volume.create_subvolume("below").unwrap();
+    below.create("a", 10, Allocation::Full).unwrap();
+    below.open("a", Access::Write, Caching::Cached).unwrap().sync(TEST).unwrap();
+    volume.sync_dir(TEST).unwrap();
+    let before = disk(&volume);
+    let items = before.unsynced();
+    assert_eq!(items.iter().map(|item| item.key.to_string()).collect::<Vec<_>>(), ["name +below/a"]);
+    for (picks, names) in [([0], &[][..]), ([1], &["below/a"])] {
+        let image = before.image(&items, &picks);
+        assert_eq!(image.names().collect::<Vec<_>>(), names);
+        let found = SimVolume::from_image("image", &image).unwrap();
+        assert_eq!(found.subvolume("below").unwrap().unwrap().list().unwrap().len(), names.len());
+    }
+    below.sync_dir(TEST).unwrap();
+    assert!(disk(&volume).unsynced().is_empty());
+}
+
+#[test]
+fn a_directory_synced_from_within_has_its_name_and_not_those_beside_it() {
+    let volume = SimVolume::new("volume");
+    volume.sync_dir(TEST).unwrap();
+    volume.create("beside", 0, Allocation::Full).unwrap();
+    let below = volume.create_subvolume("below").unwrap();
+    below.create("a", 0, Allocation::Full).unwrap();
+    assert_eq!(disk(&volume).image(&disk(&volume).unsynced(), &[0, 0, 1]).names().count(), 0, "no way to it");
+    below.sync_dir(TEST).unwrap();
+    let after = disk(&volume);
+    let items = after.unsynced();
+    assert_eq!(items.iter().map(|item| item.key.to_string()).collect::<Vec<_>>(), ["name +beside"]);
+    assert_eq!(after.image(&items, &[0]).names().collect::<Vec<_>>(), ["below/a"]);
+}
+
+#[test]
+fn a_directory_made_anew_has_nothing_of_the_one_before() {
+    let volume = SimVolume::new("volume");
+    let old = volume.create_subvolume("below").unwrap();
+    old.create("old", 0, Allocation::Full).unwrap();
+    old.sync_dir(TEST).unwrap();
+    volume.sync_dir(TEST).unwrap();
+    old.remove("old").unwrap();
+    volume.remove_subvolume("below").unwrap();
+    let new = volume.create_subvolume("below").unwrap();
+    new.create("new", 0, Allocation::Full).unwrap();
+    new.sync_dir(TEST).unwrap();
+    let disk = disk(&volume);
+    for picks in [[0], [1]] {
+        let image = disk.image(&disk.unsynced(), &picks);
+        assert_eq!(image.names().collect::<Vec<_>>(), ["below/new"], "{picks:?}");
+    }
+}

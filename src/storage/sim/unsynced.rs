@@ -5,11 +5,11 @@
 //! ones, those after any later write (so that writes become durable in any order), or a mixture of all of these, byte
 //! by byte or cut at a byte. Where a page was written in part, its other bytes may turn into anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::disk::{Disk, Page};
-use super::event::FileId;
+use super::disk::{Disk, Entry, Names, Page};
+use super::event::{DirectoryId, FileId};
 use super::image::{Bytes, Content, Image, PAGE_BYTES};
 
 const SECTOR_BYTES: usize = 512;
@@ -152,13 +152,33 @@ impl Disk {
             found.retain(|&at, _| at * (PAGE_BYTES as u64) < len_bytes);
             Some(Content { len_bytes, pages: found })
         };
-        let files = names.into_iter().filter_map(|(name, file)| Some((name, content(file)?))).collect();
-        Image { files }
+        let (files, directories) = reachable(&names);
+        let files = files.into_iter().filter_map(|(name, file)| Some((name, content(file)?))).collect();
+        Image { files, directories }
     }
 
     fn page(&self, file: FileId, page: u64) -> Option<&Page> {
         self.files.get(file.0 as usize)?.pages.get(&page)
     }
+}
+
+/// The files and directories that are found from the topmost directory on, by path.
+fn reachable(names: &Names) -> (BTreeMap<String, FileId>, BTreeSet<String>) {
+    let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
+    let mut left = vec![DirectoryId::TOP];
+    while let Some(directory) = left.pop() {
+        let within = names.range((directory, String::new())..(DirectoryId(directory.0 + 1), String::new()));
+        for ((_, path), entry) in within {
+            match entry {
+                Entry::File(file) => drop(files.insert(path.clone(), *file)),
+                Entry::Directory(below) => {
+                    directories.insert(path.clone());
+                    left.push(*below);
+                }
+            }
+        }
+    }
+    (files, directories)
 }
 
 fn range(sector: usize) -> std::ops::Range<usize> {

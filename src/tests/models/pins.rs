@@ -64,6 +64,15 @@ impl Volume for Yielding {
     fn sync_dir(&self, barrier: Barrier) -> Result<()> {
         self.0.sync_dir(barrier)
     }
+    fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
+        self.0.subvolume(name)
+    }
+    fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>> {
+        self.0.create_subvolume(name)
+    }
+    fn remove_subvolume(&self, name: &str) -> Result<()> {
+        self.0.remove_subvolume(name)
+    }
     fn free_bytes(&self) -> Result<u64> {
         self.0.free_bytes()
     }
@@ -100,6 +109,12 @@ impl Segment for YieldingSegment {
     }
     fn sync(&self, barrier: Barrier) -> Result<()> {
         self.0.sync(barrier)
+    }
+    fn share_from(&self, source: &dyn Segment) -> Result<bool> {
+        self.0.share_from(source)
+    }
+    fn punch(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        self.0.punch(offset, len_bytes)
     }
     fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
         self.0.map(offset, len_bytes)

@@ -181,7 +181,7 @@ fn take(
         }
         Way::Previous { .. } => {
             let dropped = repair.drop_newest()?;
-            let told = format!("generation {} dropped", dropped.dropped_generation);
+            let told = format!("step {} dropped", dropped.dropped_step);
             (told, dropped.generation, dropped.step)
         }
     };

@@ -85,7 +85,7 @@ fn newest_generation_is_dropped_and_training_repeats_its_step() {
     let place = Place::new();
     let (store, copy) = damaged(&place);
     let text = run(&["repair", &store, "--previous", "--yes"]).expect(0).stdout;
-    assert!(text.contains("generation 3 dropped; generation 2, step 1 is in force; lost: 1 step"), "{text}");
+    assert!(text.contains("step 2 dropped; generation 3, step 1 is in force; lost: 1 step"), "{text}");
     run(&["verify", &store]).expect(0);
     train(Path::new(&store), 1);
     assert_eq!(digest(&store), digest(&copy));

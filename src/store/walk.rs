@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use super::decode_error;
 use crate::error::Error;
 use crate::format::page::{CHILDREN_PER_PAGE, Child, ENTRIES_PER_LEAF, Page, PageIndex, TableShape};
 use crate::format::superblock::Superblock;
 use crate::format::{PAGE_BYTES, Uuid};
 use crate::storage::Segment;
-use crate::store::decode_error;
 use crate::units::{SlotIndex, to_usize};
 
 /// A page on the way from the root to the leaf at hand.
@@ -22,16 +22,16 @@ struct Open {
 }
 
 /// What the walk comes to.
-pub(super) enum Visit {
-    /// An inner page that is whole.
-    Inner(PageIndex),
-    /// A leaf that is whole, and its first entry.
-    Leaf { index: PageIndex, first: SlotIndex, page: Page },
+pub(crate) enum Visit {
+    /// An inner page that is whole, and its place in the metadata file.
+    Inner { index: PageIndex, offset: u64, page: Page },
+    /// A leaf that is whole, its first entry, and its place in the metadata file.
+    Leaf { index: PageIndex, first: SlotIndex, offset: u64, page: Page },
     /// A page that is not whole: none of the entries below it, from `first` to before `end`, can be believed.
     Damaged { error: Error, first: SlotIndex, end: SlotIndex },
 }
 
-pub(super) struct Walk {
+pub(crate) struct Walk {
     meta: Arc<dyn Segment>,
     shape: TableShape,
     offset: u64,
@@ -45,7 +45,7 @@ pub(super) struct Walk {
 
 impl Walk {
     /// Walks over the entries from `from` on; `None` for a table without entries.
-    pub(super) fn new(meta: Arc<dyn Segment>, superblock: &Superblock, from: SlotIndex) -> Option<Self> {
+    pub(crate) fn new(meta: Arc<dyn Segment>, superblock: &Superblock, from: SlotIndex) -> Option<Self> {
         Some(Self {
             shape: TableShape::new(superblock.table_slots)?,
             meta,
@@ -78,12 +78,12 @@ impl Walk {
         });
         Some(match page {
             Err(error) => Visit::Damaged { error, first: SlotIndex(first), end: SlotIndex(end) },
-            Ok(page) if level == 0 => Visit::Leaf { index, first: SlotIndex(first), page },
+            Ok(page) if level == 0 => Visit::Leaf { index, first: SlotIndex(first), offset, page },
             Ok(page) => {
                 let below = Self::span(level - 1);
                 let place = self.from.0.saturating_sub(first) / below;
-                self.open.push(Open { page, index, level, offset, place });
-                Visit::Inner(index)
+                self.open.push(Open { page: page.clone(), index, level, offset, place });
+                Visit::Inner { index, offset, page }
             }
         })
     }
@@ -131,7 +131,7 @@ impl Iterator for Walk {
 }
 
 /// The entries of a leaf that are in use, with their places.
-pub(super) fn entries_of_leaf(first: SlotIndex, slots: u64) -> impl Iterator<Item = (SlotIndex, usize)> {
+pub(crate) fn entries_of_leaf(first: SlotIndex, slots: u64) -> impl Iterator<Item = (SlotIndex, usize)> {
     let end = slots.min(first.0.saturating_add(ENTRIES_PER_LEAF));
     (first.0..end).map(SlotIndex).zip(0..)
 }
