@@ -165,12 +165,13 @@ fn blocks_born_after_a_checkpoint_are_unborn_again() {
     let seen = verify_in(&(Arc::new(volume.clone()) as Arc<dyn Volume>), &VerifyOptions::new(), &mut |_| {});
     let seen = seen.unwrap();
     assert!(seen.is_sound() && seen.blocks == 0, "{seen:?}");
+    store.write("bias", &[2.0; 37]).unwrap();
     for _ in 0..2 {
         step_and_commit(&mut store);
     }
-    assert_eq!(bits(&store).unwrap(), at_two);
+    assert!(bits(&store).unwrap() == at_two);
     drop(store);
-    assert_eq!(bits(&open(&volume, &options()).unwrap()).unwrap(), at_two);
+    assert!(bits(&open(&volume, &options()).unwrap()).unwrap() == at_two);
 }
 
 #[test]
