@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod exhaustive;
 mod explore;
+mod kept;
 mod model;
 mod operation;
 mod profile;

@@ -23,6 +23,12 @@ pub(super) enum Operation {
     Read,
     /// A reader that stays until the next commit is done, and still sees its generation then.
     Hold,
+    /// The last commit is kept under one of a few names.
+    Keep { name: u8 },
+    /// Back to a checkpoint, if there is one of this name.
+    RollbackTo { name: u8 },
+    /// A checkpoint, or what is left of one, is removed.
+    Prune { name: u8 },
     /// The program closes the store and opens it again.
     Reopen,
     /// Something fails after so many operations on files.
@@ -42,7 +48,7 @@ pub(super) enum Fault {
 
 impl Operation {
     fn random(rng: &mut Rng) -> Self {
-        match rng.below(32) {
+        match rng.below(40) {
             0..13 => Self::Step {
                 tensors: rng.byte() | 1 << rng.below(3),
                 staged: rng.byte() & rng.byte(),
@@ -59,6 +65,10 @@ impl Operation {
             28 => Self::Reopen,
             29 => Self::Fault { fault: Fault::Once, after: rng.byte() },
             30 => Self::Fault { fault: Fault::LostSync, after: rng.byte() & 7 },
+            32..36 => Self::Keep { name: rng.byte() & 1 },
+            36 => Self::RollbackTo { name: rng.byte() & 1 },
+            37..39 => Self::Prune { name: rng.byte() & 1 },
+            39 => Self::Fault { fault: Fault::Kill, after: rng.byte() },
             _ => Self::Fault { fault: Fault::Kill, after: rng.byte() & 127 },
         }
     }
@@ -67,6 +77,14 @@ impl Operation {
     pub(super) fn script(rng: &mut Rng, len: usize) -> Vec<Self> {
         (0..len).map(|_| Self::random(rng)).collect()
     }
+}
+
+/// Names of checkpoints.
+pub(super) const NAMES: [&str; 2] = ["a", "b"];
+
+/// The name with this number.
+pub(super) fn name_of(number: u8) -> &'static str {
+    NAMES[usize::from(number & 1)]
 }
 
 /// The bytes that a commit saves for the caller: none, some, more than a sector, more than a page.

@@ -21,6 +21,8 @@ pub(super) struct Profile {
     pub(super) schema: Schema,
     pub(super) options: Options,
     pub(super) initial: Model,
+    /// Whether files can share bytes.
+    pub(super) can_share: bool,
     /// Tensors that operations touch.
     pub(super) active: Vec<usize>,
 }
@@ -50,7 +52,9 @@ impl Profile {
         let initial = Model::of(&store)?;
         let is_active = |tensor: &Arc<Plain>| !tensor.name.starts_with('t') || tensor.name.ends_with('9');
         let active = (0..initial.tensors.len()).filter(|&at| is_active(&initial.tensors[at])).collect();
-        Ok(Self { name, schema, options, initial, active })
+        // One of those that are allocated, and one of those that are not.
+        let can_share = matches!(name, "tight" | "mapped");
+        Ok(Self { name, schema, options, initial, can_share, active })
     }
 }
 

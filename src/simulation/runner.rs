@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::kept::{Kept, State};
 use super::model::{Model, Snapshot, first_difference, gradient};
-use super::operation::{Fault, Operation, user_record};
+use super::operation::{Fault, NAMES, Operation, name_of, user_record};
 use super::profile::{PATH, Profile};
 use crate::error::{Error, Result};
 use crate::param_store::ParamStore;
@@ -22,6 +23,8 @@ pub(crate) struct Violation(pub(crate) String);
 pub(super) struct Promise {
     pub(super) committed: Option<Arc<Snapshot>>,
     pub(super) in_flight: Option<Arc<Snapshot>>,
+    /// What may be found of each checkpoint.
+    pub(super) kept: [Kept; NAMES.len()],
 }
 
 /// What was promised from an event on.
@@ -31,7 +34,7 @@ pub(super) struct Mark {
 }
 
 /// How an operation ended that did not end well.
-enum Trouble {
+pub(super) enum Trouble {
     /// The store said so. That is right if something was made to fail.
     Store(Error),
     Violation(Violation),
@@ -43,7 +46,7 @@ impl From<Error> for Trouble {
     }
 }
 
-fn violation(text: impl Into<String>) -> Trouble {
+pub(super) fn violation(text: impl Into<String>) -> Trouble {
     Trouble::Violation(Violation(text.into()))
 }
 
@@ -72,6 +75,8 @@ pub(super) struct Runner<'p> {
     /// Whether there was a first opening, and the generation that it found, if a store was there.
     is_begun: bool,
     found: Option<u64>,
+    /// Whether what is there of checkpoints is what a loss of power left, and nobody has looked yet.
+    is_found: bool,
 }
 
 impl<'p> Runner<'p> {
@@ -83,6 +88,7 @@ impl<'p> Runner<'p> {
         left_out: Option<Barrier>,
     ) -> Result<Self> {
         let sim = match image {
+            _ if profile.can_share => SimVolume::sharing(PATH, image)?,
             Some(image) => SimVolume::from_image(PATH, image)?,
             None => SimVolume::new(PATH),
         };
@@ -104,6 +110,7 @@ impl<'p> Runner<'p> {
             noted: None,
             is_begun: false,
             found: None,
+            is_found: true,
         })
     }
 
@@ -252,8 +259,12 @@ impl<'p> Runner<'p> {
             return Err(violation(format!("{lost} steps are said to be lost, and it was {noted}")));
         }
         compare(&store, &found, &compared)?;
+        if self.is_found {
+            self.compare_kept(&store)?;
+            self.is_found = false;
+        }
         self.model = found.model.clone();
-        self.promise = Promise { committed: Some(found), in_flight: None };
+        (self.promise.committed, self.promise.in_flight) = (Some(found), None);
         self.is_noted = self.armed.is_none();
         self.store = Some(store);
         self.mark();
@@ -264,12 +275,14 @@ impl<'p> Runner<'p> {
         self.begin(None);
         let model = self.profile.initial.clone();
         let first = Arc::new(Snapshot { generation: 1, model, user: Vec::new() });
-        self.promise = Promise { committed: None, in_flight: Some(Arc::clone(&first)) };
+        self.is_found = false;
+        self.promise =
+            Promise { committed: None, in_flight: Some(Arc::clone(&first)), kept: Default::default() };
         self.mark();
         let store = ParamStore::create_in(self.volume(), &self.profile.schema, &self.profile.options)?;
         compare(&store, &first, &self.all())?;
         self.model = first.model.clone();
-        self.promise = Promise { committed: Some(first), in_flight: None };
+        (self.promise.committed, self.promise.in_flight) = (Some(first), None);
         self.is_noted = self.armed.is_none();
         self.store = Some(store);
         self.mark();
@@ -332,6 +345,9 @@ impl<'p> Runner<'p> {
                     return Err(violation(format!("view of {:?}, element {at}", self.model.name(tensor))));
                 }
             }
+            Operation::Keep { name } => self.keep(store, name)?,
+            Operation::RollbackTo { name } => self.roll_back_to(store, name)?,
+            Operation::Prune { name } => self.prune(store, name)?,
             Operation::Read => drop(self.read()?),
             Operation::Hold => self.reader = self.read()?,
             Operation::Reopen => {
@@ -385,10 +401,79 @@ impl<'p> Runner<'p> {
                 report.generation
             )));
         }
-        self.promise = Promise { committed: Some(next), in_flight: None };
+        self.committed(next)
+    }
+
+    /// A commit has ended well.
+    fn committed(&mut self, next: Arc<Snapshot>) -> Result<(), Trouble> {
+        (self.promise.committed, self.promise.in_flight) = (Some(next), None);
         self.mark();
         if let Some((reader, snapshot)) = self.reader.take() {
             compare(&reader, &snapshot, &self.profile.active)?;
+        }
+        Ok(())
+    }
+
+    /// What may be found of a checkpoint.
+    fn kept(&mut self, number: u8) -> &mut Kept {
+        &mut self.promise.kept[usize::from(number & 1)]
+    }
+
+    fn keep(&mut self, store: &mut ParamStore, number: u8) -> Result<(), Trouble> {
+        let Some(committed) = self.promise.committed.clone() else { return Ok(()) };
+        // What is there for certain is refused, and stays there for certain.
+        if !self.kept(number).is_kept() {
+            self.kept(number).may_be([State::Left, State::Kept(committed.clone())]);
+            self.mark();
+        }
+        let now = match store.keep(name_of(number)) {
+            Ok(_) => State::Kept(committed),
+            // Then it is there, and stays.
+            Err(Error::AlreadyExists { .. }) => self.seen(store, number)?,
+            Err(error) => return Err(error.into()),
+        };
+        self.kept(number).is(now);
+        self.mark();
+        Ok(())
+    }
+
+    fn prune(&mut self, store: &mut ParamStore, number: u8) -> Result<(), Trouble> {
+        self.kept(number).may_be([State::Left, State::Gone]);
+        self.mark();
+        match store.prune(name_of(number)) {
+            Ok(_) => self.kept(number).is(State::Gone),
+            // What is not there was never promised to stay away.
+            Err(Error::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.mark();
+        Ok(())
+    }
+
+    fn roll_back_to(&mut self, store: &mut ParamStore, number: u8) -> Result<(), Trouble> {
+        let State::Kept(kept) = self.seen(store, number)? else { return Ok(()) };
+        let generation = self.promise.committed.as_ref().map_or(0, |snapshot| snapshot.generation) + 1;
+        let next = Snapshot { generation, model: kept.model.clone(), user: kept.user.clone() };
+        let next = Arc::new(next);
+        self.promise.in_flight = Some(Arc::clone(&next));
+        self.mark();
+        store.roll_back_to(name_of(number))?;
+        self.model = next.model.clone();
+        compare(store, &next, &self.profile.active)?;
+        self.committed(next)
+    }
+
+    /// What a program sees of a checkpoint; it has to be one of the things that may be.
+    fn seen(&self, store: &ParamStore, number: u8) -> Result<State, Trouble> {
+        let kept = &self.promise.kept[usize::from(number & 1)];
+        kept.seen(&self.volume(), &store.checkpoints()?, name_of(number), &self.profile.options)
+    }
+
+    /// What is found of the checkpoints after a loss of power is durable, whatever it is.
+    fn compare_kept(&mut self, store: &ParamStore) -> Result<(), Trouble> {
+        for number in [0, 1] {
+            let state = self.seen(store, number)?;
+            self.kept(number).is(state);
         }
         Ok(())
     }
@@ -413,7 +498,7 @@ fn accumulate(step: &mut Step<'_>, name: &str, halves: [&[f32]; 2]) -> Result<()
     halves.iter().try_for_each(|half| step.accumulate(name, half, 0.5))
 }
 
-fn compare(store: &ParamStore, snapshot: &Snapshot, tensors: &[usize]) -> Result<(), Trouble> {
+pub(super) fn compare(store: &ParamStore, snapshot: &Snapshot, tensors: &[usize]) -> Result<(), Trouble> {
     if store.generation() != snapshot.generation {
         let (got, expected) = (store.generation(), snapshot.generation);
         return Err(violation(format!("generation {got}, expected {expected}")));

@@ -79,6 +79,19 @@ fn every_loss_of_power_after_a_killed_program_leaves_a_promised_generation() {
 }
 
 #[test]
+fn every_loss_of_power_around_a_checkpoint_leaves_a_whole_one_or_none() {
+    let commit = Operation::Commit { user: 1 };
+    let [keep, back, prune] =
+        [Operation::Keep { name: 0 }, Operation::RollbackTo { name: 0 }, Operation::Prune { name: 0 }];
+    // What comes after finds the name free, or taken by a whole one; and goes back to that.
+    let then = [keep, Operation::Step { tensors: 0b1, staged: 0, salt: 2 }, back];
+    for script in [[STEP, commit, keep, STEP, commit, back], [STEP, commit, keep, prune, keep, prune]] {
+        let summary = explore_every_point([0, 1], &script, &then);
+        assert!(summary.schedules > 1000, "{summary:?}");
+    }
+}
+
+#[test]
 fn a_random_campaign_finds_every_promise_kept() {
     let start = Instant::now();
     let summary = keeps_its_promises(Campaign::new(8_000, 1));
@@ -110,6 +123,7 @@ fn every_sync_of_a_life_has_a_name_in_the_list_and_every_name_is_used() {
     let profile = Profile::new(0).unwrap();
     let mut script = vec![Operation::Fault { fault: Fault::Kill, after: 13 }];
     script.extend(COMMITS);
+    script.extend([Operation::Keep { name: 0 }, Operation::Prune { name: 0 }]);
     let run = Explorer::new(&profile, None).record(&script).map_err(|broken| broken.violation).unwrap();
     let mut used: Vec<_> =
         run.events().iter().filter_map(crate::storage::sim::Event::barrier).map(|b| b.0).collect();

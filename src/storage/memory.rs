@@ -454,7 +454,7 @@ impl Segment for MemorySegment {
 /// writes.
 pub(super) fn share_pages(target: &dyn Segment, source: &dyn Segment, len_bytes: u64) -> Result<()> {
     let mut offset = 0;
-    // Aligned, for files that are open for direct transfers.
+    // Aligned, for files that were opened for direct transfers.
     let mut page = Buffer::new(PAGE_BYTES)?;
     while offset < len_bytes {
         let count = usize::try_from(len_bytes - offset).map_or(PAGE_BYTES, |left| left.min(PAGE_BYTES));

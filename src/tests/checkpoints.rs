@@ -169,9 +169,9 @@ fn blocks_born_after_a_checkpoint_are_unborn_again() {
     for _ in 0..2 {
         step_and_commit(&mut store);
     }
-    assert!(bits(&store).unwrap() == at_two, "other bits");
+    assert!(bits(&store).unwrap() == at_two);
     drop(store);
-    assert!(bits(&open(&volume, &options()).unwrap()).unwrap() == at_two, "other bits");
+    assert!(bits(&open(&volume, &options()).unwrap()).unwrap() == at_two);
 }
 
 #[test]

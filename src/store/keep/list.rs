@@ -1,5 +1,6 @@
 //! Which checkpoints there are, and their end.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::{Kind, check_name, directory_of, foreign, judge, lock};
@@ -31,8 +32,13 @@ pub(crate) fn checkpoints(volume: &Arc<dyn Volume>) -> Result<Vec<Checkpoint>> {
     let Some(all) = directory_of(volume)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for name in all.list()?.into_iter().filter(|name| is_checkpoint_name(name)) {
-        // What is no directory is none of ours; one that has just gone is gone.
-        let Ok(Some(checkpoint)) = all.subvolume(&name) else { continue };
+        let checkpoint = match all.subvolume(&name) {
+            Ok(Some(checkpoint)) => checkpoint,
+            // One that has just gone is gone; what is no directory is none of ours.
+            Ok(None) => continue,
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotADirectory => continue,
+            Err(error) => return Err(error),
+        };
         let names = checkpoint.list()?;
         let mut allocated_bytes = 0;
         for file in &names {
@@ -45,7 +51,10 @@ pub(crate) fn checkpoints(volume: &Arc<dyn Volume>) -> Result<Vec<Checkpoint>> {
             Kind::Foreign => CheckpointState::Damaged(foreign(&checkpoint).to_string()),
             Kind::Kept => match superblock(&checkpoint) {
                 Ok(superblock) => CheckpointState::Kept(Box::new(superblock)),
-                Err(error) => CheckpointState::Damaged(error.to_string()),
+                Err(error @ (Error::Damaged(_) | Error::Unsupported { .. } | Error::NotAStore { .. })) => {
+                    CheckpointState::Damaged(error.to_string())
+                }
+                Err(error) => return Err(error),
             },
         };
         found.push(Checkpoint { name, state, allocated_bytes });
