@@ -73,7 +73,7 @@ impl<'a> Sweep<'a> {
         progress: &'a mut dyn FnMut(&VerifyProgress<'_>),
     ) -> Result<Self> {
         Ok(Self {
-            queue: Queue::new(options.io_threads.max(1))?,
+            queue: Queue::new(options.io_threads)?,
             options,
             progress,
             free: Vec::new(),

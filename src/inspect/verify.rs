@@ -69,6 +69,13 @@ impl VerifyOptions {
         self
     }
 
+    /// Lets everything happen in the caller's thread.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn in_place(mut self) -> Self {
+        self.io_threads = 0;
+        self
+    }
+
     /// Which committed generation to look at.
     #[must_use]
     pub fn generation(mut self, generation: Generation) -> Self {

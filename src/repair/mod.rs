@@ -89,15 +89,15 @@ impl Repair {
     }
 
     /// Drops what the newest generation holds, so that what the one before it holds is in force: all steps between the two
-    /// are lost. Everything of the older generation is read and checked first; readers of the newest are waited for.
+    /// are lost. Everything of the older generation is read and checked first, as `options` says; readers of the newest are
+    /// waited for.
     ///
     /// When this returns, the drop is durable; a crash before leaves the content of either generation in force.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no older generation, or it is not whole either; disk errors.
-    pub fn drop_newest(self) -> Result<Dropped> {
-        let options = VerifyOptions::new().generation(Generation::Previous);
-        let seen = self.verify(&options, |_| {})?;
+    pub fn drop_newest(self, options: &VerifyOptions) -> Result<Dropped> {
+        let seen = self.verify(&options.clone().generation(Generation::Previous), |_| {})?;
         if !(seen.is_sound() && seen.complete) {
             let got = format!("{} damaged places in it", seen.findings_total);
             return Err(Error::invalid("generation to go back to", got, "a whole one"));

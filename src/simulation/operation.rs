@@ -29,6 +29,8 @@ pub(super) enum Operation {
     RollbackTo { name: u8 },
     /// A checkpoint, or what is left of one, is removed.
     Prune { name: u8 },
+    /// A repair that goes back by one generation, if the one before is whole.
+    DropNewest,
     /// The program closes the store and opens it again.
     Reopen,
     /// Something fails after so many operations on files.
@@ -48,7 +50,7 @@ pub(super) enum Fault {
 
 impl Operation {
     fn random(rng: &mut Rng) -> Self {
-        match rng.below(40) {
+        match rng.below(42) {
             0..13 => Self::Step {
                 tensors: rng.byte() | 1 << rng.below(3),
                 staged: rng.byte() & rng.byte(),
@@ -69,6 +71,7 @@ impl Operation {
             36 => Self::RollbackTo { name: rng.byte() & 1 },
             37..39 => Self::Prune { name: rng.byte() & 1 },
             39 => Self::Fault { fault: Fault::Kill, after: rng.byte() },
+            40 => Self::DropNewest,
             _ => Self::Fault { fault: Fault::Kill, after: rng.byte() & 127 },
         }
     }

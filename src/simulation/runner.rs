@@ -7,7 +7,9 @@ use super::model::{Model, Snapshot, first_difference, gradient};
 use super::operation::{Fault, NAMES, Operation, name_of, user_record};
 use super::profile::{PATH, Profile};
 use crate::error::{Error, Result};
+use crate::inspect::VerifyOptions;
 use crate::param_store::ParamStore;
+use crate::repair::Repair;
 use crate::step::Step;
 use crate::storage::fault::{FaultVolume, Lasting};
 use crate::storage::sim::{Disk, Event, Image, SimVolume};
@@ -23,6 +25,10 @@ pub(crate) struct Violation(pub(crate) String);
 pub(super) struct Promise {
     pub(super) committed: Option<Arc<Snapshot>>,
     pub(super) in_flight: Option<Arc<Snapshot>>,
+    /// What the generation before the committed one holds.
+    previous: Option<Arc<Snapshot>>,
+    /// What may be found too while a repair goes back to that one.
+    dropping: Vec<Arc<Snapshot>>,
     /// What may be found of each checkpoint.
     pub(super) kept: [Kept; NAMES.len()],
 }
@@ -245,11 +251,7 @@ impl<'p> Runner<'p> {
         // What is on the disk is compared whole; later, what the program can have changed.
         let compared = if self.is_begun { self.profile.active.clone() } else { self.all() };
         self.begin(Some(generation));
-        let promised = [&self.promise.committed, &self.promise.in_flight];
-        let found = promised.into_iter().flatten().find(|snapshot| snapshot.generation == generation);
-        let Some(found) = found.map(Arc::clone) else {
-            return Err(violation(format!("generation {generation} was opened; promised: {}", self.promise)));
-        };
+        let found = self.promised(&store, &compared)?;
         let lost = store.recovery().lost_steps;
         // A note that cannot be read is as good as none.
         if let Some(noted) = self.noted.take()
@@ -258,17 +260,32 @@ impl<'p> Runner<'p> {
         {
             return Err(violation(format!("{lost} steps are said to be lost, and it was {noted}")));
         }
-        compare(&store, &found, &compared)?;
         if self.is_found {
             self.compare_kept(&store)?;
             self.is_found = false;
         }
         self.model = found.model.clone();
-        (self.promise.committed, self.promise.in_flight) = (Some(found), None);
+        self.promise.is_found(found);
         self.is_noted = self.armed.is_none();
         self.store = Some(store);
         self.mark();
         Ok(())
+    }
+
+    /// Which of the generations that may be there this is, bit for bit.
+    fn promised(&self, store: &ParamStore, compared: &[usize]) -> Result<Arc<Snapshot>, Trouble> {
+        let generation = store.generation();
+        let Promise { committed, in_flight, dropping, .. } = &self.promise;
+        let promised = committed.iter().chain(in_flight).chain(dropping);
+        let mut trouble =
+            violation(format!("generation {generation} was opened; promised: {}", self.promise));
+        for snapshot in promised.filter(|snapshot| snapshot.generation == generation) {
+            match compare(store, snapshot, compared) {
+                Ok(()) => return Ok(Arc::clone(snapshot)),
+                Err(other) => trouble = other,
+            }
+        }
+        Err(trouble)
     }
 
     fn create(&mut self) -> Result<(), Trouble> {
@@ -276,8 +293,7 @@ impl<'p> Runner<'p> {
         let model = self.profile.initial.clone();
         let first = Arc::new(Snapshot { generation: 1, model, user: Vec::new() });
         self.is_found = false;
-        self.promise =
-            Promise { committed: None, in_flight: Some(Arc::clone(&first)), kept: Default::default() };
+        self.promise = Promise { in_flight: Some(Arc::clone(&first)), ..Promise::default() };
         self.mark();
         let store = ParamStore::create_in(self.volume(), &self.profile.schema, &self.profile.options)?;
         compare(&store, &first, &self.all())?;
@@ -300,6 +316,10 @@ impl<'p> Runner<'p> {
 
     fn attempt(&mut self, operation: Operation) -> Result<(), Trouble> {
         let Some(mut store) = self.store.take() else { return Ok(()) };
+        if operation == Operation::DropNewest {
+            drop(store);
+            return self.drop_newest();
+        }
         let result = self.attempt_on(&mut store, operation);
         if !matches!(operation, Operation::Reopen) {
             self.store = Some(store);
@@ -355,7 +375,7 @@ impl<'p> Runner<'p> {
                 self.noted = self.is_noted.then_some(lost);
                 self.reader = None;
             }
-            Operation::Fault { .. } => {}
+            Operation::DropNewest | Operation::Fault { .. } => {}
         }
         Ok(())
     }
@@ -406,7 +426,8 @@ impl<'p> Runner<'p> {
 
     /// A commit has ended well.
     fn committed(&mut self, next: Arc<Snapshot>) -> Result<(), Trouble> {
-        (self.promise.committed, self.promise.in_flight) = (Some(next), None);
+        let before = self.promise.committed.replace(next);
+        (self.promise.previous, self.promise.in_flight) = (before, None);
         self.mark();
         if let Some((reader, snapshot)) = self.reader.take() {
             compare(&reader, &snapshot, &self.profile.active)?;
@@ -478,6 +499,32 @@ impl<'p> Runner<'p> {
         Ok(())
     }
 
+    /// Back by one generation, whether the newest is damaged or not.
+    fn drop_newest(&mut self) -> Result<(), Trouble> {
+        self.close();
+        let Promise { committed: Some(newest), previous: Some(previous), .. } = self.promise.clone() else {
+            return Ok(());
+        };
+        let repair = Repair::open_in(self.volume())?;
+        let next = Snapshot {
+            generation: newest.generation,
+            model: previous.model.clone(),
+            user: previous.user.clone(),
+        };
+        let next = Arc::new(next);
+        self.promise.dropping = vec![Arc::clone(&next), previous];
+        self.mark();
+        match repair.drop_newest(&VerifyOptions::new().in_place()) {
+            Ok(_) => self.promise.committed = Some(next),
+            // Steps after the last commit have taken the place of its blocks.
+            Err(Error::Invalid { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.promise.dropping.clear();
+        self.mark();
+        Ok(())
+    }
+
     fn back(&mut self) {
         if let Some(committed) = &self.promise.committed {
             self.model = committed.model.clone();
@@ -513,6 +560,19 @@ pub(super) fn compare(store: &ParamStore, snapshot: &Snapshot, tensors: &[usize]
 }
 
 impl Promise {
+    /// Takes one of the generations that were promised as the one that is there.
+    fn is_found(&mut self, found: Arc<Snapshot>) {
+        let before = self.committed.take();
+        self.previous = match &before {
+            // A repair was cut off, and tore the superblock of the newest.
+            Some(before) if found.generation < before.generation => None,
+            Some(before) if found.generation == before.generation => self.previous.take(),
+            _ => before,
+        };
+        (self.committed, self.in_flight) = (Some(found), None);
+        self.dropping.clear();
+    }
+
     /// The committed generation, and that under way.
     pub(super) fn generations(&self) -> (Option<u64>, Option<u64>) {
         let generation = |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().map(|s| s.generation);

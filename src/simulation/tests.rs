@@ -92,6 +92,18 @@ fn every_loss_of_power_around_a_checkpoint_leaves_a_whole_one_or_none() {
 }
 
 #[test]
+fn every_loss_of_power_in_a_repair_leaves_the_newest_generation_or_the_one_before() {
+    let commit = |user| Operation::Commit { user };
+    let drop = Operation::DropNewest;
+    for script in
+        [[STEP, commit(1), STEP, commit(2), drop, STEP], [STEP, commit(1), drop, STEP, commit(2), drop]]
+    {
+        let summary = explore_every_point([0, 1], &script, &[STEP, drop]);
+        assert!(summary.schedules > 1000, "{summary:?}");
+    }
+}
+
+#[test]
 fn a_random_campaign_finds_every_promise_kept() {
     let start = Instant::now();
     let summary = keeps_its_promises(Campaign::new(8_000, 1));
@@ -123,7 +135,7 @@ fn every_sync_of_a_life_has_a_name_in_the_list_and_every_name_is_used() {
     let profile = Profile::new(0).unwrap();
     let mut script = vec![Operation::Fault { fault: Fault::Kill, after: 13 }];
     script.extend(COMMITS);
-    script.extend([Operation::Keep { name: 0 }, Operation::Prune { name: 0 }]);
+    script.extend([Operation::Keep { name: 0 }, Operation::Prune { name: 0 }, Operation::DropNewest]);
     let run = Explorer::new(&profile, None).record(&script).map_err(|broken| broken.violation).unwrap();
     let mut used: Vec<_> =
         run.events().iter().filter_map(crate::storage::sim::Event::barrier).map(|b| b.0).collect();

@@ -72,4 +72,5 @@ pub(crate) const ALL: &[Barrier] = &[
     PRUNE_BEGUN,
     PRUNE_CLEARED,
     PRUNE_DONE,
+    DROP_SUPERBLOCK,
 ];

@@ -52,7 +52,7 @@ fn a_damaged_generation_is_dropped_and_training_goes_on_from_the_one_before() {
     assert_eq!(repair.verify(&VerifyOptions::new(), |_| {}).unwrap().findings_total, 1);
     let beside = open(&volume, &options()).unwrap_err();
     assert!(matches!(beside, Error::Locked { .. }), "{beside}");
-    let dropped = repair.drop_newest().unwrap();
+    let dropped = repair.drop_newest(&VerifyOptions::new()).unwrap();
     assert_eq!((dropped.generation, dropped.dropped_step), (4, 3));
     assert_eq!((dropped.previous_generation, dropped.step), (3, 2));
 
@@ -73,7 +73,7 @@ fn a_damaged_generation_is_dropped_and_training_goes_on_from_the_one_before() {
 fn nothing_is_dropped_where_the_generation_before_is_not_whole_or_not_there() {
     let volume = memory();
     drop(create(&volume, &schema(4096), &options()).unwrap());
-    let error = Repair::open_in(shared(&volume)).unwrap().drop_newest().unwrap_err();
+    let error = Repair::open_in(shared(&volume)).unwrap().drop_newest(&VerifyOptions::new()).unwrap_err();
     assert!(error.to_string().contains("generation 1 and no other"), "{error}");
 
     let volume = memory();
@@ -82,7 +82,7 @@ fn nothing_is_dropped_where_the_generation_before_is_not_whole_or_not_there() {
     let mut store = open(&volume, &options().memory_budget(96 << 10)).unwrap();
     one_step(&mut store).unwrap();
     drop(store);
-    let error = Repair::open_in(shared(&volume)).unwrap().drop_newest().unwrap_err();
+    let error = Repair::open_in(shared(&volume)).unwrap().drop_newest(&VerifyOptions::new()).unwrap_err();
     assert!(error.to_string().contains("damaged places"), "{error}");
     assert_eq!(open(&volume, &options()).unwrap().generation(), 4);
 }

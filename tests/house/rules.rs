@@ -4,9 +4,9 @@ use crate::code::{functions, is_name, line_of, matching, without_tests, without_
 
 /// The rooms of `src`, floor by floor, and what each may import. `docs/ARCHITECTURE.md` shows these very lines.
 pub(crate) const FLOORS: &str = "\
-9  lib            any room
-9  simulation     error units checkpoint format kernel optim options pager param_store schema step storage store update
-9  fuzzing        any room
+10 lib            any room
+10 simulation     error units checkpoint format inspect kernel optim options pager param_store repair schema step storage store update
+10 fuzzing        any room
 9  repair         error format inspect layout storage store units
 8  checkpoint     error units format pager param_store storage store
 8  step           error units format kernel layout optim options pager param_store update

@@ -180,7 +180,7 @@ fn take(
             (format!("{planes} rebuilt from {name}"), rebuilt.generation, repair.step())
         }
         Way::Previous { .. } => {
-            let dropped = repair.drop_newest()?;
+            let dropped = repair.drop_newest(&VerifyOptions::new())?;
             let told = format!("step {} dropped", dropped.dropped_step);
             (told, dropped.generation, dropped.step)
         }
