@@ -13,7 +13,6 @@ use crate::optim::Optimizer;
 use crate::options::Options;
 use crate::param_store::{ParamStore, Recovery};
 use crate::schema::ParamGroup;
-use crate::store;
 use crate::units::{to_u64, to_usize};
 
 /// What a store is: everything that can be said without reading its blocks.
@@ -50,8 +49,6 @@ pub struct Summary {
     pub bytes_on_disk: u64,
     /// Bytes that the file system has really allocated for them: fewer for a sparse store.
     pub bytes_allocated: u64,
-    /// Its kept checkpoints, whose bytes are in none of these sums.
-    pub checkpoints: CheckpointsUse,
     /// Block sizes in use, small ones first.
     pub blocks: Vec<BlockSize>,
     /// The block table.
@@ -72,18 +69,6 @@ impl Summary {
     pub fn lost_steps(&self) -> u64 {
         if self.writer_process.is_some() { 0 } else { self.uncommitted_steps }
     }
-}
-
-/// The kept checkpoints of a store, and what is left of interrupted ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct CheckpointsUse {
-    /// How many there are.
-    pub count: u64,
-    /// Directories that are none: what an interrupted `keep` or `prune` left, one under way, or a damaged one.
-    pub others: u64,
-    /// Bytes that the file system has allocated for the files of all of these; what they share with the store counts.
-    pub bytes_allocated: u64,
 }
 
 /// A parameter group with every setting in force.
@@ -157,7 +142,6 @@ impl ParamStore {
                 disk.small_files += file.len_bytes;
             }
         }
-        let checkpoints = checkpoints_use(&crate::store::checkpoints(store.volume())?);
         let committed_groups = store.record().groups.clone();
         let user_record_bytes = to_u64(store.record().user.len());
         // A reader has the writer's note of how far it is; the writer itself knows.
@@ -181,7 +165,6 @@ impl ParamStore {
             disk,
             bytes_on_disk,
             bytes_allocated,
-            checkpoints,
             blocks: block_sizes(&directory.extents),
             table: table(superblock.table_slots),
             user_record_bytes,
@@ -190,16 +173,6 @@ impl ParamStore {
             uncommitted_steps,
             writer_version: superblock.writer,
         })
-    }
-}
-
-fn checkpoints_use(all: &[store::Checkpoint]) -> CheckpointsUse {
-    let is_kept = |found: &&store::Checkpoint| matches!(found.state, store::CheckpointState::Kept(_));
-    let count = to_u64(all.iter().filter(is_kept).count());
-    CheckpointsUse {
-        count,
-        others: to_u64(all.len()) - count,
-        bytes_allocated: all.iter().map(|found| found.allocated_bytes).sum(),
     }
 }
 

@@ -85,8 +85,8 @@ fn every_loss_of_power_around_a_checkpoint_leaves_a_whole_one_or_none() {
         [Operation::Keep { name: 0 }, Operation::RollbackTo { name: 0 }, Operation::Prune { name: 0 }];
     // What comes after finds the name free, or taken by a whole one; and goes back to that.
     let then = [keep, Operation::Step { tensors: 0b1, staged: 0, salt: 2 }, back];
-    for script in [[STEP, commit, keep, STEP, commit, back], [STEP, commit, keep, prune, keep, prune]] {
-        let summary = explore_every_point([0, 1], &script, &then);
+    for script in [&[STEP, commit, keep, STEP, commit, back][..], &[STEP, commit, keep, prune]] {
+        let summary = explore_every_point([0, 1], script, &then);
         assert!(summary.schedules > 1000, "{summary:?}");
     }
 }

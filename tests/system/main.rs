@@ -6,6 +6,7 @@
 mod limits;
 mod links;
 mod mounts;
+mod shares;
 mod truncation;
 
 use std::collections::HashMap;

@@ -15,7 +15,7 @@ Exit status: 0 sound, 1 damage found, 2 wrong usage, 3 the store could not be lo
 130 interrupted.
 Sizes: 4096, 4k, 64MiB, 1.5GiB (powers of 1024), 2TB (power of 1000). Counts: 120M, 1B, 1T.";
 
-/// Create, inspect, verify, plan and measure stores of model parameters and optimizer state
+/// Create, inspect, verify, keep, plan and measure stores of model parameters and optimizer state
 #[derive(Debug, Parser)]
 #[command(name = "paramstore", version, after_help = AFTER, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Repair(RepairArguments),
+    Checkpoint(CheckpointArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
 }
@@ -181,6 +182,109 @@ pub(crate) struct RepairArguments {
     /// Do it without asking
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Keep generations by name: keep, list, rollback, prune
+///
+/// A checkpoint is a store of its own in STORE/checkpoints/NAME, which every command that reads takes: inspect and
+/// verify. Where the file system can share blocks between files (XFS, btrfs) keeping copies nothing. What a command will
+/// take of disk and time is printed before it is spent; with --json, on standard error.
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointArguments {
+    #[command(subcommand)]
+    pub(crate) command: CheckpointCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointCommand {
+    Keep(KeepArguments),
+    List(ListArguments),
+    Rollback(RollbackArguments),
+    Prune(PruneArguments),
+}
+
+/// Keep the last commit under a name
+///
+/// Works beside a training run, which waits before its second commit from now until this has ended. Blocks that are copied
+/// are checked; shared ones are not read (verify STORE/checkpoints/NAME reads them).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore checkpoint keep run1 best --dry-run
+  paramstore checkpoint keep run1 best
+  paramstore verify run1/checkpoints/best")]
+pub(crate) struct KeepArguments {
+    /// Directory of the store
+    pub(crate) store: PathBuf,
+    /// Name: 1 to 64 of A-Z a-z 0-9 . _ -, without . or - in front
+    pub(crate) name: String,
+    /// Say what it would take, and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List checkpoints, the oldest first, and what interrupted commands left
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// Directory of the store
+    pub(crate) store: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Go back to a checkpoint: everything after it is lost, committed or not
+///
+/// Parameters, moments, step, settings and user record are what they were, bit for bit, and training goes on from there.
+/// Only blocks that differ are copied. It is one commit: a crash leaves the store as it was, or as the checkpoint is. The
+/// checkpoint stays.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore checkpoint rollback run1 best --dry-run
+  paramstore checkpoint rollback run1 best --yes")]
+pub(crate) struct RollbackArguments {
+    /// Directory of the store, which nobody trains on now
+    pub(crate) store: PathBuf,
+    /// Name of the checkpoint
+    pub(crate) name: String,
+    /// Lose what came after the checkpoint
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Say what it would take and lose, and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Remove checkpoints, and what interrupted commands left
+///
+/// Blocks that a checkpoint shares with the store or with another checkpoint stay theirs.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore checkpoint prune run1 old older
+  paramstore checkpoint prune run1 --keep-last 3 --dry-run")]
+pub(crate) struct PruneArguments {
+    /// Directory of the store
+    pub(crate) store: PathBuf,
+    /// Names of checkpoints
+    #[arg(required_unless_present = "keep_last")]
+    pub(crate) names: Vec<String>,
+    /// Remove all but the N newest, and what interrupted commands left
+    #[arg(long, value_name = "N", conflicts_with = "names")]
+    pub(crate) keep_last: Option<usize>,
+    /// Say what would go, and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use paramstore::Error;
 
@@ -49,6 +49,16 @@ impl Failure {
     /// What to try next.
     pub(crate) fn hint(&self) -> String {
         let hint = match self {
+            Self::Store(Error::NoSpace { path, .. }) if is_checkpoint(path) => {
+                "free some space, or prune checkpoints that are not needed (`paramstore checkpoint list STORE`)"
+            }
+            Self::Store(Error::AlreadyExists { path }) if is_checkpoint(path) => {
+                "choose another name, or prune this one first"
+            }
+            Self::Store(Error::NotAStore { path, .. }) if is_checkpoint(path) => "",
+            Self::Store(Error::Unknown { kind: "checkpoint", .. }) => {
+                "`paramstore checkpoint list STORE` shows which there are"
+            }
             Self::Usage(_) | Self::Store(Error::Invalid { .. } | Error::Unknown { .. }) => {
                 "`--help` behind the command explains every option"
             }
@@ -88,6 +98,11 @@ impl Failure {
         };
         hint.to_owned()
     }
+}
+
+/// Whether this is the directory of a checkpoint.
+fn is_checkpoint(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|name| name == "checkpoints")
 }
 
 /// The library's hints are sentences; ours are not.

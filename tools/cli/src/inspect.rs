@@ -5,6 +5,7 @@ pub(crate) mod text;
 
 use std::io::Write;
 
+use paramstore::checkpoint::Checkpoint;
 use paramstore::inspect::{Digest, Summary};
 use paramstore::{Error, Options, ParamStore, TensorInfo};
 
@@ -13,7 +14,7 @@ use crate::failure::Failure;
 use crate::{Verdict, terminal};
 
 /// Memory for looking: inspect needs little, and --digest no more to be fast.
-const MEMORY_BYTES: u64 = 256 << 20;
+pub(crate) const MEMORY_BYTES: u64 = 256 << 20;
 
 /// What there is to show.
 struct Shown<'a> {
@@ -21,13 +22,15 @@ struct Shown<'a> {
     store: &'a ParamStore,
     summary: Summary,
     digest: Option<Digest>,
+    checkpoints: Vec<Checkpoint>,
 }
 
 pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let store = open(arguments)?;
     let summary = store.summary()?;
     let digest = if arguments.digest { Some(digest(&store, &summary)?) } else { None };
-    let shown = Shown { arguments, store: &store, summary, digest };
+    let checkpoints = store.checkpoints()?;
+    let shown = Shown { arguments, store: &store, summary, digest, checkpoints };
     if arguments.json {
         json::write(&shown, out)?;
     } else {

@@ -1,7 +1,8 @@
-//! `paramstore`: creates, inspects, verifies, repairs, plans and measures parameter stores.
+//! `paramstore`: creates, inspects, verifies, repairs, keeps, plans and measures parameter stores.
 
 mod arguments;
 mod bench;
+mod checkpoint;
 mod create;
 mod failure;
 mod human;
@@ -62,6 +63,7 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Inspect(arguments) => inspect::run(arguments, out),
         Command::Verify(arguments) => verify::run(arguments, out),
         Command::Repair(arguments) => repair::run(arguments, out),
+        Command::Checkpoint(arguments) => checkpoint::run(&arguments.command, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
     }

@@ -137,19 +137,9 @@ fn copies(arguments: &RepairArguments) -> Result<Vec<(String, PathBuf)>, Failure
     if arguments.previous {
         return Ok(Vec::new());
     }
-    let mut copies = Vec::new();
-    let entries = match std::fs::read_dir(&kept) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(copies),
-        Err(source) => return Err(Failure::Transfer { what: format!("list {}", kept.display()), source }),
-        Ok(entries) => entries,
-    };
-    for entry in entries.flatten() {
-        if entry.path().join("meta").is_file() {
-            copies.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
-        }
-    }
-    copies.sort();
-    Ok(copies)
+    let all = paramstore::checkpoint::list(&arguments.store)?;
+    let kept = all.into_iter().filter(|checkpoint| checkpoint.generation().is_some());
+    Ok(kept.map(|checkpoint| (checkpoint.name, checkpoint.path)).collect())
 }
 
 fn is_agreed(way: &Way, repair: &Repair) -> Result<bool, Failure> {

@@ -30,6 +30,11 @@ pub(crate) fn complain(failure: &Failure) {
     let _told = writeln!(io::stderr(), "error: {failure}{hint}");
 }
 
+/// Writes lines on standard error that are no failure.
+pub(crate) fn say(text: &str) {
+    let _told = write!(io::stderr(), "{text}");
+}
+
 /// Says something on standard error that is no failure.
 pub(crate) fn warn(text: &str) {
     let _told = writeln!(io::stderr(), "warning: {text}");

@@ -8,7 +8,21 @@ use super::run;
 #[test]
 fn help_is_what_the_files_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
-    for command in ["", "create", "inspect", "verify", "repair", "plan", "bench", "bench sweep"] {
+    for command in [
+        "",
+        "create",
+        "inspect",
+        "verify",
+        "repair",
+        "plan",
+        "bench",
+        "bench sweep",
+        "checkpoint",
+        "checkpoint keep",
+        "checkpoint list",
+        "checkpoint rollback",
+        "checkpoint prune",
+    ] {
         let name = if command.is_empty() { "paramstore".to_owned() } else { command.replace(' ', "-") };
         let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
         let lines = run(&arguments).expect(0).stdout;
@@ -28,7 +42,18 @@ fn help_is_what_the_files_say() {
 
 #[test]
 fn every_command_has_json() {
-    for command in ["create", "inspect", "verify", "repair", "plan", "bench sweep"] {
+    for command in [
+        "create",
+        "inspect",
+        "verify",
+        "repair",
+        "plan",
+        "bench sweep",
+        "checkpoint keep",
+        "checkpoint list",
+        "checkpoint rollback",
+        "checkpoint prune",
+    ] {
         let arguments: Vec<_> = command.split_whitespace().chain(["-h"]).collect();
         assert!(run(&arguments).expect(0).stdout.contains("--json"), "{command}");
     }

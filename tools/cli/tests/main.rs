@@ -1,6 +1,7 @@
 //! The command line as a user meets it: output, JSON, exit status.
 
 mod bench;
+mod checkpoint;
 mod create;
 mod help;
 mod inspect;
@@ -122,6 +123,10 @@ fn wrong_usage_ends_with_status_2_and_says_what_would_be_right() {
         (&["create", "s", "--optimizer", "sgd", "--params", "1M", "--memory", "8k"], "expected at least"),
         (&["create", "s", "--optimizer", "sgd", "--params", "1M", "--init", "ones"], "normal:STD"),
         (&["verify", "s", "--threads", "0"], "1..=64"),
+        (&["checkpoint"], "rollback"),
+        (&["checkpoint", "keep", "s"], "<NAME>"),
+        (&["checkpoint", "prune", "s"], "<NAMES>"),
+        (&["checkpoint", "prune", "s", "a", "--keep-last", "1"], "cannot be used"),
         (&["bench"], "sweep"),
         (&["bench", "sweep", "--params", "1M", "--optimizer", "sgd"], "--memory"),
     ];

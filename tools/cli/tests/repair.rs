@@ -117,3 +117,17 @@ fn copy_of_another_store_and_a_path_that_is_none_are_refused() {
     run(&["repair", &store, "--from", &place.text("nowhere"), "--yes"]).expect(3);
     run(&["verify", &store]).expect(1);
 }
+
+#[test]
+fn damaged_block_is_rebuilt_from_a_kept_checkpoint_by_its_name() {
+    let place = Place::new();
+    let store = place.trained("s", 2, &["--block-bytes", "4k"]);
+    let before = digest(&store);
+    run(&["checkpoint", "keep", &store, "best"]).expect(0);
+    flip(&store, "exp_avg_sq.0000.1", 20_000);
+    let text = run(&["repair", &store]).expect(1).stdout;
+    assert!(text.contains("--from best: 1 block plane with the very bytes; lost: nothing"), "{text}");
+    run(&["repair", &store, "--from", "best", "--yes"]).expect(0);
+    run(&["verify", &store]).expect(0);
+    assert_eq!(digest(&store), before);
+}

@@ -44,6 +44,8 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
         shown.digest.iter().flat_map(|digest| &digest.tensors).map(|digest| Some(digest.to_string()));
     let tensors = shown.store.tensors().zip(digests.chain(std::iter::repeat(None)));
     let tensors = tensors.map(|(info, digest)| tensor(shown, &info, digest));
+    let checkpoints = shown.checkpoints.iter().map(crate::checkpoint::to_json);
+    head.insert("checkpoints".to_owned(), checkpoints.collect::<Vec<_>>().into());
     head.insert("tensors".to_owned(), tensors.collect::<Result<Vec<_>, _>>()?.into());
     if let Some(digest) = &shown.digest {
         head.insert("digest".to_owned(), digest.to_string().into());
@@ -109,7 +111,6 @@ fn summary(summary: &Summary) -> Value {
             json!({ "process": process, "uncommitted_steps": summary.uncommitted_steps })
         }),
         "lost_steps": summary.lost_steps(),
-        "checkpoints": [],
     })
 }
 

@@ -35,7 +35,8 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
     let (entries, pages) = (grouped(table.entries), counted(table.pages, "page"));
     writeln!(out, "  table of {entries} entries: {pages} of 4 KiB in {}", counted(table.levels, "level"))?;
     tensors(shown, out)?;
-    writeln!(out, "\ncheckpoints\n  none")?;
+    writeln!(out, "\ncheckpoints")?;
+    crate::checkpoint::text::list(&shown.checkpoints, out)?;
     if shown.arguments.blocks {
         blocks(shown, out)?;
     }
