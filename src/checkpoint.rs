@@ -382,7 +382,9 @@ impl ParamStore {
         let (buffers, threads) = self.pager().take_copy_memory()?;
         let mut work = Work { buffers, threads, caching: self.pager().caching(), progress };
         let result = run(self, &mut work);
-        work.buffers.into_iter().for_each(|buffer| self.pager().give_memory(buffer));
+        for buffer in work.buffers {
+            self.pager().give_memory(buffer);
+        }
         result
     }
 }

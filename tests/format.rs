@@ -352,8 +352,41 @@ fn trained(path: &Path) -> ParamStore {
 fn every_plane_read_by_the_document_is_what_the_library_reads() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let library = trained(&path);
-    let store = Store::open(&path);
+    compare(&trained(&path), &path);
+}
+
+/// Section 17: a checkpoint is read like a store, says that it is one, and has no more than its generation.
+#[test]
+fn a_checkpoint_read_by_the_document_is_the_generation_that_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let mut library = trained(&path);
+    library.keep("a.b-c").unwrap();
+    let of_store = Store::open(&path);
+    let kept = path.join("checkpoints").join("a.b-c");
+    compare(&library, &kept);
+    one_step(&mut library);
+    library.commit(b"later").unwrap();
+    let s = Store::open(&kept).superblock;
+    assert_eq!((u64_at(&s, 16), u64_at(&s, 24), u64_at(&s, 32)), (0, 3, 0));
+    assert_eq!(s[40..72], of_store.superblock[40..72], "uuid, generation and step");
+    assert_eq!(s[80..172], of_store.superblock[80..172], "the map and the root");
+    assert_eq!(read(&kept.join("meta"), (1 - u64_at(&s, 56) % 2) * PAGE, PAGE), [0; PAGE as usize]);
+    let (record, other) = (u64_at(&s, 104), 2 * u64_at(&s, 128) + u64_at(&s, 136) - u64_at(&s, 104));
+    assert!(u64_at(&read(&kept.join("meta"), record, 8), 0) != 0);
+    assert_eq!(u64_at(&read(&kept.join("meta"), other, 8), 0), 0, "the other record home");
+    let names = |path: &Path| -> std::collections::BTreeMap<_, _> {
+        let entries = std::fs::read_dir(path).unwrap().map(Result::unwrap);
+        entries
+            .filter(|entry| entry.file_name() != "checkpoints")
+            .map(|entry| (entry.file_name(), entry.metadata().unwrap().len()))
+            .collect()
+    };
+    assert_eq!(names(&kept), names(&path), "the same files with the same lengths");
+}
+
+fn compare(library: &ParamStore, path: &Path) {
+    let store = Store::open(path);
     let coefficients = documented_coefficients();
     assert_eq!(store.tensors.len(), 5);
     for tensor in &store.tensors {
@@ -364,7 +397,7 @@ fn every_plane_read_by_the_document_is_what_the_library_reads() {
                 if at == 0 { initial(store.seed, tensor, i, &coefficients) } else { spec.fill }
             };
             let read = store.plane(tensor, at, unborn);
-            assert!(bits(&read) == bits(&values(&library, &tensor.name, name)), "{} {name}", tensor.name);
+            assert!(bits(&read) == bits(&values(library, &tensor.name, name)), "{} {name}", tensor.name);
         }
         let steps = store.entry(tensor_slot(&store, &tensor.name)).map_or(0, |entry| u64_at(&entry, 0));
         assert_eq!(steps, if tensor.name == "untouched" { 0 } else { 2 }, "{}", tensor.name);

@@ -189,7 +189,9 @@ impl Pager {
                 // Views may have the rest.
                 Err(Error::Budget { .. }) if !buffers.is_empty() => break,
                 Err(error) => {
-                    buffers.into_iter().for_each(|buffer| self.give_memory(buffer));
+                    for buffer in buffers {
+                        self.give_memory(buffer);
+                    }
                     return Err(error);
                 }
             }

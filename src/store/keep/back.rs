@@ -80,7 +80,9 @@ impl BlockStore {
         let mut cost = BackCost::default();
         let mut differences = Differences::new(self, kept);
         while let Some(found) = differences.next_leaf(self, kept, &mut cost)? {
-            found.iter().for_each(|difference| cost.count(difference));
+            for difference in &found {
+                cost.count(difference);
+            }
         }
         Ok(cost)
     }

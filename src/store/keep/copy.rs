@@ -207,13 +207,11 @@ fn copy(
         }
         target.write_at(bytes, run.offset).map_err(Failure::Io)
     };
-    let result = match buffer.get_mut(..to_usize(run.len_bytes)) {
-        Some(bytes) => attempt(bytes),
-        None => {
-            let got = format!("{} bytes", buffer.len());
-            let expected = format!("at least {} bytes", run.len_bytes);
-            Err(Failure::Io(Error::invalid("memory to copy blocks", got, expected)))
-        }
+    let (whole, expected) = (buffer.len(), format!("at least {} bytes", run.len_bytes));
+    let result = if let Some(bytes) = buffer.get_mut(..to_usize(run.len_bytes)) {
+        attempt(bytes)
+    } else {
+        Err(Failure::Io(Error::invalid("memory to copy blocks", format!("{whole} bytes"), expected)))
     };
     Done { buffer, len_bytes: run.len_bytes, result }
 }

@@ -81,12 +81,11 @@ impl BlockStore {
         if self.superblock().ro_compat & RO_COMPAT_KEPT != 0 {
             return Err(Error::Kept { path: self.path().to_owned() });
         }
-        let all = match directory_of(&self.volume)? {
-            Some(all) => all,
-            None => {
-                self.check_room(name)?;
-                self.volume.create_subvolume(CHECKPOINTS_DIRECTORY)?
-            }
+        let all = if let Some(all) = directory_of(&self.volume)? {
+            all
+        } else {
+            self.check_room(name)?;
+            self.volume.create_subvolume(CHECKPOINTS_DIRECTORY)?
         };
         let _lock = lock(&all)?;
         let existing = all.subvolume(name)?;
