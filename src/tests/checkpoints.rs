@@ -345,7 +345,7 @@ fn a_giant_sparse_store_is_kept_by_what_was_written() {
     let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[1_000_000, 1_000_000]));
     let options = Options::new().memory_budget(64 << 20).sparse(true).threads(1);
     let mut store = create(&volume, &schema, &options).unwrap();
-    store.write_range("w", 999_999_000_000, &[1.0; 5000]).unwrap();
+    store.write_range("w", 999_999_000_000, &vec![1.0; 5000]).unwrap();
     store.commit(b"").unwrap();
     let report = store.keep("a").unwrap();
     assert!(report.bytes_copied <= 8 << 20 && report.bytes_metadata < 1 << 20, "{report:?}");
