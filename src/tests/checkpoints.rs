@@ -262,6 +262,40 @@ fn a_directory_that_is_no_checkpoint_is_told_and_not_touched() {
     assert!(listed(&volume).iter().all(|found| matches!(found.state, CheckpointState::Damaged(_))));
 }
 
+#[test]
+fn a_mixed_store_keeps_its_last_commit_and_goes_back() {
+    let volume = memory();
+    let mut store = trained(&volume, &options(), 2);
+    let at_two = store.digest().unwrap();
+    let mut step = store.begin_step().unwrap();
+    step.apply("big", &[1.0; 9000]).unwrap();
+    drop(step);
+    assert!(matches!(store.commit(b""), Err(Error::Mixed { .. })));
+    assert_eq!(store.keep("two").unwrap().step, 2);
+    assert_eq!(read(&volume, "two").digest().unwrap(), at_two);
+    store.roll_back_to("two").unwrap();
+    assert_eq!(store.digest().unwrap(), at_two);
+    step_and_commit(&mut store);
+}
+
+/// The way back writes over homes that the generation before the committed one uses.
+#[test]
+fn the_way_back_waits_for_readers_as_a_commit_does() {
+    let volume = memory();
+    let mut store = trained(&volume, &options().reader_wait(std::time::Duration::ZERO), 2);
+    store.keep("two").unwrap();
+    let reader = ParamStore::open_read_only_in(Arc::new(volume.clone()), &options()).unwrap();
+    let at_two = reader.digest().unwrap();
+    step_and_commit(&mut store);
+    let at_three = store.digest().unwrap();
+    let error = store.roll_back_to("two").unwrap_err();
+    assert!(matches!(error, Error::Pinned { generation: 3, .. }), "{error}");
+    assert_eq!((store.digest().unwrap(), reader.digest().unwrap()), (at_three, at_two.clone()));
+    drop(reader);
+    store.roll_back_to("two").unwrap();
+    assert_eq!(store.digest().unwrap(), at_two);
+}
+
 fn flip(volume: &dyn Volume, file: &str) {
     let file = volume.open(file, Access::Write, Caching::Cached).unwrap();
     let mut byte = [0];
