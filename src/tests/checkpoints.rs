@@ -77,6 +77,9 @@ fn a_checkpoint_is_a_sound_store_of_its_own_that_holds_the_committed_generation(
 fn a_checkpoint_takes_room_for_its_generation_and_no_more() {
     for volume in [memory(), sharing()] {
         let mut store = trained(&volume, &options(), 3);
+        // So that the generation is spread over both homes.
+        store.write("bias", &[1.0; 37]).unwrap();
+        store.commit(b"").unwrap();
         let free = volume.free_bytes().unwrap();
         let estimate = store.keep_estimate().unwrap();
         store.keep("a").unwrap();
