@@ -271,7 +271,7 @@ fn a_mixed_store_keeps_its_last_commit_and_goes_back() {
     let mut store = trained(&volume, &options(), 2);
     let at_two = store.digest().unwrap();
     let mut step = store.begin_step().unwrap();
-    step.apply("big", &[1.0; 9000]).unwrap();
+    step.apply("big", &vec![1.0; 9000]).unwrap();
     drop(step);
     assert!(matches!(store.commit(b""), Err(Error::Mixed { .. })));
     assert_eq!(store.keep("two").unwrap().step, 2);
