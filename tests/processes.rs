@@ -11,6 +11,8 @@ use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema
 
 /// Names the store for the process that is started as a writer.
 const WRITER: &str = "PARAMSTORE_TEST_WRITER";
+/// The same for one that keeps, goes back and prunes.
+const KEEPER: &str = "PARAMSTORE_TEST_KEEPER";
 const BIG: u16 = 40_000;
 
 fn options() -> Options {
@@ -58,14 +60,40 @@ fn writer_process_trains_until_it_is_killed() {
     }
 }
 
+/// As a writer that keeps every step, goes on, goes back, and prunes.
+#[test]
+fn keeper_process_keeps_and_goes_back_until_it_is_killed() {
+    let Ok(path) = std::env::var(KEEPER) else { return };
+    let mut store = ParamStore::open(path, &options()).unwrap();
+    let step = |store: &mut ParamStore| {
+        one_step(store);
+        store.commit(&store.step().to_le_bytes()).unwrap();
+    };
+    loop {
+        step(&mut store);
+        // One that a killed process left is as good.
+        if store.checkpoints().unwrap().iter().any(|checkpoint| checkpoint.generation().is_some()) {
+            store.prune("kept").unwrap();
+        }
+        store.keep("kept").unwrap();
+        step(&mut store);
+        store.roll_back_to("kept").unwrap();
+        store.prune("kept").unwrap();
+    }
+}
+
 /// Ends the process when the test ends, also by a panic.
 struct Writer(Child);
 
 impl Writer {
     fn start(path: &Path) -> Self {
+        Self::start_as(path, WRITER, "writer_process_trains_until_it_is_killed")
+    }
+
+    fn start_as(path: &Path, variable: &str, test: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["writer_process_trains_until_it_is_killed", "--exact", "--test-threads=1"]);
-        command.env(WRITER, path).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args([test, "--exact", "--test-threads=1"]);
+        command.env(variable, path).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().unwrap())
     }
 
@@ -125,6 +153,51 @@ fn a_writer_killed_at_any_instant_leaves_its_last_commit() {
         assert_eq!(content(&store), known[&step], "round {round}, step {step}");
     }
     println!("12 kills, {lost} uncommitted steps lost, step {} reached", twin.step());
+}
+
+#[test]
+fn a_process_killed_at_any_instant_leaves_whole_checkpoints_or_none() {
+    use paramstore::checkpoint::CheckpointState;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(ParamStore::create(&path, &schema(), &options()).unwrap());
+    let mut twin = ParamStore::create(dir.path().join("twin"), &schema(), &options()).unwrap();
+    let mut known = HashMap::from([(0, content(&twin))]);
+    let mut found = [0; 2];
+    for round in 0_u64..24 {
+        let before = ParamStore::open_read_only(&path, &options()).unwrap().generation();
+        let mut keeper =
+            Writer::start_as(&path, KEEPER, "keeper_process_keeps_and_goes_back_until_it_is_killed");
+        let start = Instant::now();
+        while ParamStore::open_read_only(&path, &options()).unwrap().generation() < before + 3 {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "the keeper does not come to its third commit"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(round * 7919 % 60_000));
+        keeper.kill();
+
+        let store = ParamStore::open(&path, &options()).unwrap();
+        while twin.step() <= store.step() {
+            one_step(&mut twin);
+            known.insert(twin.step(), content(&twin));
+        }
+        assert_eq!(content(&store), known[&store.step()], "round {round}, step {}", store.step());
+        for checkpoint in store.checkpoints().unwrap() {
+            match checkpoint.state {
+                CheckpointState::Kept { step, .. } => {
+                    let kept = ParamStore::open_read_only(&checkpoint.path, &options()).unwrap();
+                    assert_eq!((kept.step(), content(&kept)), (step, known[&step].clone()), "round {round}");
+                    found[0] += 1;
+                }
+                CheckpointState::Interrupted => found[1] += 1,
+                state => panic!("round {round}: {state:?}"),
+            }
+        }
+    }
+    println!("24 kills: {} checkpoints and {} interrupted ones found", found[0], found[1]);
 }
 
 #[test]

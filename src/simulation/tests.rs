@@ -117,7 +117,7 @@ fn a_random_campaign_finds_every_promise_kept() {
 #[test]
 fn a_campaign_without_any_one_barrier_finds_a_broken_promise() {
     for name in barrier_names() {
-        let campaign = Campaign { threads: 2, ..Campaign::new(20_000, 7) }.without(name).unwrap();
+        let campaign = Campaign { threads: 2, ..Campaign::new(40_000, 7) }.without(name).unwrap();
         let (summary, broken) = campaign.run(|_, _| {}).unwrap();
         let broken = broken.unwrap_or_else(|| panic!("nobody misses {name:?}: {summary:?}"));
         println!("{name}: after {} schedules: {}", summary.schedules, broken.failure.what);

@@ -435,7 +435,7 @@ fn locks_below_are_their_own(volume: &dyn Volume) {
 
 fn hole_reads_as_zeros_and_changes_nothing_beside_it(volume: &dyn Volume) {
     let segment = new_file(volume, "a", 5 * 4096);
-    segment.write_at(&[7; 5 * 4096], 0).unwrap();
+    segment.write_at(&vec![7; 5 * 4096], 0).unwrap();
     segment.punch(4096, 2 * 4096).unwrap();
     let mut bytes = vec![1; 5 * 4096];
     segment.read_at(&mut bytes, 0).unwrap();

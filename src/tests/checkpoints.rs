@@ -77,6 +77,9 @@ fn a_checkpoint_is_a_sound_store_of_its_own_that_holds_the_committed_generation(
 fn a_checkpoint_takes_room_for_its_generation_and_no_more() {
     for volume in [memory(), sharing()] {
         let mut store = trained(&volume, &options(), 3);
+        // So that the generation is spread over both homes.
+        store.write("bias", &[1.0; 37]).unwrap();
+        store.commit(b"").unwrap();
         let free = volume.free_bytes().unwrap();
         let estimate = store.keep_estimate().unwrap();
         store.keep("a").unwrap();
@@ -262,6 +265,40 @@ fn a_directory_that_is_no_checkpoint_is_told_and_not_touched() {
     assert!(listed(&volume).iter().all(|found| matches!(found.state, CheckpointState::Damaged(_))));
 }
 
+#[test]
+fn a_mixed_store_keeps_its_last_commit_and_goes_back() {
+    let volume = memory();
+    let mut store = trained(&volume, &options(), 2);
+    let at_two = store.digest().unwrap();
+    let mut step = store.begin_step().unwrap();
+    step.apply("big", &vec![1.0; 9000]).unwrap();
+    drop(step);
+    assert!(matches!(store.commit(b""), Err(Error::Mixed { .. })));
+    assert_eq!(store.keep("two").unwrap().step, 2);
+    assert_eq!(read(&volume, "two").digest().unwrap(), at_two);
+    store.roll_back_to("two").unwrap();
+    assert_eq!(store.digest().unwrap(), at_two);
+    step_and_commit(&mut store);
+}
+
+/// The way back writes over homes that the generation before the committed one uses.
+#[test]
+fn the_way_back_waits_for_readers_as_a_commit_does() {
+    let volume = memory();
+    let mut store = trained(&volume, &options().reader_wait(std::time::Duration::ZERO), 2);
+    store.keep("two").unwrap();
+    let reader = ParamStore::open_read_only_in(Arc::new(volume.clone()), &options()).unwrap();
+    let at_two = reader.digest().unwrap();
+    step_and_commit(&mut store);
+    let at_three = store.digest().unwrap();
+    let error = store.roll_back_to("two").unwrap_err();
+    assert!(matches!(error, Error::Pinned { generation: 3, .. }), "{error}");
+    assert_eq!((store.digest().unwrap(), reader.digest().unwrap()), (at_three, at_two.clone()));
+    drop(reader);
+    store.roll_back_to("two").unwrap();
+    assert_eq!(store.digest().unwrap(), at_two);
+}
+
 fn flip(volume: &dyn Volume, file: &str) {
     let file = volume.open(file, Access::Write, Caching::Cached).unwrap();
     let mut byte = [0];
@@ -345,7 +382,7 @@ fn a_giant_sparse_store_is_kept_by_what_was_written() {
     let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[1_000_000, 1_000_000]));
     let options = Options::new().memory_budget(64 << 20).sparse(true).threads(1);
     let mut store = create(&volume, &schema, &options).unwrap();
-    store.write_range("w", 999_999_000_000, &[1.0; 5000]).unwrap();
+    store.write_range("w", 999_999_000_000, &vec![1.0; 5000]).unwrap();
     store.commit(b"").unwrap();
     let report = store.keep("a").unwrap();
     assert!(report.bytes_copied <= 8 << 20 && report.bytes_metadata < 1 << 20, "{report:?}");
