@@ -45,7 +45,7 @@ pub(crate) use wait::Waiter;
 use crate::error::{Error, Result};
 use crate::format::directory::{Directory, Extent, padded_bytes};
 use crate::layout::pieces;
-use crate::storage::{Buffer, Caching, Queue};
+use crate::storage::{Buffer, Queue};
 use crate::store::BlockStore;
 use crate::units::{BlockIndex, to_u64, to_usize};
 
@@ -198,11 +198,6 @@ impl Pager {
         }
         let threads = if self.queue.is_in_place() { 0 } else { buffers.len() };
         Ok((buffers, threads))
-    }
-
-    /// How blocks are written.
-    pub(crate) fn caching(&self) -> Caching {
-        if self.lock().path == IoPath::Mapped { Caching::Cached } else { Caching::Direct }
     }
 
     /// Memory of the budget for something that is no block.

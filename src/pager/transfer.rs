@@ -129,7 +129,7 @@ impl State {
         let place = self.place(key)?;
         let scratch = self.is_scratch(key);
         let home = if scratch { Home(0) } else { self.store.write_home(place.slot)? };
-        let caching = if self.path == IoPath::Mapped { Caching::Cached } else { Caching::Direct };
+        let caching = Caching::Direct;
         let file = self.store.segment(place.segment, home, caching)?;
         let (uuid, generation) = (self.store.uuid(), self.store.working_generation());
         let Some(Frame::Ready { mut buffer, .. }) = self.frames.remove(key) else {
@@ -249,6 +249,9 @@ fn fill_buffer(
             if let Some(target) = buffer.get_mut(..bytes) {
                 target.copy_from_slice(map.bytes());
             }
+            // Only when nobody maps them are pages given back.
+            drop(map);
+            file.forget(*offset, to_u64(padded));
         }),
     };
     let result = result.and_then(|()| check.verify(buffer.get(..bytes).unwrap_or_default()));

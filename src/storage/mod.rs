@@ -196,6 +196,11 @@ pub(crate) trait Segment: Send + Sync {
     /// Makes everything written so far durable (`fdatasync`). A failure is final: never retried.
     fn sync(&self, barrier: Barrier) -> Result<()>;
 
+    /// Lets the operating system forget what it keeps of a byte range that was read and is not read again soon.
+    fn forget(&self, offset: u64, len_bytes: u64) {
+        let _ = (offset, len_bytes);
+    }
+
     /// A read-only view of a byte range, every page of it present when this returns; `offset` is a multiple of
     /// [`SECTOR_BYTES`], and the bytes begin at such an address. Dropping the view gives its pages back to the
     /// operating system.

@@ -164,6 +164,16 @@ impl Segment for RealSegment {
         synced.map_err(|source| Error::io("make durable", &self.path, source))
     }
 
+    fn forget(&self, offset: u64, len_bytes: u64) {
+        // Advice: whoever ignores it has the pages a while longer.
+        #[cfg(target_os = "linux")]
+        if let Some(len) = std::num::NonZeroU64::new(len_bytes) {
+            let _advised = rustix::fs::fadvise(&self.file, offset, Some(len), rustix::fs::Advice::DontNeed);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (offset, len_bytes);
+    }
+
     fn map(&self, offset: u64, len_bytes: usize) -> Result<Box<dyn Mapped>> {
         check::map_offset(&self.path, offset)?;
         check::inside("map", &self.path, offset, len_bytes, self.len_bytes()?)?;
