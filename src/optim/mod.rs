@@ -294,6 +294,8 @@ impl Optimizer {
         clock: TensorClock,
         what: impl Into<String>,
     ) -> Result<(Prepared, TensorClock)> {
+        const EXPECTED: &str = "an optimizer with a rule for rows: sgd without momentum, adagrad or sparseadam, \
+                                and no weight decay";
         delegate!(self, rule => rule.prepare_rows(clock)).ok_or_else(|| {
             let refused = |&(key, value): &(&'static str, Setting)| {
                 (matches!(key, "momentum" | "weight_decay") && f64::from(value) != 0.0)
@@ -302,7 +304,7 @@ impl Optimizer {
             let refused: Vec<_> = self.settings().iter().filter_map(refused).collect();
             let with = if refused.is_empty() { "" } else { " with " };
             let got = format!("{}{with}{}", self.name(), refused.join(" and "));
-            Error::invalid(what, got, "an optimizer with a rule for rows: sgd without momentum, adagrad or sparseadam, and no weight decay")
+            Error::invalid(what, got, EXPECTED)
         })
     }
 

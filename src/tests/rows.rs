@@ -95,7 +95,9 @@ impl Plain {
             }
             let mut sum = sum.unwrap();
             if let Some(scale) = scale {
-                sum.iter_mut().for_each(|sum| *sum /= scale);
+                for sum in &mut sum {
+                    *sum /= scale;
+                }
             }
             let start = usize::try_from(row).unwrap() * width;
             let mut planes: Vec<_> =
@@ -135,7 +137,7 @@ fn assert_same(store: &ParamStore, model: &[Plain]) {
 fn one_step(store: &mut ParamStore, model: &mut [Plain], source: &mut Source) {
     let scale = (source.below(3) == 0).then_some(3.0_f32);
     let step_options = StepOptions::new();
-    let step_options = scale.map_or(step_options.clone(), |scale| step_options.loss_scale(scale.into()));
+    let step_options = scale.map_or(step_options, |scale| step_options.loss_scale(scale.into()));
     let mut step = store.begin_step_with(step_options).unwrap();
     if source.below(2) == 0 {
         step.apply("dense", &source.values(3000)).unwrap();
@@ -315,7 +317,7 @@ fn what_cannot_be_is_refused_with_its_reason_and_changes_nothing() {
     step.apply_rows("words", &[4], &[1.0; 24]).unwrap();
     let error = step.apply_rows("words", &[1, 5, 9], &[1.0; 72]).unwrap_err().to_string();
     assert!(error.contains("row 5 for a second time in this step"), "{error}");
-    assert!(step.apply("words", &[1.0; 9600]).unwrap_err().to_string().contains("a second update"));
+    assert!(step.apply("words", &vec![1.0; 9600]).unwrap_err().to_string().contains("a second update"));
     step.apply("counts", &[1.0; 2700]).unwrap();
     assert!(step.apply_rows("counts", &[1], &[1.0; 3]).unwrap_err().to_string().contains("a second update"));
     step.finish().unwrap();

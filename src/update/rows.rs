@@ -132,7 +132,9 @@ impl RowUpdate<'_> {
             [first, others @ ..] => {
                 let sum = sum.get_mut(..columns.len()).unwrap_or_default();
                 sum.copy_from_slice(given(first));
-                others.iter().for_each(|other| accumulate(isa, sum, given(other), 1.0, false));
+                for other in others {
+                    accumulate(isa, sum, given(other), 1.0, false);
+                }
                 sum
             }
         }

@@ -140,22 +140,7 @@ impl Case {
         if micro_batches.is_some() != (kind == "accumulate") {
             return Err("micro_batches belongs to the kind accumulate".to_owned());
         }
-        let mut tensors = Vec::new();
-        for prefix in &prefixes {
-            let shape = shapes.get(prefix).ok_or_else(|| format!("no shape for {prefix:?}"))?.clone();
-            let gradient = |t| match micro_batches {
-                None => Ok(vec![arrays.f32(&format!("{prefix}grad_{t}"))?]),
-                Some(count) => {
-                    (1..=count).map(|k| arrays.f32(&format!("{prefix}micro_grad_{t}_{k}"))).collect()
-                }
-            };
-            let param = arrays.f32(&format!("{prefix}param_0"))?;
-            if param.len() != shape.iter().product::<usize>() {
-                return Err(format!("{prefix}param_0 has {} elements, its shape is {shape:?}", param.len()));
-            }
-            let gradients = (1..=period).map(gradient).collect::<Outcome<Vec<_>>>()?;
-            tensors.push(Tensor { prefix: prefix.clone(), shape, param, gradients });
-        }
+        let tensors = tensors(&prefixes, &shapes, (period, micro_batches), arrays)?;
         let batches = if kind == "sparse" { Some(batches(meta.json("steps")?, arrays)?) } else { None };
         let states: Vec<String> = meta.json("states")?;
         let checkpoints: Vec<u64> = meta.json("checkpoints")?;
@@ -266,6 +251,30 @@ impl Case {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads the start and the gradients of every tensor; `period` comes with the micro-batches of a step, if it has them.
+fn tensors(
+    prefixes: &[String],
+    shapes: &BTreeMap<String, Vec<usize>>,
+    (period, micro_batches): (u64, Option<u64>),
+    arrays: &Arrays<'_>,
+) -> Outcome<Vec<Tensor>> {
+    let mut tensors = Vec::new();
+    for prefix in prefixes {
+        let shape = shapes.get(prefix).ok_or_else(|| format!("no shape for {prefix:?}"))?.clone();
+        let gradient = |t| match micro_batches {
+            None => Ok(vec![arrays.f32(&format!("{prefix}grad_{t}"))?]),
+            Some(count) => (1..=count).map(|k| arrays.f32(&format!("{prefix}micro_grad_{t}_{k}"))).collect(),
+        };
+        let param = arrays.f32(&format!("{prefix}param_0"))?;
+        if param.len() != shape.iter().product::<usize>() {
+            return Err(format!("{prefix}param_0 has {} elements, its shape is {shape:?}", param.len()));
+        }
+        let gradients = (1..=period).map(gradient).collect::<Outcome<Vec<_>>>()?;
+        tensors.push(Tensor { prefix: prefix.clone(), shape, param, gradients });
+    }
+    Ok(tensors)
 }
 
 /// Reads the gradients of rows of every step.
