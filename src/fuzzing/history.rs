@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::Input;
 use crate::error::{Error, Result};
 use crate::optim::{
-    Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, Optimizer, RAdam, RmsProp, Sgd, TensorClock,
+    Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, Optimizer, RAdam, RmsProp, Sgd, SparseAdam,
+    TensorClock,
 };
 use crate::storage::MemoryVolume;
 use crate::{InstructionSet, IoPath, Options, ParamGroup, ParamStore, Schema, TensorSpec};
@@ -32,6 +33,7 @@ fn optimizers() -> Vec<Optimizer> {
         Optimizer::NAdam(NAdam::default()),
         Optimizer::RAdam(RAdam::default()),
         Optimizer::Lion(Lion::default()),
+        Optimizer::SparseAdam(SparseAdam::default()),
     ]
 }
 

@@ -20,4 +20,4 @@ pub(crate) mod reduce;
 mod sweep;
 
 pub use isa::InstructionSet;
-pub(crate) use sweep::{Rule, Sweep};
+pub(crate) use sweep::{MOST_PLANES, Rule, Sweep};

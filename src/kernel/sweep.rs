@@ -3,7 +3,7 @@
 use super::InstructionSet;
 
 /// The most state planes that a rule may have.
-pub(super) const MOST_PLANES: usize = 3;
+pub(crate) const MOST_PLANES: usize = 3;
 
 /// What an update rule does to one element with `N` state planes; the scalars of the step stand in `self`.
 pub(crate) trait Rule<const N: usize>: Copy {

@@ -2,12 +2,14 @@
 
 mod pieces;
 mod placement;
+mod rows;
 
 pub(crate) use pieces::{
     BlockPlace, Occupants, Piece, block_elements, block_of_slot, block_place, describe_block, pieces,
     plane_of_block,
 };
 pub(crate) use placement::{GRAD_PLANE, PARAM_PLANE, Request, TensorRequest, default_block_elements, place};
+pub(crate) use rows::{Named, Rows, Touched};
 
 #[cfg(test)]
 pub(crate) use pieces::tests as pieces_tests;

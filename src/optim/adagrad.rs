@@ -67,13 +67,26 @@ impl UpdateRule for Adagrad {
     }
 
     fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
-        // The steps before this one are t - 1.
-        let rate = self.lr / (1.0 + real(clock.steps) * self.lr_decay);
         let body = body::Adagrad {
-            minus_rate: round(-rate),
+            minus_rate: round(-self.rate(clock)),
             eps: round(self.eps),
             weight_decay: super::some_unless_zero(self.weight_decay),
         };
         (Prepared::new(Body::Adagrad(body), self.maximize), clock.next())
+    }
+
+    /// The same sums; the move is `rate * (g / root)`, as PyTorch computes it for sparse gradients, instead of
+    /// `(rate * g) / root`: up to two roundings apart.
+    fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        let body = body::RowAdagrad { minus_rate: round(-self.rate(clock)), eps: round(self.eps) };
+        (self.weight_decay == 0.0)
+            .then(|| (Prepared::new(Body::RowAdagrad(body), self.maximize), clock.next()))
+    }
+}
+
+impl Adagrad {
+    /// The learning rate of the next step; the steps before it are t - 1.
+    fn rate(&self, clock: TensorClock) -> f64 {
+        self.lr / (1.0 + real(clock.steps) * self.lr_decay)
     }
 }

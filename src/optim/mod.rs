@@ -32,6 +32,7 @@ mod radam;
 mod rmsprop;
 mod settings;
 mod sgd;
+mod sparse_adam;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use radam::RAdam;
 pub use rmsprop::RmsProp;
 pub use settings::Setting;
 pub use sgd::Sgd;
+pub use sparse_adam::SparseAdam;
 
 use crate::error::{Error, Result};
 use crate::kernel::{InstructionSet, body};
@@ -77,6 +79,8 @@ pub enum Optimizer {
     RAdam(RAdam),
     /// Lion.
     Lion(Lion),
+    /// SparseAdam, Adam for rows.
+    SparseAdam(SparseAdam),
 }
 
 /// A plane that an optimizer keeps beside the parameters, with one f32 per element.
@@ -118,6 +122,12 @@ trait UpdateRule: Settings {
 
     /// Computes the scalars of the next step, and the clock after it.
     fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock);
+
+    /// As [`prepare`](Self::prepare), for a step on some rows only; `None` if the rule has no such form with these
+    /// hyperparameters.
+    fn prepare_rows(&self, _clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        None
+    }
 }
 
 /// Evaluates an expression for the rule in an optimizer.
@@ -134,14 +144,26 @@ macro_rules! delegate {
             Optimizer::NAdam($rule) => $value,
             Optimizer::RAdam($rule) => $value,
             Optimizer::Lion($rule) => $value,
+            Optimizer::SparseAdam($rule) => $value,
         }
     };
 }
 
 impl Optimizer {
     /// The names of all optimizers.
-    pub const NAMES: [&'static str; 10] =
-        ["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam", "lion"];
+    pub const NAMES: [&'static str; 11] = [
+        "sgd",
+        "adagrad",
+        "adadelta",
+        "rmsprop",
+        "adam",
+        "adamw",
+        "adamax",
+        "nadam",
+        "radam",
+        "lion",
+        "sparseadam",
+    ];
 
     /// Returns the optimizer's name, one of [`NAMES`](Self::NAMES).
     #[must_use]
@@ -157,6 +179,7 @@ impl Optimizer {
             Self::NAdam(_) => "nadam",
             Self::RAdam(_) => "radam",
             Self::Lion(_) => "lion",
+            Self::SparseAdam(_) => "sparseadam",
         }
     }
 
@@ -177,6 +200,7 @@ impl Optimizer {
             "nadam" => Self::NAdam(NAdam::default()),
             "radam" => Self::RAdam(RAdam::default()),
             "lion" => Self::Lion(Lion::default()),
+            "sparseadam" => Self::SparseAdam(SparseAdam::default()),
             _ => {
                 let expected = format!("one of {}", Self::NAMES.join(", "));
                 return Err(Error::invalid("optimizer", format_args!("{name:?}"), expected));
@@ -256,6 +280,32 @@ impl Optimizer {
     /// Computes the scalars of a tensor's next step, and its clock after the step.
     pub(crate) fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
         delegate!(self, rule => rule.prepare(clock))
+    }
+
+    /// Computes the scalars of a tensor's next step on some of its rows, and its clock after the step. The other rows
+    /// keep every bit, moments included: this is PyTorch's rule for sparse gradients, not what a gradient of zeros
+    /// would do to them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] about `what` if the rule has no such form with these hyperparameters.
+    pub(crate) fn prepare_rows(
+        &self,
+        clock: TensorClock,
+        what: impl Into<String>,
+    ) -> Result<(Prepared, TensorClock)> {
+        const EXPECTED: &str = "an optimizer with a rule for rows: sgd without momentum, adagrad or sparseadam, \
+                                and no weight decay";
+        delegate!(self, rule => rule.prepare_rows(clock)).ok_or_else(|| {
+            let refused = |&(key, value): &(&'static str, Setting)| {
+                (matches!(key, "momentum" | "weight_decay") && f64::from(value) != 0.0)
+                    .then(|| format!("{key} {}", f64::from(value)))
+            };
+            let refused: Vec<_> = self.settings().iter().filter_map(refused).collect();
+            let with = if refused.is_empty() { "" } else { " with " };
+            let got = format!("{}{with}{}", self.name(), refused.join(" and "));
+            Error::invalid(what, got, EXPECTED)
+        })
     }
 
     /// Takes one step on a tensor in plain memory.

@@ -20,6 +20,8 @@ pub(super) enum Body {
     NAdam(body::NAdam),
     RAdam(body::RAdam),
     Lion(body::Lion),
+    SparseAdam(body::SparseAdam),
+    RowAdagrad(body::RowAdagrad),
 }
 
 impl Prepared {
@@ -51,6 +53,8 @@ impl Prepared {
             Body::NAdam(body) => body.run(sweep),
             Body::RAdam(body) => body.run(sweep),
             Body::Lion(body) => body.run(sweep),
+            Body::SparseAdam(body) => body.run(sweep),
+            Body::RowAdagrad(body) => body.run(sweep),
         }
     }
 }

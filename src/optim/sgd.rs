@@ -81,4 +81,9 @@ impl UpdateRule for Sgd {
         };
         (Prepared::new(Body::Sgd(body), self.maximize), clock.next())
     }
+
+    /// The rule for all elements, where it leaves alone what has no gradient.
+    fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        (self.momentum == 0.0 && self.weight_decay == 0.0).then(|| self.prepare(clock))
+    }
 }

@@ -12,6 +12,8 @@ use crate::layout::{Piece, pieces};
 pub(crate) struct ReadAhead<I: Iterator<Item = Piece>> {
     pieces: Peekable<I>,
     planes: Range<usize>,
+    /// Whether a plan that is followed reads these blocks ahead by itself.
+    is_planned: bool,
 }
 
 /// Reads planes of a range of a tensor ahead. `planes` counts as in [`Key`].
@@ -21,13 +23,18 @@ pub(crate) fn read_ahead(
     range: Range<u64>,
     planes: Range<usize>,
 ) -> ReadAhead<impl Iterator<Item = Piece> + '_> {
-    ReadAhead { pieces: pieces(directory, tensor, range).peekable(), planes }
+    ReadAhead { pieces: pieces(directory, tensor, range).peekable(), planes, is_planned: true }
+}
+
+/// Reads planes of some blocks ahead, which come in ascending order of their elements and in no plan.
+pub(crate) fn read_pieces_ahead<I: Iterator<Item = Piece>>(pieces: I, planes: Range<usize>) -> ReadAhead<I> {
+    ReadAhead { pieces: pieces.peekable(), planes, is_planned: false }
 }
 
 impl<I: Iterator<Item = Piece>> ReadAhead<I> {
     /// Starts the reads that now fit; the walk is at `current`.
     pub(crate) fn advance(&mut self, state: &mut State, current: &Piece) -> Result<()> {
-        if state.follower.is_followed() {
+        if self.is_planned && state.follower.is_followed() {
             return Ok(());
         }
         while self.pieces.next_if(|next| next.of_tensor.start < current.of_tensor.start).is_some() {}

@@ -34,7 +34,7 @@ use std::sync::{Arc, Condvar, Mutex};
 pub use stats::Stats;
 pub use view::View;
 
-pub(crate) use ahead::read_ahead;
+pub(crate) use ahead::{read_ahead, read_pieces_ahead};
 pub(crate) use lease::Lease;
 pub(crate) use plan::Access;
 pub(crate) use state::State;

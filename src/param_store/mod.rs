@@ -3,6 +3,7 @@
 mod change;
 mod look;
 mod open;
+mod rows;
 mod tensor;
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Which elements of a tensor a step has seen. Pure.
+//! Which elements or rows of a tensor a step has seen. Pure.
 
 use std::ops::Range;
 
@@ -58,6 +58,42 @@ impl Coverage {
     }
 }
 
+/// What a step has updated of a tensor.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// Ranges of elements, which have to become the whole.
+    Elements(Coverage),
+    /// Rows that had gradients; the others need nothing.
+    Rows(RowSet),
+}
+
+/// A set of rows, as ascending lists.
+#[derive(Debug, Default)]
+pub(super) struct RowSet {
+    lists: Vec<Vec<u64>>,
+}
+
+impl RowSet {
+    /// The first of some ascending rows that is in the set.
+    pub(super) fn first_of(&self, rows: &[u64]) -> Option<u64> {
+        let is_seen = |row: &u64| self.lists.iter().any(|list| list.binary_search(row).is_ok());
+        rows.iter().copied().find(is_seen)
+    }
+
+    /// Adds ascending rows that are not in the set. Each list is more than twice as long as the one after it, so that a
+    /// row is moved, and looked for, a logarithmic number of times however small the parts.
+    #[expect(clippy::stable_sort_primitive, reason = "two runs, which a stable sort finds and merges")]
+    pub(super) fn insert(&mut self, mut rows: Vec<u64>) {
+        while let Some(last) = self.lists.pop_if(|last| last.len() <= 2 * rows.len()) {
+            rows.extend(last);
+            rows.sort();
+        }
+        if !rows.is_empty() {
+            self.lists.push(rows);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +119,20 @@ mod tests {
         assert_eq!(coverage.split(3..6), [(3..4, true), (4..6, false)]);
         assert!(coverage.overlaps(&(3..5)) && !coverage.overlaps(&(4..6)) && !coverage.overlaps(&(5..5)));
         assert_eq!(coverage.first_gap(), 0);
+    }
+
+    #[test]
+    fn rows_are_found_whatever_the_parts_in_which_they_came() {
+        let mut seen = RowSet::default();
+        seen.insert(Vec::new());
+        assert_eq!((seen.first_of(&[0, 1]), seen.lists.len()), (None, 0));
+        for row in (0..100).rev() {
+            assert_eq!(seen.first_of(&[3 * row, 3 * row + 1]), None);
+            seen.insert(vec![3 * row]);
+        }
+        assert!(seen.lists.len() <= 7, "{} lists", seen.lists.len());
+        assert!(seen.lists.iter().all(|list| list.is_sorted()));
+        assert!((0..100).all(|row| seen.first_of(&[3 * row + 1, 3 * row + 3, 500]) != Some(3 * row + 1)));
+        assert_eq!((seen.first_of(&[1, 2, 297]), seen.first_of(&[4, 300])), (Some(297), None));
     }
 }

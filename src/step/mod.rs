@@ -2,6 +2,7 @@
 
 mod coverage;
 mod memory;
+mod rows;
 mod staged;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::ops::{Deref, Range};
 
 pub use memory::MemoryPass;
 
-use coverage::Coverage;
+use coverage::{Coverage, Done};
 
 use crate::error::{Error, Result};
 use crate::format::page::TensorEntry;
@@ -59,7 +60,7 @@ pub struct Step<'a> {
 struct Updated {
     rule: Prepared,
     clock_after: TensorClock,
-    done: Coverage,
+    done: Done,
 }
 
 impl Deref for Step<'_> {
@@ -203,9 +204,11 @@ impl<'a> Step<'a> {
         self.failed = false;
         let grad_norm = self.apply_staged()?;
         for (&tensor, update) in &self.updated {
-            if !update.done.is_whole(self.store.elements(tensor)) {
+            // Rows that were not named have had their update, which leaves them as they are.
+            let Done::Elements(done) = &update.done else { continue };
+            if !done.is_whole(self.store.elements(tensor)) {
                 let what = format!("update of tensor {:?}", self.store.tensor_name(tensor));
-                let got = format!("a gap at element {}", update.done.first_gap());
+                let got = format!("a gap at element {}", done.first_gap());
                 return Err(Error::invalid(what, got, "every element updated once"));
             }
         }
@@ -254,8 +257,8 @@ impl<'a> Step<'a> {
             self.store.background().wait_idle()?;
             update.run(self.store.engine(), gradient, Waiter::Caller)?
         };
-        if let Some(update) = self.updated.get_mut(&tensor) {
-            update.done.insert(range);
+        if let Some(Updated { done: Done::Elements(done), .. }) = self.updated.get_mut(&tensor) {
+            done.insert(range);
         }
         self.failed = false;
         Ok(())
@@ -281,15 +284,15 @@ impl<'a> Step<'a> {
     /// The tensor's scalars of this step, computed at its first update.
     fn begin_update(&mut self, tensor: usize, range: &Range<u64>) -> Result<Prepared> {
         if let Some(update) = self.updated.get(&tensor) {
-            if update.done.overlaps(range) {
-                return Err(self.twice(tensor));
-            }
-            return Ok(update.rule);
+            return match &update.done {
+                Done::Elements(done) if !done.overlaps(range) => Ok(update.rule),
+                _ => Err(self.twice(tensor)),
+            };
         }
         let entry = self.store.pager().lock().store_mut().tensor_entry(tensor)?;
         let clock = TensorClock { steps: entry.steps, mu_product: entry.mu_product };
         let (rule, clock_after) = self.store.optimizer_of(tensor)?.prepare(clock);
-        self.updated.insert(tensor, Updated { rule, clock_after, done: Coverage::default() });
+        self.updated.insert(tensor, Updated { rule, clock_after, done: Done::Elements(Coverage::default()) });
         Ok(rule)
     }
 }

@@ -15,6 +15,7 @@ mod planning;
 mod power;
 mod recovery;
 mod repair;
+mod rows;
 
 use std::sync::Arc;
 

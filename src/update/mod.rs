@@ -1,6 +1,7 @@
 //! MUSCLE. The update of a run of a tensor's elements: leases from the pager, kernels on all threads.
 
 mod background;
+mod rows;
 mod spans;
 
 use std::ops::Range;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use background::Background;
+pub(crate) use rows::RowUpdate;
 pub(crate) use spans::{Gradient, SPAN_LEN, measure, on_threads, split_off};
 
 use crate::error::Result;

@@ -8,6 +8,8 @@ use paramstore::optim::Optimizer;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
+use super::sparse::Batches;
+
 /// Why a file cannot be used or a result is wrong, for a person.
 pub(crate) type Outcome<T> = Result<T, String>;
 
@@ -39,11 +41,11 @@ struct Expected {
     crc32: Option<u32>,
 }
 
-/// One golden file of a dense rule.
+/// One golden file of a rule.
 pub(crate) struct Case {
     /// The file's name without its ending.
     pub(crate) file: String,
-    /// `optimizer`, `clip` or `accumulate`.
+    /// `optimizer`, `clip`, `accumulate` or `sparse`.
     pub(crate) kind: String,
     /// The rule with its hyperparameters; a scheduled rate comes from [`Case::lr`].
     pub(crate) optimizer: Optimizer,
@@ -59,6 +61,8 @@ pub(crate) struct Case {
     pub(crate) states: Vec<String>,
     /// The bound of global-norm clipping.
     pub(crate) max_norm: Option<f64>,
+    /// What a case of the kind `sparse` has instead of gradients of whole tensors.
+    pub(crate) batches: Option<Batches>,
     rates: Option<Vec<f64>>,
     tolerance_torch: BTreeMap<String, f64>,
     tolerance_exact: BTreeMap<String, f64>,
@@ -68,7 +72,7 @@ pub(crate) struct Case {
 
 /// What a file holds.
 pub(crate) enum Contents {
-    /// A case of a dense rule.
+    /// A case of a rule.
     Case(Box<Case>),
     /// Something that this library does not claim to do, by name.
     Unsupported(String),
@@ -110,14 +114,14 @@ pub(crate) fn load(path: &Path) -> Outcome<Contents> {
     }
     let kind = meta.word("kind")?;
     match kind {
-        "sparse" | "quantise8" | "bf16_round" | "bf16_stochastic" => {
+        "quantise8" | "bf16_round" | "bf16_stochastic" => {
             return Ok(Contents::Unsupported(kind.to_owned()));
         }
-        "optimizer" | "clip" | "accumulate" => {}
+        "optimizer" | "clip" | "accumulate" | "sparse" => {}
         _ => return Err(format!("the kind {kind:?} is unknown")),
     }
     let name = meta.word("optimizer")?;
-    if matches!(name, "Adafactor" | "Muon") {
+    if matches!(name, "Adafactor" | "Muon" | "RowwiseAdagrad") {
         return Ok(Contents::Unsupported(name.to_owned()));
     }
     let tensors =
@@ -131,27 +135,13 @@ impl Case {
         let optimizer = optimizer(meta.word("optimizer")?, &meta.json("hyper")?)?;
         let shapes: BTreeMap<String, Vec<usize>> = meta.json("shapes")?;
         let prefixes: Vec<String> = meta.json("prefixes")?;
-        let period: u64 = meta.json("grad_period")?;
+        let period: u64 = if kind == "sparse" { 0 } else { meta.json("grad_period")? };
         let micro_batches: Option<u64> = meta.optional("micro_batches")?;
         if micro_batches.is_some() != (kind == "accumulate") {
             return Err("micro_batches belongs to the kind accumulate".to_owned());
         }
-        let mut tensors = Vec::new();
-        for prefix in &prefixes {
-            let shape = shapes.get(prefix).ok_or_else(|| format!("no shape for {prefix:?}"))?.clone();
-            let gradient = |t| match micro_batches {
-                None => Ok(vec![arrays.f32(&format!("{prefix}grad_{t}"))?]),
-                Some(count) => {
-                    (1..=count).map(|k| arrays.f32(&format!("{prefix}micro_grad_{t}_{k}"))).collect()
-                }
-            };
-            let param = arrays.f32(&format!("{prefix}param_0"))?;
-            if param.len() != shape.iter().product::<usize>() {
-                return Err(format!("{prefix}param_0 has {} elements, its shape is {shape:?}", param.len()));
-            }
-            let gradients = (1..=period).map(gradient).collect::<Outcome<Vec<_>>>()?;
-            tensors.push(Tensor { prefix: prefix.clone(), shape, param, gradients });
-        }
+        let tensors = tensors(&prefixes, &shapes, (period, micro_batches), arrays)?;
+        let batches = if kind == "sparse" { Some(batches(meta.json("steps")?, arrays)?) } else { None };
         let states: Vec<String> = meta.json("states")?;
         let checkpoints: Vec<u64> = meta.json("checkpoints")?;
         let strict: Option<BTreeMap<String, String>> = meta.optional("strict_crc32")?;
@@ -192,9 +182,10 @@ impl Case {
             steps: meta.json("steps")?,
             checkpoints,
             tensors,
-            sizes: meta.json("sizes")?,
+            sizes: if batches.is_some() { Vec::new() } else { meta.json("sizes")? },
             states,
             max_norm: meta.optional("max_norm")?,
+            batches,
             rates: meta.optional("lr_per_step")?,
             tolerance_torch: meta.json("tolerance_units_torch")?,
             tolerance_exact: meta.json("tolerance_units_f64")?,
@@ -210,6 +201,12 @@ impl Case {
             optimizer.set_lr(rates[usize::try_from(t - 1).expect("a step fits")]);
         }
         optimizer
+    }
+
+    /// Returns the parameters and the planes of the rule, each with its name and what it begins with.
+    pub(crate) fn planes(&self) -> Vec<(&'static str, f32)> {
+        let state = self.optimizer.state_planes();
+        std::iter::once(("param", 0.0)).chain(state.iter().map(|plane| (plane.name, plane.fill))).collect()
     }
 
     /// Says whether the file has exact checksums.
@@ -254,6 +251,37 @@ impl Case {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads the start and the gradients of every tensor; `period` comes with the micro-batches of a step, if it has them.
+fn tensors(
+    prefixes: &[String],
+    shapes: &BTreeMap<String, Vec<usize>>,
+    (period, micro_batches): (u64, Option<u64>),
+    arrays: &Arrays<'_>,
+) -> Outcome<Vec<Tensor>> {
+    let mut tensors = Vec::new();
+    for prefix in prefixes {
+        let shape = shapes.get(prefix).ok_or_else(|| format!("no shape for {prefix:?}"))?.clone();
+        let gradient = |t| match micro_batches {
+            None => Ok(vec![arrays.f32(&format!("{prefix}grad_{t}"))?]),
+            Some(count) => (1..=count).map(|k| arrays.f32(&format!("{prefix}micro_grad_{t}_{k}"))).collect(),
+        };
+        let param = arrays.f32(&format!("{prefix}param_0"))?;
+        if param.len() != shape.iter().product::<usize>() {
+            return Err(format!("{prefix}param_0 has {} elements, its shape is {shape:?}", param.len()));
+        }
+        let gradients = (1..=period).map(gradient).collect::<Outcome<Vec<_>>>()?;
+        tensors.push(Tensor { prefix: prefix.clone(), shape, param, gradients });
+    }
+    Ok(tensors)
+}
+
+/// Reads the gradients of rows of every step.
+fn batches(steps: u64, arrays: &Arrays<'_>) -> Outcome<Batches> {
+    let batch = |t| Ok((arrays.ids(&format!("row_ids_{t}"))?, arrays.f32(&format!("row_values_{t}"))?));
+    let steps = (1..=steps).map(batch).collect::<Outcome<Vec<_>>>()?;
+    Ok(Batches { steps, touched: arrays.ids("touched_rows")? })
 }
 
 /// Compares in units of 2^`unit`; NaN equals NaN, and the unit 32767 prescribes nothing.
@@ -382,6 +410,11 @@ impl Arrays<'_> {
 
     fn f64(&self, name: &str) -> Outcome<Vec<f64>> {
         Ok(self.bytes(name, Dtype::F64)?.into_iter().map(f64::from_le_bytes).collect())
+    }
+
+    fn ids(&self, name: &str) -> Outcome<Vec<u64>> {
+        let ids = self.bytes(name, Dtype::I64)?.into_iter().map(i64::from_le_bytes);
+        ids.map(|id| u64::try_from(id).map_err(|error| format!("{name}: {error}"))).collect()
     }
 
     fn i16(&self, name: &str) -> Outcome<Vec<i16>> {

@@ -36,3 +36,27 @@ impl<const DECAY: bool> Rule<1> for Body<DECAY> {
         (p + (s.minus_rate * g) / root, [sum])
     }
 }
+
+/// The scalars of one step on rows. PyTorch divides before it multiplies there, which rounds differently.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RowAdagrad {
+    /// `-lr / (1 + (t - 1) * lr_decay)`.
+    pub(crate) minus_rate: f32,
+    /// `eps`.
+    pub(crate) eps: f32,
+}
+
+impl RowAdagrad {
+    pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
+        sweep.run(self)
+    }
+}
+
+impl Rule<1> for RowAdagrad {
+    #[inline(always)]
+    fn element(self, p: f32, g: f32, [sum]: [f32; 1]) -> (f32, [f32; 1]) {
+        let sum = sum + g * g;
+        let root = sum.sqrt() + self.eps;
+        (p + self.minus_rate * (g / root), [sum])
+    }
+}

@@ -15,9 +15,10 @@ mod nadam;
 mod radam;
 mod rmsprop;
 mod sgd;
+mod sparse_adam;
 
 pub(crate) use adadelta::Adadelta;
-pub(crate) use adagrad::Adagrad;
+pub(crate) use adagrad::{Adagrad, RowAdagrad};
 pub(crate) use adam::Adam;
 pub(crate) use adamax::Adamax;
 pub(crate) use lion::Lion;
@@ -26,6 +27,7 @@ pub(crate) use nadam::NAdam;
 pub(crate) use radam::{RAdam, Rectified};
 pub(crate) use rmsprop::RmsProp;
 pub(crate) use sgd::{Momentum, Sgd};
+pub(crate) use sparse_adam::SparseAdam;
 
 /// Weight decay of one step, for the rules that have both kinds.
 #[derive(Debug, Clone, Copy, PartialEq)]

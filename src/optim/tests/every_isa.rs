@@ -128,7 +128,7 @@ fn run(
 fn the_choices_cover_every_kernel() {
     let variants = variants();
     let count = |name: &str| variants.iter().filter(|variant| variant.name() == name).count();
-    assert_eq!(Optimizer::NAMES.map(count), [20, 4, 4, 32, 16, 16, 8, 16, 16, 4]);
+    assert_eq!(Optimizer::NAMES.map(count), [20, 4, 4, 32, 16, 16, 8, 16, 16, 4, 4]);
 }
 
 #[test]

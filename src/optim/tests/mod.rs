@@ -13,6 +13,15 @@ fn optimizer(name: &str, settings: &[(&str, &str)]) -> Optimizer {
     optimizer
 }
 
+/// The optimizer with a weight decay, where it has one.
+fn decayed(name: &str, weight_decay: &str) -> Optimizer {
+    if name == "sparseadam" {
+        optimizer(name, &[])
+    } else {
+        optimizer(name, &[("weight_decay", weight_decay)])
+    }
+}
+
 /// A tensor in plain memory.
 #[derive(Clone)]
 struct Tensor {
@@ -60,7 +69,7 @@ fn state_planes_have_the_names_of_pytorch_in_a_fixed_order() {
         names("rmsprop", &[("centered", "on"), ("momentum", "0.5")]),
         "square_avg momentum_buffer grad_avg"
     );
-    for name in ["adam", "adamw", "nadam", "radam"] {
+    for name in ["adam", "adamw", "nadam", "radam", "sparseadam"] {
         assert_eq!(names(name, &[]), "exp_avg exp_avg_sq");
     }
     for name in ["adam", "adamw"] {
@@ -132,7 +141,7 @@ fn a_step_beyond_any_count_keeps_finite_scalars() {
 fn a_tensor_cut_into_blocks_gets_the_bits_of_the_whole() {
     let (param, grad) = (PARAM.repeat(40), GRAD.repeat(40));
     for name in Optimizer::NAMES {
-        let rule = optimizer(name, &[("weight_decay", "0.01")]);
+        let rule = decayed(name, "0.01");
         let (mut whole, mut cut) = (Tensor::new(&rule, &param), Tensor::new(&rule, &param));
         for _ in 0..3 {
             whole.step(&rule, &grad);
@@ -164,7 +173,7 @@ fn a_prepared_step_can_be_shared_by_threads() {
 fn maximize_is_the_step_with_the_gradient_negated() {
     let negated = GRAD.map(|g| -g);
     for name in Optimizer::NAMES {
-        let down = optimizer(name, &[("weight_decay", "0.01")]);
+        let down = decayed(name, "0.01");
         let mut up = down;
         if up.set("maximize", "on").is_err() {
             assert_eq!(name, "lion");
@@ -183,7 +192,7 @@ fn maximize_is_the_step_with_the_gradient_negated() {
 fn no_weight_decay_leaves_infinite_parameters_out_of_the_state() {
     // 0 * infinity would be NaN: the term must be left out, not multiplied by zero.
     for name in Optimizer::NAMES {
-        let rule = optimizer(name, &[("weight_decay", "0")]);
+        let rule = decayed(name, "0");
         let mut tensor = Tensor::new(&rule, &[f32::INFINITY, f32::NEG_INFINITY]);
         tensor.step(&rule, &[0.5, -0.25]);
         assert_eq!(tensor.param, [f32::INFINITY, f32::NEG_INFINITY], "{name}");
@@ -226,4 +235,52 @@ fn lion_leaves_a_zero_of_either_sign_where_nothing_moves_it() {
     tensor.step(&lion, &[0.0, -0.0]);
     assert_eq!(tensor.param[0].to_bits(), 0.0_f32.to_bits());
     assert_eq!(tensor.param[1].to_bits(), (-0.0_f32).to_bits());
+}
+
+#[test]
+fn rows_have_a_rule_in_three_optimizers_and_the_others_say_so() {
+    let refused = |rule: &Optimizer| rule.prepare_rows(TensorClock::default(), "row update").map(|_| ());
+    for name in Optimizer::NAMES {
+        let has_one = ["sgd", "adagrad", "sparseadam"].contains(&name);
+        assert_eq!(refused(&decayed(name, "0")).is_ok(), has_one, "{name}");
+    }
+    let expected =
+        "an optimizer with a rule for rows: sgd without momentum, adagrad or sparseadam, and no weight decay";
+    let message = |rule: &Optimizer| refused(rule).unwrap_err().to_string();
+    assert_eq!(message(&optimizer("lion", &[])), format!("row update: got lion, expected {expected}"));
+    let sgd = optimizer("sgd", &[("momentum", "0.9"), ("weight_decay", "0.5")]);
+    let got = "sgd with momentum 0.9 and weight_decay 0.5";
+    assert_eq!(message(&sgd), format!("row update: got {got}, expected {expected}"));
+    let adagrad = optimizer("adagrad", &[("weight_decay", "0.25")]);
+    assert_eq!(
+        message(&adagrad),
+        format!("row update: got adagrad with weight_decay 0.25, expected {expected}")
+    );
+}
+
+#[test]
+fn a_rule_for_rows_is_that_for_all_elements_but_for_the_roundings_of_adagrads_move() {
+    let grad = [0.5, 0.25, -3.0, 1.7, 1e-5, 123.0, -1e-3, 40.0, -2.0];
+    for name in ["sgd", "adagrad", "sparseadam"] {
+        for maximize in ["off", "on"] {
+            let rule = optimizer(name, &[("maximize", maximize), ("lr", "0.3")]);
+            let param = [1.0, -2.0, 0.5, -0.0, 3.0, 7.0, -3.5, 0.25, 7.0];
+            let (mut whole, mut rows) = (Tensor::new(&rule, &param), Tensor::new(&rule, &param));
+            for _ in 0..4 {
+                whole.step(&rule, &grad);
+                let (prepared, next) = rule.prepare_rows(rows.clock, "rows").unwrap();
+                let mut state: Vec<&mut [f32]> = rows.planes.iter_mut().map(Vec::as_mut_slice).collect();
+                prepared.run(InstructionSet::detect(), &mut rows.param, &grad, &mut state);
+                rows.clock = next;
+            }
+            assert_eq!((&rows.planes, rows.clock), (&whole.planes, whole.clock), "{name}");
+            if name == "adagrad" {
+                for (a, b) in rows.param.iter().zip(&whole.param) {
+                    assert!((a - b).abs() <= 16.0 * f32::EPSILON * b.abs().max(1.0), "{a} and {b}");
+                }
+            } else {
+                assert_eq!(rows.bits(), whole.bits(), "{name}");
+            }
+        }
+    }
 }

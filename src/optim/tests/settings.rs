@@ -13,7 +13,7 @@ fn every_name_makes_its_optimizer_and_another_one_lists_them() {
         assert_eq!(Optimizer::from_name(name).unwrap().name(), name);
     }
     let error = Optimizer::from_name("AdamW").unwrap_err().to_string();
-    let names = "sgd, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, radam, lion";
+    let names = "sgd, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, radam, lion, sparseadam";
     assert_eq!(error, format!("optimizer: got \"AdamW\", expected one of {names}"));
 }
 
@@ -43,6 +43,7 @@ fn defaults_are_those_of_pytorch() {
     let radam = "weight_decay 0, decoupled_weight_decay 0, maximize 0";
     assert_eq!(text("radam"), format!("lr 0.001, {moments}, {radam}"));
     assert_eq!(text("lion"), "lr 0.0001, beta1 0.9, beta2 0.99, weight_decay 0");
+    assert_eq!(text("sparseadam"), format!("lr 0.001, {moments}, maximize 0"));
     for name in Optimizer::NAMES {
         optimizer(name, &[]).validate().unwrap();
     }
@@ -56,7 +57,8 @@ fn recorded(rule: &Optimizer) -> Vec<(String, f64)> {
 #[test]
 fn settings_round_trip_exactly_for_every_optimizer() {
     for name in Optimizer::NAMES {
-        let mut rule = optimizer(name, &[("lr", "0.1"), ("weight_decay", "1.1754943508222875e-38")]);
+        let mut rule = super::decayed(name, "1.1754943508222875e-38");
+        rule.set("lr", "0.1").unwrap();
         for key in ["maximize", "amsgrad", "centered", "decoupled_weight_decay"] {
             if rule.settings().iter().any(|&(known, _)| known == key) {
                 rule.set(key, "on").unwrap();

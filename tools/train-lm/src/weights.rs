@@ -48,7 +48,7 @@ const SETTINGS: [(&str, &[(&str, &str)]); 4] = [
 ];
 
 /// Learning rates that suit models of a few hundred dimensions at the default batch.
-const RATES: [(&str, f64); 10] = [
+const RATES: [(&str, f64); 11] = [
     ("sgd", 0.3),
     ("adagrad", 0.02),
     ("adadelta", 1.0),
@@ -59,6 +59,7 @@ const RATES: [(&str, f64); 10] = [
     ("nadam", 3e-3),
     ("radam", 3e-3),
     ("lion", 4e-4),
+    ("sparseadam", 3e-3),
 ];
 
 /// The optimizer of a new store.

@@ -246,7 +246,7 @@ fn every_optimizer_trains_and_names_that_do_not_exist_are_refused() {
     let bench = Bench::new();
     let names =
         ["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam", "lion"];
-    for name in names {
+    for name in names.into_iter().chain(["sparseadam"]) {
         let report = bench.run(&bench.store(name), &["--steps", "12", "--optimizer", name]);
         let (before, after) = (&report["val_bits_per_byte_before"], &report["val_bits_per_byte_after"]);
         assert!(after.as_f64().unwrap() < before.as_f64().unwrap(), "{name}: {before} to {after}");

@@ -1,0 +1,86 @@
+//! Gradients of some rows of a matrix, as a lookup of embeddings has them.
+
+use super::coverage::{Done, RowSet};
+use super::{Step, Updated};
+use crate::error::{Error, Result};
+use crate::kernel::reduce::Preparation;
+use crate::optim::{Prepared, TensorClock};
+use crate::update::RowUpdate;
+
+impl Step<'_> {
+    /// Updates some rows of a tensor `[rows, width]` with their gradients, by the rule for rows of its optimizer:
+    /// `gradients` has the shape `[ids.len(), width]` and row `i` of it belongs to row `ids[i]` of the tensor. Every other
+    /// row keeps parameters and state, bit for bit, and only blocks that hold a row named are read and written.
+    ///
+    /// Ids may come in any order and repeat. The gradients of a row that is named several times are summed in the order of
+    /// their positions, each addition rounded to f32, and the row is updated once with the sum; a loss scale of the step
+    /// divides the sum. [`StepReport::non_finite`](super::StepReport::non_finite) counts elements of these sums.
+    ///
+    /// The rules are those of PyTorch 2.x for sparse gradients: SGD without momentum, Adagrad,
+    /// [`SparseAdam`](crate::optim::SparseAdam). They are lazy: a row that is not named in a step neither moves nor decays,
+    /// and momenta of it wait. The tensor's clock counts one update for each step with a call, also one with no ids at all,
+    /// as PyTorch does. There is no weight decay.
+    ///
+    /// A step may call this several times for a tensor, with other rows each time: a row comes in one call, which sums its
+    /// gradients. The tensor is whole for [`finish`](Self::finish) after any call. The work is done when this returns.
+    /// Beside the budget it takes 24 bytes of memory for each id.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that has not two dimensions, an id that is no row
+    /// of it, another length of the gradients, an optimizer (or momentum, or weight decay) without a rule for rows, a row
+    /// or a tensor that was updated in this step already, and a step that needs all gradients first (clipping, refusing
+    /// non-finite ones). Nothing was changed then, and the step can go on. I/O errors and [`Error::Damaged`] from the
+    /// disk leave the step failed.
+    pub fn apply_rows(&mut self, name: &str, ids: &[u64], gradients: &[f32]) -> Result<()> {
+        if self.options.needs_all_gradients() {
+            return Err(Error::invalid(
+                "apply_rows in this step",
+                "clipping or refusing of non-finite gradients",
+                "a step without them",
+            ));
+        }
+        self.check_whole()?;
+        let (tensor, rows) = self.store.checked_rows("gradients", name, ids, gradients.len())?;
+        if self.staged.contains_key(&tensor) {
+            return Err(self.twice(tensor));
+        }
+        let distinct = rows.distinct();
+        let rule = self.begin_rows(tensor, &distinct)?;
+        // From here on the step has to finish, as with every update.
+        self.store.mark_mixed();
+        self.failed = true;
+        self.store.background().wait_idle()?;
+        let prepare = Preparation { divisor: self.divisor(), ..Preparation::default() };
+        let planes = self.store.state_planes(tensor) + 1;
+        let update = RowUpdate { tensor, rows: &rows, gradients, planes, rule, prepare };
+        self.non_finite += update.run(self.store.engine())?;
+        if let Some(Updated { done: Done::Rows(seen), .. }) = self.updated.get_mut(&tensor) {
+            seen.insert(distinct);
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    /// The tensor's scalars of this step, computed at its first update.
+    fn begin_rows(&mut self, tensor: usize, rows: &[u64]) -> Result<Prepared> {
+        if let Some(update) = self.updated.get(&tensor) {
+            let Done::Rows(seen) = &update.done else { return Err(self.twice(tensor)) };
+            if let Some(row) = seen.first_of(rows) {
+                let what = format!("gradients of tensor {:?}", self.store.tensor_name(tensor));
+                let got = format!("row {row} for a second time in this step");
+                return Err(Error::invalid(
+                    what,
+                    got,
+                    "one call with all gradients of a row, which sums them",
+                ));
+            }
+            return Ok(update.rule);
+        }
+        let entry = self.store.pager().lock().store_mut().tensor_entry(tensor)?;
+        let clock = TensorClock { steps: entry.steps, mu_product: entry.mu_product };
+        let what = format!("row update of tensor {:?}", self.store.tensor_name(tensor));
+        let (rule, clock_after) = self.store.optimizer_of(tensor)?.prepare_rows(clock, what)?;
+        self.updated.insert(tensor, Updated { rule, clock_after, done: Done::Rows(RowSet::default()) });
+        Ok(rule)
+    }
+}

@@ -1,0 +1,175 @@
+//! The update of some rows of a tensor: gradients of the same row summed, then the optimizer's rule for rows.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::{BATCH, Engine, keys_of, on_threads, split_off};
+use crate::error::Result;
+use crate::format::elements::as_f32_mut;
+use crate::kernel::reduce::{Preparation, accumulate, count_non_finite, prepare_gradient};
+use crate::kernel::{InstructionSet, MOST_PLANES};
+use crate::layout::{Named, Rows, Touched};
+use crate::optim::Prepared;
+use crate::pager::{Lease, Waiter, elapsed_ns, read_pieces_ahead};
+use crate::units::to_usize;
+
+/// Elements of gradients that one thread takes at a time, where rows allow it.
+const ROWS_LEN: usize = 1 << 14;
+/// Elements of a row that are summed and updated at a time: they stay in the first-level cache.
+const CHUNK_LEN: usize = 1024;
+
+/// One update of some rows of a tensor.
+pub(crate) struct RowUpdate<'a> {
+    pub(crate) tensor: usize,
+    pub(crate) rows: &'a Rows,
+    /// One row for each id, in the order of the ids.
+    pub(crate) gradients: &'a [f32],
+    /// The parameter plane and the state planes.
+    pub(crate) planes: usize,
+    pub(crate) rule: Prepared,
+    pub(crate) prepare: Preparation,
+}
+
+/// Rows of one block that one thread updates.
+struct RowSpan<'p, 'r> {
+    planes: Vec<&'p mut [f32]>,
+    named: &'r [Named],
+    /// The elements of the planes, in the tensor.
+    run: Range<u64>,
+}
+
+impl RowUpdate<'_> {
+    /// Updates the blocks that hold the rows, ascending and each once. Returns how many elements of the summed gradients
+    /// were NaN or infinite.
+    pub(crate) fn run(&self, engine: &Engine) -> Result<u64> {
+        let directory = Arc::clone(engine.pager.directory());
+        let blocks = self.rows.touched(&directory, self.tensor).map(|touched| touched.piece);
+        let mut ahead = read_pieces_ahead(blocks, 0..self.planes);
+        let mut left = self.rows.touched(&directory, self.tensor).peekable();
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut non_finite = 0;
+        while left.peek().is_some() {
+            batch.extend(left.by_ref().take(BATCH));
+            let keys: Vec<_> =
+                batch.iter().flat_map(|touched| keys_of(&touched.piece, self.planes)).collect();
+            if let Some(lease) = engine.pager.lease_near(&keys)? {
+                non_finite += self.run_leased(engine, lease, &batch)?;
+                batch.clear();
+                continue;
+            }
+            for touched in batch.drain(..) {
+                ahead.advance(&mut engine.pager.lock(), &touched.piece)?;
+                let keys: Vec<_> = keys_of(&touched.piece, self.planes).collect();
+                let lease = engine.pager.lease(&keys, Waiter::Caller)?;
+                non_finite += self.run_leased(engine, lease, &[touched])?;
+            }
+        }
+        Ok(non_finite)
+    }
+
+    /// Updates the rows in some blocks, whose planes are leased in the same order.
+    fn run_leased(&self, engine: &Engine, mut lease: Lease<'_>, blocks: &[Touched<'_>]) -> Result<u64> {
+        let start = Instant::now();
+        let mut buffers = lease.buffers().iter_mut();
+        let mut spans = Vec::new();
+        for touched in blocks {
+            let within = &touched.piece.within;
+            let bytes = 4 * within.start..4 * within.end;
+            let mut slice = || {
+                let buffer = buffers.next().and_then(|buffer| buffer.get_mut(bytes.clone()));
+                as_f32_mut(buffer.unwrap_or_default())
+            };
+            let planes = (0..self.planes).map(|_| slice()).collect();
+            self.cut(planes, touched, &mut spans);
+        }
+        let isa = engine.isa;
+        let non_finite = match spans.as_mut_slice() {
+            [one] => one.run(self, isa),
+            many => {
+                on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(self, isa)).sum())
+            }
+        };
+        engine.pager.lock().stats_mut().compute_ns += elapsed_ns(start);
+        lease.release(|_| true)?;
+        Ok(non_finite)
+    }
+
+    /// Cuts a block in front of rows into spans.
+    fn cut<'p, 'r>(
+        &self,
+        mut planes: Vec<&'p mut [f32]>,
+        touched: &Touched<'r>,
+        spans: &mut Vec<RowSpan<'p, 'r>>,
+    ) {
+        let mut at = touched.piece.of_tensor.start;
+        for (named, run) in self.rows.cut(touched, ROWS_LEN / self.rows.width()) {
+            drop(split_off(&mut planes, to_usize(run.start - at)));
+            let now = split_off(&mut planes, to_usize(run.end - run.start));
+            at = run.end;
+            spans.push(RowSpan { planes: now, named, run });
+        }
+    }
+
+    /// The gradient of some columns of a row: the only one that was given, or the sum of several in the order of their
+    /// places, each addition rounded, in `sum`.
+    fn gradient<'s>(
+        &'s self,
+        isa: InstructionSet,
+        named: &[Named],
+        columns: &Range<usize>,
+        sum: &'s mut [f32],
+    ) -> &'s [f32] {
+        let given = |named: &Named| {
+            let row = named.position * self.rows.width();
+            self.gradients.get(row + columns.start..row + columns.end).unwrap_or_default()
+        };
+        match named {
+            [] => &[],
+            [only] => given(only),
+            [first, others @ ..] => {
+                let sum = sum.get_mut(..columns.len()).unwrap_or_default();
+                sum.copy_from_slice(given(first));
+                for other in others {
+                    accumulate(isa, sum, given(other), 1.0, false);
+                }
+                sum
+            }
+        }
+    }
+}
+
+impl RowSpan<'_, '_> {
+    /// Updates the rows one after the other, a chunk of columns at a time.
+    fn run(&mut self, update: &RowUpdate<'_>, isa: InstructionSet) -> u64 {
+        let (mut sum, mut ready) = ([0.0; CHUNK_LEN], [0.0; CHUNK_LEN]);
+        let state_planes = self.planes.len().saturating_sub(1);
+        let mut non_finite = 0;
+        for part in update.rows.parts(self.named, self.run.clone()) {
+            for start in (0..part.columns.len()).step_by(CHUNK_LEN) {
+                let len = CHUNK_LEN.min(part.columns.len() - start);
+                let columns = part.columns.start + start..part.columns.start + start + len;
+                let within = part.within.start + start..part.within.start + start + len;
+                let mut planes = self.planes.iter_mut();
+                let mut slices: [&mut [f32]; 1 + MOST_PLANES] = std::array::from_fn(|_| {
+                    planes.next().and_then(|plane| plane.get_mut(within.clone())).unwrap_or_default()
+                });
+                let [param, state @ ..] = &mut slices;
+                let state = state.get_mut(..state_planes).unwrap_or_default();
+                let gradient = update.gradient(isa, part.named, &columns, &mut sum);
+                if update.prepare == Preparation::default() {
+                    non_finite += update.rule.run(isa, param, gradient, state);
+                    continue;
+                }
+                // Counted before it is scaled, which can make an infinity of a number.
+                non_finite += count_non_finite(isa, gradient);
+                let out = ready.get_mut(..len).unwrap_or_default();
+                prepare_gradient(isa, out, gradient, update.prepare);
+                let _of_scaled = update.rule.run(isa, param, out, state);
+            }
+        }
+        non_finite
+    }
+}
