@@ -102,7 +102,9 @@ fn a_drop_is_durable_when_it_returns() {
     let events = volume.events();
     assert!(events.len() > before);
     let mut disk = Disk::new(None);
-    events.iter().for_each(|event| disk.apply(event));
+    for event in &events {
+        disk.apply(event);
+    }
     // As little as can be of what was not made durable.
     let items = disk.unsynced();
     let image = disk.image(&items, &vec![0; items.len()]);

@@ -101,10 +101,9 @@ fn ways(arguments: &RepairArguments, repair: &mut Repair, seen: &Verification) -
     for (name, copy) in copies(arguments)? {
         match repair.plan_rebuild(&copy, seen) {
             Ok(plan) if plan.is_complete() => ways.push(Way::Rebuild { copy, name, plan }),
-            Ok(_) => {}
             // What was named has to be right; what merely lies there need not be.
             Err(error) if arguments.from.is_some() => return Err(error.into()),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
     if let Some(step) = repair.previous_step()? {
