@@ -76,10 +76,10 @@ impl Repair {
         Ok(self.store.older()?.map(|superblock| superblock.step))
     }
 
-    /// Checks everything that a generation consists of, as [`verify`](crate::inspect::verify) does.
+    /// Checks everything that a generation consists of, as [`verify`](crate::inspect::verify()) does.
     ///
     /// # Errors
-    /// As [`verify`](crate::inspect::verify).
+    /// As [`verify`](crate::inspect::verify()).
     pub fn verify(
         &self,
         options: &VerifyOptions,
