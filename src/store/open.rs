@@ -74,7 +74,7 @@ struct Chosen {
 /// How often a reader looks again when writers overtake it between its looks.
 const PIN_TRIES: usize = 500;
 /// How often the writer's lock is asked for.
-const LOCK_TRIES: usize = 10;
+const LOCK_TRIES: usize = 50;
 /// How often a reader looks again at damage: what a writer is just replacing can look torn.
 const DAMAGE_TRIES: usize = 5;
 
