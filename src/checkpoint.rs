@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::format::CHECKPOINTS_DIRECTORY;
 use crate::param_store::ParamStore;
-use crate::storage::{Caching, RealVolume, Volume};
+use crate::storage::{RealVolume, Volume};
 use crate::store::{self, BackCost, Work, open_checkpoint};
 
 /// What [`ParamStore::keep`] would take.
@@ -380,7 +380,7 @@ impl ParamStore {
         run: impl FnOnce(&Self, &mut Work<'_>) -> Result<T, Error>,
     ) -> Result<T> {
         let (buffers, threads) = self.pager().take_copy_memory()?;
-        let mut work = Work { buffers, threads, caching: Caching::Direct, progress };
+        let mut work = Work { buffers, threads, progress };
         let result = run(self, &mut work);
         for buffer in work.buffers {
             self.pager().give_memory(buffer);

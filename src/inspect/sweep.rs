@@ -192,17 +192,14 @@ impl<'a> Sweep<'a> {
     }
 
     fn find(&mut self, make: impl FnOnce() -> Finding) {
-        if self.is_again {
-            let finding = make();
-            if !self.result.findings.contains(&finding) {
-                self.result.findings_total += 1;
-                self.result.findings.push(finding);
-            }
+        let has_room = self.result.findings.len() < self.options.findings_max;
+        let finding = (has_room || self.is_again).then(make);
+        if self.is_again && finding.as_ref().is_some_and(|finding| self.result.findings.contains(finding)) {
             return;
         }
         self.result.findings_total += 1;
-        if self.result.findings.len() < self.options.findings_max {
-            self.result.findings.push(make());
+        if has_room {
+            self.result.findings.extend(finding);
         }
     }
 

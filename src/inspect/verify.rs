@@ -83,6 +83,11 @@ impl VerifyOptions {
         self
     }
 
+    /// Whether it is the previous generation.
+    pub(crate) fn is_of_previous(&self) -> bool {
+        self.generation == Generation::Previous
+    }
+
     /// Goes on where an earlier look at the same store ended, by what [`VerifyProgress::so_far`] told last. Both
     /// superblocks, the directory, the record and the lengths of files are looked at anew.
     #[must_use]

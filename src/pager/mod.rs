@@ -61,7 +61,7 @@ pub enum IoPath {
     Auto,
     /// Past the page cache (`O_DIRECT`).
     Direct,
-    /// Reads through memory maps, writes through the page cache.
+    /// Reads through memory maps; writes past the page cache where the file system can.
     Mapped,
 }
 

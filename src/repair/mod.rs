@@ -18,6 +18,8 @@ use crate::store::{BlockStore, Generation, PinWait};
 pub struct Repair {
     volume: Arc<dyn Volume>,
     store: BlockStore,
+    /// Whether all of the generation before the newest was read and found whole, and nothing was written since.
+    previous_is_whole: bool,
 }
 
 /// What [`Repair::drop_newest`] did.
@@ -53,7 +55,7 @@ impl Repair {
     /// As [`open`](Self::open), in a volume of any kind.
     pub(crate) fn open_in(volume: Arc<dyn Volume>) -> Result<Self> {
         let store = BlockStore::open_writer(Arc::clone(&volume), PinWait::Unlimited)?;
-        Ok(Self { volume, store })
+        Ok(Self { volume, store, previous_is_whole: false })
     }
 
     /// The generation in force.
@@ -81,33 +83,40 @@ impl Repair {
     /// # Errors
     /// As [`verify`](crate::inspect::verify()).
     pub fn verify(
-        &self,
+        &mut self,
         options: &VerifyOptions,
         mut progress: impl FnMut(&VerifyProgress<'_>),
     ) -> Result<Verification> {
-        verify_in(&self.volume, options, &mut progress)
+        let seen = verify_in(&self.volume, options, &mut progress)?;
+        if options.is_of_previous() {
+            self.previous_is_whole = seen.is_sound() && seen.complete;
+        }
+        Ok(seen)
     }
 
     /// Drops what the newest generation holds, so that what the one before it holds is in force: all steps between the two
-    /// are lost. Everything of the older generation is read and checked first, as `options` says; readers of the newest are
-    /// waited for.
+    /// are lost. Unless [`verify`](Self::verify) has found the older generation whole, it is read and checked first, as
+    /// `options` says; readers of the newest are waited for.
     ///
     /// When this returns, the drop is durable; a crash before leaves the content of either generation in force.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no older generation, or it is not whole either; disk errors.
-    pub fn drop_newest(self, options: &VerifyOptions) -> Result<Dropped> {
-        let seen = self.verify(&options.clone().generation(Generation::Previous), |_| {})?;
-        if !(seen.is_sound() && seen.complete) {
-            let got = format!("{} damaged places in it", seen.findings_total);
-            return Err(Error::invalid("generation to go back to", got, "a whole one"));
+    pub fn drop_newest(mut self, options: &VerifyOptions) -> Result<Dropped> {
+        if !self.previous_is_whole {
+            let seen = self.verify(&options.clone().generation(Generation::Previous), |_| {})?;
+            if !self.previous_is_whole {
+                let got = format!("{} damaged places in it", seen.findings_total);
+                return Err(Error::invalid("generation to go back to", got, "a whole one"));
+            }
         }
-        let dropped = self.store.drop_newest()?;
+        let dropped_step = self.step();
+        let now = self.store.drop_newest()?;
         Ok(Dropped {
-            generation: dropped.generation,
-            previous_generation: dropped.previous,
-            step: dropped.step,
-            dropped_step: dropped.dropped_step,
+            generation: now.generation,
+            previous_generation: now.generation - 1,
+            step: now.step,
+            dropped_step,
         })
     }
 }

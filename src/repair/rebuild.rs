@@ -110,7 +110,9 @@ impl Repair {
             let got = format!("none of {missing} blocks and {} places of metadata", plan.metadata);
             return Err(Error::invalid("copy to rebuild from", got, "one with every damaged block"));
         }
+        // Read once more, rather than keep all of them in memory or write some before it is certain that none is missing.
         let mut blocks = 0;
+        self.previous_is_whole = false;
         self.each_patch(donor, seen, &mut RebuildPlan::default(), &mut |store, patch| {
             blocks += 1;
             write_patch(store, &patch)
@@ -202,6 +204,7 @@ fn write_patch(store: &mut BlockStore, patch: &Patch) -> Result<()> {
     let (uuid, generation) = (store.uuid(), store.working_generation());
     let crc = block_crc(uuid, place.slot, generation, bytes.get(..place.bytes).unwrap_or_default());
     let file = store.segment(place.segment, home, caching)?;
-    file.write_at(bytes.get(..place.padded).unwrap_or_default(), place.offset)?;
+    let written = file.write_at(bytes.get(..place.padded).unwrap_or_default(), place.offset);
+    written.inspect_err(|error| store.poison(error))?;
     store.note_written(place.slot, Written { segment: place.segment, home, caching, crc })
 }

@@ -47,7 +47,7 @@ fn a_damaged_generation_is_dropped_and_training_goes_on_from_the_one_before() {
     drop(store);
     flip(&volume, &block);
 
-    let repair = Repair::open_in(shared(&volume)).unwrap();
+    let mut repair = Repair::open_in(shared(&volume)).unwrap();
     assert_eq!((repair.generation(), repair.step(), repair.previous_step().unwrap()), (4, 3, Some(2)));
     assert_eq!(repair.verify(&VerifyOptions::new(), |_| {}).unwrap().findings_total, 1);
     let beside = open(&volume, &options()).unwrap_err();
@@ -65,7 +65,7 @@ fn a_damaged_generation_is_dropped_and_training_goes_on_from_the_one_before() {
     store.commit(b"cursor").unwrap();
     assert_eq!(bits(&store).unwrap(), after[2], "the same step again has the same bits");
     drop(store);
-    let repair = Repair::open_in(shared(&volume)).unwrap();
+    let mut repair = Repair::open_in(shared(&volume)).unwrap();
     assert!(repair.verify(&VerifyOptions::new(), |_| {}).unwrap().is_sound());
 }
 

@@ -237,7 +237,7 @@ impl Restorer<'_, '_> {
         }
         let Some(mut buffer) = self.work.buffers.pop() else { return Ok(()) };
         let Plane { slot, entry, place } = plane;
-        let (segment, caching) = (place.segment, self.work.caching);
+        let (segment, caching) = (place.segment, Caching::Direct);
         let files = kept.segment(segment, Home(entry.home), Caching::Direct).and_then(|source| {
             let home = store.write_home(slot)?;
             Ok((source, home, store.segment(segment, home, caching)?))

@@ -20,7 +20,7 @@ use crate::format::{
     CHECKPOINTS_DIRECTORY, LOCK_FILE, META_FILE, META_NEW_FILE, is_checkpoint_name, is_store_file,
 };
 use crate::layout::{BlockPlace, block_of_slot, block_place, describe_block};
-use crate::storage::{Buffer, Caching, Lock, LockKind, Volume};
+use crate::storage::{Buffer, Lock, LockKind, Volume};
 use crate::units::{SlotIndex, to_u64};
 
 /// What the copying of blocks needs: memory, threads, and somebody to tell how far it is.
@@ -29,8 +29,6 @@ pub(crate) struct Work<'a> {
     pub(crate) buffers: Vec<Buffer>,
     /// 0: everything happens in the caller's thread.
     pub(crate) threads: usize,
-    /// How the store's own files are written.
-    pub(crate) caching: Caching,
     /// Is told the bytes of blocks that are done.
     pub(crate) progress: &'a mut dyn FnMut(u64),
 }

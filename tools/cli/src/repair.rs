@@ -26,7 +26,7 @@ enum Way {
 
 pub(crate) fn run(arguments: &RepairArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let mut repair = Repair::open(&arguments.store)?;
-    let seen = look(&repair, Generation::Newest, "newest generation")?;
+    let seen = look(&mut repair, Generation::Newest, "newest generation")?;
     let store = arguments.store.display().to_string();
     if seen.is_sound() || only_superblocks(&seen) {
         let why = if seen.is_sound() {
@@ -77,7 +77,7 @@ fn say(
 }
 
 /// Reads and checks a generation; all damage is listed, since all of it is to be mended.
-fn look(repair: &Repair, generation: Generation, what: &str) -> Result<Verification, Failure> {
+fn look(repair: &mut Repair, generation: Generation, what: &str) -> Result<Verification, Failure> {
     let options = VerifyOptions::new().generation(generation).findings_max(usize::MAX);
     let bar = terminal::progress(
         1,
@@ -106,7 +106,9 @@ fn ways(arguments: &RepairArguments, repair: &mut Repair, seen: &Verification) -
             Ok(_) | Err(_) => {}
         }
     }
-    if let Some(step) = repair.previous_step()? {
+    // Whoever has named and agreed to a copy does not need all of the other generation read.
+    let is_settled = arguments.from.is_some() && arguments.yes;
+    if let Some(step) = repair.previous_step()?.filter(|_| !is_settled) {
         match look(repair, Generation::Previous, "generation before") {
             Ok(previous) if previous.is_sound() && previous.complete => ways.push(Way::Previous {
                 generation: previous.last_generation,

@@ -3,6 +3,7 @@
 mod mark;
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use paramstore::inspect::{Finding, Verification, VerifyOptions};
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use crate::arguments::VerifyArguments;
 use crate::failure::Failure;
 use crate::human::{bytes, counted, grouped, seconds, speed};
 use crate::{Verdict, terminal};
+
+/// Time between two notes of how far a look has come: each is made durable, which can take a second.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(arguments: &VerifyArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let mut options = VerifyOptions::new()
@@ -21,7 +25,7 @@ pub(crate) fn run(arguments: &VerifyArguments, out: &mut dyn Write) -> Result<Ve
     if let Some(earlier) = arguments.resume.as_deref().map(mark::read).transpose()?.flatten() {
         options = options.resume(earlier);
     }
-    let mut kept = Ok(());
+    let (mut kept, mut kept_at) = (Ok(()), Instant::now());
     let bar = terminal::progress(1, "{elapsed} [{bar:30}] {percent} % of the block table, {eta} left, {msg}");
     let result = paramstore::inspect::verify(&arguments.store, &options, |progress| {
         bar.set_length(progress.entries);
@@ -33,8 +37,11 @@ pub(crate) fn run(arguments: &VerifyArguments, out: &mut dyn Write) -> Result<Ve
         } else {
             format!("{read} read, {found}")
         });
-        if let (Some(path), Some(seen), Ok(())) = (&arguments.resume, progress.so_far, &kept) {
+        if let (Some(path), Some(seen), Ok(())) = (&arguments.resume, progress.so_far, &kept)
+            && kept_at.elapsed() >= KEEP_EVERY
+        {
             kept = mark::write(path, seen);
+            kept_at = Instant::now();
         }
     });
     bar.finish_and_clear();
