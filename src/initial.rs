@@ -2,6 +2,7 @@
 //! block size, thread count and order of touching, so that a store costs nothing until it is used.
 
 use crate::format::directory::Init;
+use crate::format::records::Records;
 use crate::units::to_u64;
 
 /// The increment of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -44,6 +45,19 @@ pub(crate) fn fill(init: Init, key: u64, first: u64, out: &mut [f32]) {
         Init::Uniform { low, high } => {
             let (low, high) = (f64::from(low), f64::from(high));
             each(key, first, out, |u| low + (high - low) * u);
+        }
+    }
+}
+
+/// The record of a row that was never updated: `key` is the tensor's, `record` the whole record.
+pub(crate) fn fill_record(records: &Records, init: Init, key: u64, row: u64, record: &mut [f32]) {
+    record.fill(0.0);
+    for (at, plane) in records.planes.iter().enumerate() {
+        let Some(out) = record.get_mut(records.within(at)) else { continue };
+        if at == 0 {
+            fill(init, key, row.wrapping_mul(to_u64(out.len())), out);
+        } else {
+            out.fill(plane.fill);
         }
     }
 }

@@ -27,6 +27,7 @@ mod options;
 mod pager;
 mod param_store;
 pub mod repair;
+mod rows;
 mod schema;
 #[cfg(any(test, feature = "simulation"))]
 #[doc(hidden)]

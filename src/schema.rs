@@ -3,9 +3,12 @@
 use crate::error::{Error, Result};
 use crate::format::directory::Init;
 use crate::format::record::GroupRecord;
-use crate::layout::{Request, TensorRequest, default_block_elements};
+use crate::layout::{Request, StateRequest, TensorRequest, default_block_elements};
 use crate::optim::Optimizer;
 use crate::units::to_u64;
+
+/// Elements of a block of rows where nobody says: 256 KiB.
+const ROW_BLOCK_ELEMENTS: u64 = 1 << 16;
 
 /// Tensors that share an optimizer and its hyperparameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,13 +91,14 @@ pub struct TensorSpec {
     shape: Vec<u64>,
     group: Option<String>,
     init: Init,
+    rows: bool,
 }
 
 impl TensorSpec {
     /// A tensor of this name and shape (no dimensions: a scalar), zero at first, in the schema's first group.
     #[must_use]
     pub fn new(name: impl Into<String>, shape: &[u64]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), group: None, init: Init::Zeros }
+        Self { name: name.into(), shape: shape.to_vec(), group: None, init: Init::Zeros, rows: false }
     }
 
     /// Puts it into a group.
@@ -111,6 +115,19 @@ impl TensorSpec {
         self.init = init;
         self
     }
+
+    /// Keeps it by rows: a tensor `[rows, width]` of which a step updates some rows, such as a table of embeddings.
+    ///
+    /// Parameters and state of a row stand together in a record, so that it is read with one small transfer; rows are
+    /// cached one by one; a row costs nothing before it is first updated; and a commit writes the rows that were updated
+    /// since the last one, to a log, and no blocks around them. Such a tensor is updated by
+    /// [`apply_rows`](crate::Step::apply_rows) and read by [`gather_rows`](crate::ParamStore::gather_rows), or copied by
+    /// ranges; it has no views and no dense updates.
+    #[must_use]
+    pub fn rows(mut self) -> Self {
+        self.rows = true;
+        self
+    }
 }
 
 /// Everything that `create` fixes.
@@ -120,6 +137,7 @@ pub struct Schema {
     tensors: Vec<TensorSpec>,
     seed: u64,
     block_bytes: Option<u64>,
+    row_log_bytes: Option<u64>,
     gradient_plane: bool,
 }
 
@@ -156,6 +174,14 @@ impl Schema {
     #[must_use]
     pub fn block_bytes(mut self, bytes: u64) -> Self {
         self.block_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes of the log of rows, a multiple of 4 KiB from 64 KiB to 32 GiB. Without it, half of the tensors of rows, from
+    /// 16 MiB to 4 GiB. The larger it is, the fewer times the blocks of rows are rewritten. Results do not depend on it.
+    #[must_use]
+    pub fn row_log_bytes(mut self, bytes: u64) -> Self {
+        self.row_log_bytes = Some(bytes);
         self
     }
 
@@ -201,9 +227,23 @@ impl Schema {
             }
             None => default_block_elements(total, planes, budget_bytes),
         };
+        let row_block_elements = self.block_bytes.map_or(ROW_BLOCK_ELEMENTS, |_| block_elements);
+        if let Some(bytes) = self.row_log_bytes
+            && (!(64 << 10..=32 << 30).contains(&bytes) || bytes % 4096 != 0)
+        {
+            return Err(Error::invalid("row_log_bytes", bytes, "a multiple of 4 KiB from 64 KiB to 32 GiB"));
+        }
         let groups = u32::try_from(self.groups.len())
             .map_err(|_| Error::invalid("schema", self.groups.len(), "fewer groups"))?;
-        Ok(Request { tensors, groups, seed: self.seed, block_elements, gradient_plane: self.gradient_plane })
+        Ok(Request {
+            tensors,
+            groups,
+            seed: self.seed,
+            block_elements,
+            row_block_elements,
+            row_log_bytes: self.row_log_bytes,
+            gradient_plane: self.gradient_plane,
+        })
     }
 
     fn tensor_request(&self, tensor: &TensorSpec) -> Result<TensorRequest> {
@@ -222,7 +262,11 @@ impl Schema {
             shape: tensor.shape.clone(),
             group: u32::try_from(group).unwrap_or(u32::MAX),
             init: tensor.init,
-            state: state.iter().map(|plane| (plane.name.to_owned(), plane.fill)).collect(),
+            state: state
+                .iter()
+                .map(|plane| StateRequest { name: plane.name.to_owned(), fill: plane.fill })
+                .collect(),
+            rows: tensor.rows,
         })
     }
 }

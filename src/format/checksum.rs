@@ -29,7 +29,8 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
-fn bound(prefix: &[u8], bytes: &[u8]) -> u32 {
+/// Checksum of bytes that is bound to what stands in front of them.
+pub(super) fn bound(prefix: &[u8], bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(prefix);
     hasher.update(bytes);

@@ -2,6 +2,7 @@
 
 use super::PAGE_BYTES;
 use super::codec::{Decoded, FormatError, Reader, Writer};
+use super::records::Records;
 use crate::units::round_up;
 
 /// Largest number of dimensions of a tensor.
@@ -70,6 +71,22 @@ pub(crate) enum PlaneRole {
     State,
     /// Work space that no generation owns; one home, no table entry.
     Scratch,
+    /// Records of rows: parameters and state of a row together.
+    Record,
+    /// The log of rows: one segment with one home and no blocks.
+    Log,
+}
+
+impl PlaneRole {
+    const ALL: [Self; 5] = [Self::Param, Self::State, Self::Scratch, Self::Record, Self::Log];
+
+    /// How many homes its segments have.
+    pub(crate) fn homes(self) -> u8 {
+        match self {
+            Self::Param | Self::State | Self::Record => 2,
+            Self::Scratch | Self::Log => 1,
+        }
+    }
 }
 
 /// One plane: a component of the per-element record.
@@ -86,7 +103,7 @@ pub(crate) struct SegmentSpec {
     pub(crate) plane: u16,
     /// Number among the segments of its plane.
     pub(crate) index: u32,
-    /// How many homes exist: 2, or 1 for scratch.
+    /// How many homes exist: 2, or 1 for scratch and the log.
     pub(crate) homes: u8,
     /// Exact length of the file.
     pub(crate) bytes: u64,
@@ -165,10 +182,13 @@ pub(crate) struct Extent {
     pub(crate) first_block: u64,
     /// Table slot of the first plane of the first block.
     pub(crate) first_slot: u64,
-    /// The parameter plane, then the state planes in the optimizer's order: each has a table slot per block.
+    /// The parameter plane, then the state planes in the optimizer's order: each has a table slot per block. An extent of
+    /// rows has one plane, of records.
     pub(crate) planes: Vec<ExtentPlane>,
     /// The `grad` plane, if the store has one.
     pub(crate) scratch: Option<ExtentPlane>,
+    /// What the records are, in an extent of rows; its elements are then those of pages of records.
+    pub(crate) records: Option<Records>,
 }
 
 impl Extent {
@@ -227,6 +247,20 @@ impl Directory {
             .map_or(0, |last| last.first_slot + last.blocks() * crate::units::to_u64(last.planes.len()))
     }
 
+    /// Whether some tensors are of rows.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.extents.iter().any(|extent| extent.records.is_some())
+    }
+
+    /// The segment of the log of rows.
+    pub(crate) fn log_segment(&self) -> Option<usize> {
+        let is_log = |segment: &SegmentSpec| {
+            let plane = self.planes.get(usize::from(segment.plane));
+            plane.is_some_and(|plane| plane.role == PlaneRole::Log)
+        };
+        self.segments.iter().position(is_log)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.u64(self.seed);
@@ -234,11 +268,7 @@ impl Directory {
         w.count(self.planes.len());
         for plane in &self.planes {
             w.string(&plane.name);
-            w.u8(match plane.role {
-                PlaneRole::Param => 0,
-                PlaneRole::State => 1,
-                PlaneRole::Scratch => 2,
-            });
+            w.u8(plane.role as u8);
         }
         w.count(self.segments.len());
         for segment in &self.segments {
@@ -296,13 +326,16 @@ fn encode_extent(w: &mut Writer, extent: &Extent) {
     w.u64(extent.first_block);
     w.u64(extent.first_slot);
     w.u8(u8::try_from(extent.planes.len()).unwrap_or(u8::MAX));
-    w.u8(u8::from(extent.scratch.is_some()));
+    w.u8(u8::from(extent.scratch.is_some()) | u8::from(extent.records.is_some()) << 1);
     for plane in extent.planes.iter().chain(&extent.scratch) {
         w.u16(plane.plane);
         w.u8(plane.dtype.code());
         w.f32(plane.fill);
         w.u32(plane.segment);
         w.u64(plane.offset);
+    }
+    if let Some(records) = &extent.records {
+        records.encode(w);
     }
 }
 
@@ -312,13 +345,14 @@ fn decode_extent(r: &mut Reader<'_>) -> Decoded<Extent> {
     let first_block = r.u64("extent first block")?;
     let first_slot = r.u64("extent first slot")?;
     let count = r.u8("extent plane count")?;
-    let scratch = r.u8("extent scratch flag")?;
-    if scratch > 1 {
-        return Err(r.error("extent scratch flag", scratch, "0 or 1"));
+    let flags = r.u8("extent flags")?;
+    if flags > 3 {
+        return Err(r.error("extent flags", flags, "0 to 3"));
     }
     let planes = (0..count).map(|_| decode_extent_plane(r)).collect::<Decoded<Vec<_>>>()?;
-    let scratch = if scratch == 1 { Some(decode_extent_plane(r)?) } else { None };
-    Ok(Extent { elements, block_elements, first_block, first_slot, planes, scratch })
+    let scratch = if flags & 1 != 0 { Some(decode_extent_plane(r)?) } else { None };
+    let records = if flags & 2 != 0 { Some(Records::decode(r)?) } else { None };
+    Ok(Extent { elements, block_elements, first_block, first_slot, planes, scratch, records })
 }
 
 fn decode_extent_plane(r: &mut Reader<'_>) -> Decoded<ExtentPlane> {
@@ -367,12 +401,10 @@ fn decode_tensor(r: &mut Reader<'_>) -> Decoded<Tensor> {
 
 fn decode_plane(r: &mut Reader<'_>) -> Decoded<Plane> {
     let name = r.string("plane name")?;
-    let role = match r.u8("plane role")? {
-        0 => PlaneRole::Param,
-        1 => PlaneRole::State,
-        2 => PlaneRole::Scratch,
-        code => return Err(FormatError::unsupported("directory plane role", format!("code {code}"))),
-    };
+    let code = r.u8("plane role")?;
+    let role = PlaneRole::ALL.get(usize::from(code)).copied();
+    let role =
+        role.ok_or_else(|| FormatError::unsupported("directory plane role", format!("code {code}")))?;
     Ok(Plane { name, role })
 }
 

@@ -9,6 +9,8 @@ pub(crate) mod elements;
 pub(crate) mod page;
 pub(crate) mod progress;
 pub(crate) mod record;
+pub(crate) mod records;
+pub(crate) mod row_log;
 pub(crate) mod superblock;
 mod validate;
 

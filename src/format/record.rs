@@ -1,6 +1,8 @@
-//! The record: what changes with every commit and is not in blocks: settings of the groups and the user's bytes.
+//! The record: what changes with every commit and is not in blocks: settings of the groups, the user's bytes, and where
+//! the log of rows stands.
 
 use super::codec::{Decoded, Reader, Writer};
+use super::row_log::RowState;
 
 /// Largest user record in bytes.
 pub(crate) const MAX_USER_BYTES: u64 = 1 << 20;
@@ -20,9 +22,17 @@ pub(crate) struct GroupRecord {
 pub(crate) struct Record {
     pub(crate) groups: Vec<GroupRecord>,
     pub(crate) user: Vec<u8>,
+    /// In a store with tensors of rows.
+    pub(crate) rows: Option<RowState>,
 }
 
 impl Record {
+    /// The record of a new store with these tables of rows.
+    pub(crate) fn first(groups: Vec<GroupRecord>, row_tensors: usize) -> Self {
+        let rows = RowState { born: vec![0; row_tensors], ..RowState::default() };
+        Self { groups, user: Vec::new(), rows: (row_tensors > 0).then_some(rows) }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.count(self.groups.len());
@@ -37,6 +47,9 @@ impl Record {
         }
         w.count(self.user.len());
         w.raw(&self.user);
+        if let Some(rows) = &self.rows {
+            rows.encode(&mut w);
+        }
         w.into_bytes()
     }
 
@@ -61,7 +74,8 @@ impl Record {
             return Err(r.error("user record length", user, format!("at most {MAX_USER_BYTES} bytes")));
         }
         let user = r.raw("user record", user)?.to_vec();
+        let rows = if r.remaining() == 0 { None } else { Some(RowState::decode(&mut r)?) };
         r.end()?;
-        Ok(Self { groups, user })
+        Ok(Self { groups, user, rows })
     }
 }

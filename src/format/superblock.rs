@@ -17,8 +17,10 @@ pub(crate) const KNOWN_RO_COMPAT: u64 = RO_COMPAT_SPARSE | RO_COMPAT_KEPT;
 pub(crate) const RO_COMPAT_SPARSE: u64 = 1;
 /// The store is a kept checkpoint of another, which nobody writes to.
 pub(crate) const RO_COMPAT_KEPT: u64 = 2;
-/// Features without which nothing can be read; none so far.
-pub(crate) const KNOWN_INCOMPAT: u64 = 0;
+/// Features without which nothing can be read.
+pub(crate) const KNOWN_INCOMPAT: u64 = INCOMPAT_ROWS;
+/// Tensors of rows: extents of records, and a log.
+pub(crate) const INCOMPAT_ROWS: u64 = 1;
 
 /// Longest directory: read into memory at open, so that a sparse file of any length cannot ask for more.
 pub(crate) const MAX_DIRECTORY_BYTES: u64 = 256 << 20;

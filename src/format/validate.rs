@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use super::PAGE_BYTES;
 use super::codec::{Decoded, FormatError};
 use super::directory::{
-    Directory, Extent, ExtentPlane, MAX_BLOCK_ELEMENTS, MAX_SEGMENT_BYTES, MIN_BLOCK_ELEMENTS, PlaneRole,
-    extent_bytes, is_plane_name,
+    Directory, Extent, ExtentPlane, MAX_BLOCK_ELEMENTS, MAX_SEGMENT_BYTES, MIN_BLOCK_ELEMENTS, Plane,
+    PlaneRole, SegmentSpec, Tensor, extent_bytes, is_plane_name,
 };
+use super::records::Records;
+use super::row_log::{MAX_RING_BYTES, MIN_RING_BYTES};
 use crate::units::{to_u64, to_usize};
 
 fn bad<T>(
@@ -22,7 +24,28 @@ pub(crate) fn directory(d: &Directory) -> Decoded<()> {
     planes(d)?;
     segments(d)?;
     extents(d)?;
-    tensors(d)
+    tensors(d)?;
+    log(d)
+}
+
+/// A log of rows exists where there are rows, and is one segment.
+fn log(d: &Directory) -> Decoded<()> {
+    let has_rows = d.extents.iter().any(|extent| extent.records.is_some());
+    let is_log = |plane: &&Plane| plane.role == PlaneRole::Log;
+    let planes = d.planes.iter().filter(is_log).count();
+    let segments: Vec<_> = d.segments.iter().filter(|segment| is_of_log(d, segment)).collect();
+    match (has_rows, planes, segments.as_slice()) {
+        (false, 0, []) => Ok(()),
+        (true, 1, [log]) if (MIN_RING_BYTES..=MAX_RING_BYTES).contains(&log.bytes) => Ok(()),
+        (_, _, segments) => {
+            let got = format!("{planes} planes and {} segments of a log, rows: {has_rows}", segments.len());
+            bad("row log", got, "one of each where there are rows, 64 KiB to 32 GiB")
+        }
+    }
+}
+
+fn is_of_log(d: &Directory, segment: &SegmentSpec) -> bool {
+    d.planes.get(usize::from(segment.plane)).is_some_and(|plane| plane.role == PlaneRole::Log)
 }
 
 fn planes(d: &Directory) -> Decoded<()> {
@@ -52,7 +75,7 @@ fn segments(d: &Directory) -> Decoded<()> {
         let (Some(role), Some(next)) = (d.planes.get(plane).map(|p| p.role), next.get_mut(plane)) else {
             return bad("segment plane", segment.plane, format!("below {}", d.planes.len()));
         };
-        let homes = if role == PlaneRole::Scratch { 1 } else { 2 };
+        let homes = role.homes();
         if segment.homes != homes || segment.index != *next || segment.index > 9999 {
             let got = format!("index {}, {} homes", segment.index, segment.homes);
             return bad("segment", got, format!("index {next} (up to 9999), {homes} homes"));
@@ -93,7 +116,7 @@ fn extents(d: &Directory) -> Decoded<()> {
         extent_planes(d, i, extent, &mut used)?;
     }
     for (i, (segment, used)) in d.segments.iter().zip(&used).enumerate() {
-        if segment.bytes != *used {
+        if segment.bytes != *used && !is_of_log(d, segment) {
             return bad(format!("segment {i} length"), segment.bytes, format!("{used}, as its extents take"));
         }
     }
@@ -101,20 +124,70 @@ fn extents(d: &Directory) -> Decoded<()> {
 }
 
 fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> Decoded<()> {
-    if extent.planes.first().is_none_or(|plane| plane.plane != 0) {
-        return bad(format!("extent {i}"), "no parameter plane in front", "the parameter plane first");
+    match &extent.records {
+        Some(of) => records(d, i, extent, of)?,
+        None if extent.planes.first().is_none_or(|plane| plane.plane != 0) => {
+            return bad(format!("extent {i}"), "no parameter plane in front", "the parameter plane first");
+        }
+        None => {}
     }
     let mut seen = HashSet::new();
     for (plane, scratch) in
         extent.planes.iter().map(|p| (p, false)).chain(extent.scratch.iter().map(|p| (p, true)))
     {
         let role = d.planes.get(usize::from(plane.plane)).map(|p| p.role);
-        if role.is_none_or(|role| (role == PlaneRole::Scratch) != scratch) || !seen.insert(plane.plane) {
+        let fits = role.is_some_and(|role| match role {
+            PlaneRole::Param | PlaneRole::State => !scratch && extent.records.is_none(),
+            PlaneRole::Record => !scratch && extent.records.is_some(),
+            PlaneRole::Scratch => scratch,
+            PlaneRole::Log => false,
+        });
+        if !fits || !seen.insert(plane.plane) {
             return bad(format!("extent {i} plane"), plane.plane, "distinct planes of the right role");
         }
         place(d, i, extent, plane, used)?;
     }
     Ok(())
+}
+
+/// What an extent of rows holds: whole pages of records of distinct planes, the parameters first, and nothing else.
+fn records(d: &Directory, i: usize, extent: &Extent, of: &Records) -> Decoded<()> {
+    let mut seen = HashSet::new();
+    for (at, plane) in of.planes.iter().enumerate() {
+        let role = d.planes.get(usize::from(plane.plane)).map(|p| p.role);
+        let expected = if at == 0 { PlaneRole::Param } else { PlaneRole::State };
+        if role != Some(expected) || !seen.insert(plane.plane) {
+            return bad(format!("extent {i} record"), format!("plane {} at {at}", plane.plane), "distinct planes");
+        }
+    }
+    let page = u64::from(of.page_bytes) / 4;
+    let is_whole = extent.elements.is_multiple_of(page) && extent.block_elements.is_multiple_of(page);
+    if extent.planes.len() != 1 || extent.scratch.is_some() || !is_whole {
+        let got = format!("{} planes, {} elements", extent.planes.len(), extent.elements);
+        return bad(format!("extent {i} of rows"), got, format!("one plane, whole pages of {page} elements"));
+    }
+    Ok(())
+}
+
+/// Whether extents hold exactly the pages that the rows of a tensor need, of records as wide as the rows.
+fn holds_rows(tensor: &Tensor, extents: &[Extent]) -> bool {
+    let Some(records) = extents.first().and_then(|extent| extent.records.as_ref()) else { return false };
+    let &[rows, width] = tensor.shape.as_slice() else { return false };
+    let is_alike = |e: &Extent| {
+        let alike = extents.first().is_some_and(|first| first.block_elements == e.block_elements);
+        e.records.as_ref() == Some(records) && alike
+    };
+    let pages = extents.iter().try_fold(0_u64, |n, e| n.checked_add(e.elements / (u64::from(records.page_bytes) / 4)));
+    let needed = rows.div_ceil(to_u64(records.per_page().max(1)));
+    let is_even = match extents {
+        [first, middle @ .., _] => middle.iter().all(|e| e.elements == first.elements),
+        _ => true,
+    };
+    tensor.offset == 0
+        && records.planes.first().is_some_and(|plane| u64::from(plane.width) == width)
+        && is_even
+        && extents.iter().all(is_alike)
+        && pages == Some(needed)
 }
 
 fn place(d: &Directory, i: usize, extent: &Extent, plane: &ExtentPlane, used: &mut [u64]) -> Decoded<()> {
@@ -160,6 +233,17 @@ fn tensors(d: &Directory) -> Decoded<()> {
         if !(shared || (first == next_extent && tensor.offset == 0)) {
             let got = format!("element {} of extent {first}", tensor.offset);
             return bad(what("place"), got, format!("extent {next_extent} or after its neighbour"));
+        }
+        if extents.iter().any(|extent| extent.records.is_some()) {
+            if first != next_extent || !holds_rows(tensor, extents) {
+                let got = format!("the shape {:?} from extent {first} on", tensor.shape);
+                return bad(what("rows"), got, format!("extents of its rows from {next_extent} on"));
+            }
+            if extents[..extents.len() - 1].iter().any(|e| e.elements % e.block_elements != 0) {
+                return bad(what("extents"), "a partial block inside", "whole blocks but for the last");
+            }
+            (next_extent, next_offset) = (end, u64::MAX);
+            continue;
         }
         let total = extents.iter().try_fold(0_u64, |n, e| n.checked_add(e.elements));
         let end_element = tensor.offset.checked_add(elements);

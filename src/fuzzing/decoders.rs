@@ -11,7 +11,7 @@ use crate::format::page::{
 use crate::format::progress::Progress;
 use crate::format::record::Record;
 use crate::format::superblock::{Superblock, claimed_generation};
-use crate::layout::{Occupants, block_of_slot, block_place, describe_block, pieces};
+use crate::layout::{Occupants, RowTable, block_of_slot, block_place, describe_block, pieces};
 use crate::schema::ParamGroup;
 use crate::units::{BlockIndex, SlotIndex, to_u64, to_usize};
 
@@ -167,6 +167,10 @@ fn walk_block(directory: &Directory, occupants: &Occupants, at: usize, extent: &
 }
 
 fn walk_tensor(directory: &Directory, index: usize, tensor: &Tensor) {
+    if let Some(table) = RowTable::new(directory, index) {
+        walk_rows(directory, &table);
+        return;
+    }
     let Some(elements) = tensor.elements() else { panic!("accepted a tensor of more than 2^64 elements") };
     for start in [0, elements / 2, elements - 1] {
         let mut position = start;
@@ -183,9 +187,20 @@ fn walk_tensor(directory: &Directory, index: usize, tensor: &Tensor) {
     }
 }
 
+fn walk_rows(directory: &Directory, table: &RowTable) {
+    for row in [0, table.rows / 2, table.rows - 1] {
+        let place = table.place(row);
+        let bytes = table.block_place(directory, place.block).map_or(0, |block| block.bytes);
+        assert!(place.within + table.records.bytes() <= table.page_bytes());
+        assert!((place.page + 1) * table.page_bytes() <= bytes);
+        assert_eq!(table.rows_of(place.block).start + u64::from(place.row_in_block), row);
+    }
+}
+
 /// Bytes that a directory takes in memory.
 fn directory_bytes(d: &Directory) -> usize {
-    let extents = d.extents.iter().map(|e| size_of_val(e) + size_of_val(e.planes.as_slice()));
+    let records = |e: &Extent| e.records.as_ref().map_or(0, |r| size_of_val(r.planes.as_slice()));
+    let extents = d.extents.iter().map(|e| size_of_val(e) + size_of_val(e.planes.as_slice()) + records(e));
     let tensors = d.tensors.iter().map(|t| size_of_val(t) + t.name.len() + size_of_val(t.shape.as_slice()));
     let planes = d.planes.iter().map(|p| size_of_val(p) + p.name.len());
     extents.chain(tensors).chain(planes).sum::<usize>() + size_of_val(d.segments.as_slice())

@@ -72,7 +72,7 @@ pub(crate) fn base(schema: &Schema, sparse: bool, commits: u64, lost: bool) -> B
 fn trained(schema: &Schema, sparse: bool, commits: u64, lost: bool) -> Result<(MemoryVolume, Vec<String>)> {
     let volume = MemoryVolume::new("store");
     let request = schema.request(options().budget_bytes())?;
-    let record = crate::format::record::Record { groups: schema.group_records(), user: Vec::new() };
+    let record = crate::format::record::Record::first(schema.group_records(), 0);
     // Not at random, so that an input means the same in every run.
     let creation = Creation { directory: place(&request)?, record, uuid: Uuid([0x5a; 16]), sparse };
     crate::store::create(&(Arc::new(volume.clone()) as Arc<dyn Volume>), &creation)?;

@@ -1,6 +1,7 @@
 //! A hash of what a store means, whatever its blocks, homes and generations.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::pager::Run;
@@ -133,13 +134,33 @@ impl ParamStore {
             let mut start = 0;
             while start < info.elements() {
                 let end = info.elements().min(start + PROGRESS_ELEMENTS);
-                self.pager().for_each_run(index, plane, start..end, |run| *done += chunks.take(&run))?;
+                let end = self.digest_part(index, plane, start..end, |run| *done += chunks.take(run))?;
                 progress(*done);
                 start = end;
             }
             hasher.update(chunks.finish().as_bytes());
         }
         Ok(TensorDigest { name: info.name().to_owned(), bytes: *hasher.finalize().as_bytes() })
+    }
+}
+
+impl ParamStore {
+    /// Shows a range of a tensor's elements, of a tensor of rows whole rows, and returns where it ends.
+    fn digest_part(
+        &self,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+        mut take: impl FnMut(&Run<'_>),
+    ) -> Result<u64> {
+        let Some(tables) = self.table_of(tensor) else {
+            self.pager().for_each_run(tensor, plane, range.clone(), |run| take(&run))?;
+            return Ok(range.end);
+        };
+        let width = to_u64(tables.within(tensor, plane)?.len()).max(1);
+        let rows = range.start / width..range.end.div_ceil(width);
+        tables.for_each_run(tensor, plane, rows.clone(), take)?;
+        Ok(rows.end * width)
     }
 }
 

@@ -8,7 +8,8 @@ use super::{BlockSize, TableSummary};
 use crate::error::Result;
 use crate::format::PAGE_BYTES;
 use crate::format::progress::PROGRESS_BYTES;
-use crate::layout::place;
+use crate::format::record::Record;
+use crate::layout::{place, row_tables};
 use crate::options::Options;
 use crate::schema::Schema;
 use crate::storage::{LOCK_FILE_BYTES, RealVolume, Volume};
@@ -84,7 +85,7 @@ impl Schema {
         let directory = place(&self.request(budget_bytes)?)?;
         let planes = plane_uses(&directory);
         let creation = crate::store::Creation {
-            record: crate::format::record::Record { groups: self.group_records(), user: Vec::new() },
+            record: Record::first(self.group_records(), row_tables(&directory).len()),
             uuid: crate::format::Uuid([0; 16]),
             sparse: false,
             directory,
@@ -94,11 +95,8 @@ impl Schema {
         let mut disk = DiskUse::of(directory, &superblock, &planes)?;
         // The lock and the two pins, and the note of progress.
         disk.small_files = 3 * LOCK_FILE_BYTES + PROGRESS_BYTES;
-        let bytes_of = |scratch: bool| -> u64 {
-            let planes = planes.iter().filter(|plane| (plane.role == Role::Scratch) == scratch);
-            planes.map(|plane| plane.value_bytes).sum()
-        };
-        let state_bytes = bytes_of(false);
+        let lasting = planes.iter().filter(|plane| !matches!(plane.role, Role::Scratch | Role::RowLog));
+        let state_bytes = lasting.map(|plane| plane.value_bytes).sum::<u64>();
         let table = table(superblock.table_slots);
         Ok(Plan {
             params: directory.tensors.iter().filter_map(crate::format::directory::Tensor::elements).sum(),

@@ -5,7 +5,7 @@ use crate::format::PAGE_BYTES;
 use crate::format::directory::{Directory, Dtype, Extent, ExtentPlane, PlaneRole, Tensor};
 use crate::format::page::TableShape;
 use crate::format::superblock::Superblock;
-use crate::units::{round_up, to_usize};
+use crate::units::{round_up, to_u64, to_usize};
 
 /// What a plane is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub enum Role {
     State,
     /// Work space without a meaning between steps: one home, never committed.
     Scratch,
+    /// Records of rows: parameters and state of tensors of rows, together.
+    Rows,
+    /// The log of rows.
+    RowLog,
 }
 
 impl Role {
@@ -27,6 +31,8 @@ impl Role {
             Self::Parameters => "parameters",
             Self::State => "state",
             Self::Scratch => "scratch",
+            Self::Rows => "rows",
+            Self::RowLog => "row log",
         }
     }
 }
@@ -75,6 +81,10 @@ pub struct DiskUse {
     pub second_homes: u64,
     /// Values of scratch planes (`grad`).
     pub scratch: u64,
+    /// Records of tensors of rows, one home: parameters, state, and the step of each row's last update.
+    pub rows: u64,
+    /// The log of rows.
+    pub row_log: u64,
     /// Filling between values, in all homes: up to the next 4 KiB, and between small tensors that share a block.
     pub padding: u64,
     /// The block table, both homes.
@@ -96,7 +106,7 @@ impl DiskUse {
     #[must_use]
     pub fn total(&self) -> u64 {
         let state = self.state.iter().map(|plane| plane.bytes).sum::<u64>();
-        let values = self.parameters + state + self.second_homes + self.scratch + self.padding;
+        let values = self.parameters + state + self.second_homes + self.scratch + self.rows + self.row_log + self.padding;
         let meta = self.table + self.directory + self.records + self.superblocks;
         values + meta + self.small_files + self.other_files
     }
@@ -110,6 +120,8 @@ impl DiskUse {
             match plane.role {
                 Role::Parameters => usage.parameters += plane.value_bytes,
                 Role::Scratch => usage.scratch += plane.value_bytes,
+                Role::Rows => usage.rows += plane.value_bytes,
+                Role::RowLog => usage.row_log += plane.value_bytes,
                 Role::State => {
                     usage.state.push(PlaneBytes { name: plane.name.clone(), bytes: plane.value_bytes });
                 }
@@ -130,6 +142,16 @@ fn planes_of<'a>(directory: &'a Directory, tensor: &Tensor) -> impl Iterator<Ite
     extent.into_iter().flat_map(|extent: &Extent| extent.planes.iter().chain(&extent.scratch))
 }
 
+/// Elements that a plane of a tensor has on disk: for a tensor of rows, those of its records.
+fn stored_elements(directory: &Directory, tensor: &Tensor) -> u64 {
+    let elements = tensor.elements().unwrap_or(0);
+    let extent = directory.extents.get(to_usize(tensor.extent.into()));
+    match (extent.and_then(|extent| extent.records.as_ref()), tensor.shape.first()) {
+        (Some(records), Some(&rows)) => rows.saturating_mul(to_u64(records.len())),
+        _ => elements,
+    }
+}
+
 /// What every plane holds and takes, in the directory's order.
 pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
     let mut uses: Vec<PlaneUse> = directory
@@ -141,17 +163,19 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
                 PlaneRole::Param => Role::Parameters,
                 PlaneRole::State => Role::State,
                 PlaneRole::Scratch => Role::Scratch,
+                PlaneRole::Record => Role::Rows,
+                PlaneRole::Log => Role::RowLog,
             },
             dtype: Dtype::F32,
             elements: 0,
             value_bytes: 0,
             disk_bytes: 0,
-            homes: if plane.role == PlaneRole::Scratch { 1 } else { 2 },
+            homes: plane.role.homes(),
             files: 0,
         })
         .collect();
     for tensor in &directory.tensors {
-        let elements = tensor.elements().unwrap_or(0);
+        let elements = stored_elements(directory, tensor);
         for plane in planes_of(directory, tensor) {
             if let Some(usage) = uses.get_mut(usize::from(plane.plane)) {
                 usage.dtype = plane.dtype;
@@ -159,6 +183,11 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
                 usage.value_bytes += plane.dtype.bytes_of(elements).unwrap_or(0);
             }
         }
+    }
+    if let Some(log) = directory.log_segment().and_then(|at| directory.segments.get(at))
+        && let Some(usage) = uses.get_mut(usize::from(log.plane))
+    {
+        usage.value_bytes = log.bytes;
     }
     for segment in &directory.segments {
         if let Some(usage) = uses.get_mut(usize::from(segment.plane)) {

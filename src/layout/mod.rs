@@ -2,13 +2,17 @@
 
 mod pieces;
 mod placement;
+mod records;
 mod rows;
 
 pub(crate) use pieces::{
     BlockPlace, Occupants, Piece, block_elements, block_of_slot, block_place, describe_block, pieces,
     plane_of_block,
 };
-pub(crate) use placement::{GRAD_PLANE, PARAM_PLANE, Request, TensorRequest, default_block_elements, place};
+pub(crate) use placement::{
+    GRAD_PLANE, PARAM_PLANE, Request, StateRequest, TensorRequest, default_block_elements, place,
+};
+pub(crate) use records::{RowTable, row_tables};
 pub(crate) use rows::{Named, Rows, Touched};
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ impl Occupants {
         let tensors = list.iter().filter_map(|&index| directory.tensors.get(index));
         let here = tensors.filter(|tensor| {
             let elements = tensor.elements().unwrap_or(0);
-            tensor.extents > 1 || (tensor.offset < end && tensor.offset.saturating_add(elements) > start)
+            tensor.extents > 1 || spec.records.is_some() || (tensor.offset < end && tensor.offset.saturating_add(elements) > start)
         });
         here.map(|tensor| tensor.name.as_str()).collect()
     }
@@ -181,7 +181,7 @@ pub(crate) fn describe_block(directory: &Directory, block: BlockIndex, plane: us
     let end = (start + extent.block_elements).min(extent.elements);
     let inside = |tensor: &&crate::format::directory::Tensor| {
         let first = to_usize(tensor.extent.into());
-        let whole = to_usize(tensor.extents.into()) > 1;
+        let whole = to_usize(tensor.extents.into()) > 1 || extent.records.is_some();
         let here = (first..first + to_usize(tensor.extents.into())).contains(&at);
         here && (whole || (tensor.offset < end && tensor.offset + tensor.elements().unwrap_or(0) > start))
     };
@@ -199,7 +199,7 @@ pub(crate) fn describe_block(directory: &Directory, block: BlockIndex, plane: us
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::{Request, TensorRequest, place};
+    use super::super::{Request, StateRequest, TensorRequest, place};
     use super::*;
     use crate::format::directory::Init;
 
@@ -210,13 +210,16 @@ pub(crate) mod tests {
             shape: vec![n],
             group: 0,
             init: Init::Zeros,
-            state: vec![("exp_avg".into(), 0.0)],
+            state: vec![StateRequest { name: "exp_avg".into(), fill: 0.0 }],
+            rows: false,
         });
         let request = Request {
             tensors: tensors.collect(),
             groups: 1,
             seed: 0,
             block_elements: 1024,
+            row_block_elements: 1024,
+            row_log_bytes: None,
             gradient_plane: true,
         };
         place(&request).unwrap()

@@ -7,12 +7,21 @@ use crate::format::directory::{
     Directory, Dtype, Extent, ExtentPlane, Init, MAX_BLOCK_ELEMENTS, MAX_RANK, MAX_SEGMENT_BYTES,
     MIN_BLOCK_ELEMENTS, Plane, PlaneRole, SegmentSpec, Tensor, extent_bytes,
 };
+use crate::format::records::{RecordPlane, Records};
 use crate::units::to_u64;
+
+use super::records::{default_log_bytes, page_bytes};
 
 /// Name of the plane that holds the parameters.
 pub(crate) const PARAM_PLANE: &str = "param";
 /// Name of the scratch plane that collects gradients.
 pub(crate) const GRAD_PLANE: &str = "grad";
+/// Name of the plane of records, whose files hold all planes of tensors of rows.
+pub(crate) const RECORD_PLANE: &str = "record";
+/// Name of the plane that stands for the log of rows.
+pub(crate) const LOG_PLANE: &str = "row_log";
+/// Names that no optimizer's plane may have.
+const OWN_PLANES: [&str; 4] = [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE];
 /// Small tensors that share a block start at multiples of this many elements: a cache line of f32.
 const PACK_ALIGN_ELEMENTS: u64 = 16;
 /// A tensor of at most this fraction of a block shares its block with others.
@@ -27,8 +36,18 @@ pub(crate) struct TensorRequest {
     pub(crate) shape: Vec<u64>,
     pub(crate) group: u32,
     pub(crate) init: Init,
-    /// State planes of its group's optimizer: name and initial value.
-    pub(crate) state: Vec<(String, f32)>,
+    /// State planes of its group's optimizer.
+    pub(crate) state: Vec<StateRequest>,
+    /// Whether its rows are kept as records.
+    pub(crate) rows: bool,
+}
+
+/// A state plane as asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct StateRequest {
+    pub(crate) name: String,
+    /// The initial value of every element.
+    pub(crate) fill: f32,
 }
 
 /// A store as asked for.
@@ -38,6 +57,10 @@ pub(crate) struct Request {
     pub(crate) groups: u32,
     pub(crate) seed: u64,
     pub(crate) block_elements: u64,
+    /// Elements of a block of records; at least a page of them.
+    pub(crate) row_block_elements: u64,
+    /// Bytes of the log of rows; without it, by the size of the tables.
+    pub(crate) row_log_bytes: Option<u64>,
     pub(crate) gradient_plane: bool,
 }
 
@@ -62,7 +85,13 @@ pub(crate) fn place(request: &Request) -> Result<Directory> {
 }
 
 fn check(request: &Request) -> Result<()> {
-    let size = request.block_elements;
+    for size in [request.block_elements, request.row_block_elements] {
+        check_block_size(size)?;
+    }
+    check_tensors(request)
+}
+
+fn check_block_size(size: u64) -> Result<()> {
     if !size.is_power_of_two() || !(MIN_BLOCK_ELEMENTS..=MAX_BLOCK_ELEMENTS).contains(&size) {
         return Err(Error::invalid(
             "block size",
@@ -70,6 +99,10 @@ fn check(request: &Request) -> Result<()> {
             "a power of two from 1,024 (4 KiB of f32) to 67,108,864 elements (256 MiB)",
         ));
     }
+    Ok(())
+}
+
+fn check_tensors(request: &Request) -> Result<()> {
     if request.tensors.is_empty() {
         return Err(Error::invalid("schema", "no tensor", "at least one"));
     }
@@ -91,6 +124,16 @@ fn check(request: &Request) -> Result<()> {
                 format!("up to {MAX_RANK} dimensions, none of them 0, with at most 2^50 elements in all"),
             ));
         }
+        if tensor.rows && !matches!(tensor.shape.as_slice(), &[_, width] if width < 1 << 16) {
+            return Err(Error::invalid(
+                format!("shape of tensor of rows {name:?}"),
+                format!("{:?}", tensor.shape),
+                "two dimensions, rows of at most 65,535 elements",
+            ));
+        }
+        if let Some(plane) = tensor.state.iter().find(|plane| OWN_PLANES.contains(&plane.name.as_str())) {
+            return Err(Error::invalid("name of a state plane", &plane.name, "another name"));
+        }
         total = total.saturating_add(elements);
     }
     if total > 1 << 50 {
@@ -101,13 +144,17 @@ fn check(request: &Request) -> Result<()> {
 
 fn planes(request: &Request) -> Vec<Plane> {
     let mut planes = vec![Plane { name: PARAM_PLANE.to_owned(), role: PlaneRole::Param }];
-    for (name, _) in request.tensors.iter().flat_map(|tensor| &tensor.state) {
+    for StateRequest { name, .. } in request.tensors.iter().flat_map(|tensor| &tensor.state) {
         if planes.iter().all(|plane| plane.name != *name) {
             planes.push(Plane { name: name.clone(), role: PlaneRole::State });
         }
     }
     if request.gradient_plane {
         planes.push(Plane { name: GRAD_PLANE.to_owned(), role: PlaneRole::Scratch });
+    }
+    if request.tensors.iter().any(|tensor| tensor.rows) {
+        planes.push(Plane { name: RECORD_PLANE.to_owned(), role: PlaneRole::Record });
+        planes.push(Plane { name: LOG_PLANE.to_owned(), role: PlaneRole::Log });
     }
     planes
 }
@@ -117,7 +164,7 @@ type PackKey = Vec<(String, u32)>;
 
 struct Pack {
     end: u64,
-    state: Vec<(String, f32)>,
+    state: Vec<StateRequest>,
     members: Vec<usize>,
 }
 
@@ -141,6 +188,13 @@ impl Placer<'_> {
             extents: 1,
             offset: 0,
         };
+        if request.rows {
+            let first = self.extents.len();
+            self.rows(request)?;
+            tensor.extent = index(first)?;
+            tensor.extents = index(self.extents.len() - first)?;
+            return Ok(tensor);
+        }
         let block = self.request.block_elements;
         if elements <= block / PACK_FRACTION {
             tensor.offset = self.pack(place, request, elements);
@@ -160,7 +214,7 @@ impl Placer<'_> {
 
     /// Gives a small tensor its place among those with the same planes: never across a block's end.
     fn pack(&mut self, place: usize, request: &TensorRequest, elements: u64) -> u64 {
-        let key = request.state.iter().map(|(name, fill)| (name.clone(), fill.to_bits())).collect();
+        let key = request.state.iter().map(|plane| (plane.name.clone(), plane.fill.to_bits())).collect();
         let block = self.request.block_elements;
         let pack = self.packs.entry(key).or_insert_with(|| Pack {
             end: 0,
@@ -176,25 +230,65 @@ impl Placer<'_> {
         start
     }
 
-    fn extent(&self, elements: u64, state: &[(String, f32)]) -> Extent {
-        let find = |name: &str| self.planes.iter().position(|p| p.name == name).unwrap_or(0);
-        let plane = |name: &str, fill: f32| ExtentPlane {
-            plane: u16::try_from(find(name)).unwrap_or(u16::MAX),
-            dtype: Dtype::F32,
-            fill,
-            segment: 0,
-            offset: 0,
-        };
-        let mut planes = vec![plane(PARAM_PLANE, 0.0)];
-        planes.extend(state.iter().map(|(name, fill)| plane(name, *fill)));
+    fn extent(&self, elements: u64, state: &[StateRequest]) -> Extent {
+        let mut planes = vec![self.extent_plane(PARAM_PLANE, 0.0)];
+        planes.extend(state.iter().map(|plane| self.extent_plane(&plane.name, plane.fill)));
         Extent {
             elements,
             block_elements: self.request.block_elements,
             first_block: 0,
             first_slot: 0,
             planes,
-            scratch: self.request.gradient_plane.then(|| plane(GRAD_PLANE, 0.0)),
+            scratch: self.request.gradient_plane.then(|| self.extent_plane(GRAD_PLANE, 0.0)),
+            records: None,
         }
+    }
+
+    fn plane_index(&self, name: &str) -> u16 {
+        let found = self.planes.iter().position(|p| p.name == name).unwrap_or(0);
+        u16::try_from(found).unwrap_or(u16::MAX)
+    }
+
+    fn extent_plane(&self, name: &str, fill: f32) -> ExtentPlane {
+        ExtentPlane { plane: self.plane_index(name), dtype: Dtype::F32, fill, segment: 0, offset: 0 }
+    }
+
+    /// The extents of a tensor of rows: pages of records, and as many of them as the rows need.
+    fn rows(&mut self, request: &TensorRequest) -> Result<()> {
+        let (rows, width) = match *request.shape.as_slice() {
+            [rows, width] => (rows, u32::try_from(width).unwrap_or(u32::MAX)),
+            _ => (0, 0),
+        };
+        let plane = |name: &str, fill| RecordPlane { plane: self.plane_index(name), width, fill };
+        let mut planes = vec![plane(PARAM_PLANE, 0.0)];
+        planes.extend(request.state.iter().map(|state| plane(&state.name, state.fill)));
+        let mut records = Records { page_bytes: 4096, planes };
+        records.page_bytes = page_bytes(records.bytes());
+        let page = u64::from(records.page_bytes) / 4;
+        let block_elements = self.request.row_block_elements.max(page);
+        let pages = rows.div_ceil(to_u64(records.per_page().max(1)));
+        let mut left = pages.saturating_mul(page);
+        while left > 0 {
+            let elements = left.min(MAX_EXTENT_ELEMENTS);
+            let planes = vec![self.extent_plane(RECORD_PLANE, 0.0)];
+            self.extents.push(Extent {
+                elements,
+                block_elements,
+                first_block: 0,
+                first_slot: 0,
+                planes,
+                scratch: None,
+                records: Some(records.clone()),
+            });
+            left -= elements;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all records, without paddings of blocks.
+    fn record_bytes(&self) -> u64 {
+        let rows = self.extents.iter().filter(|extent| extent.records.is_some());
+        rows.fold(0, |sum, extent| sum.saturating_add(extent.elements.saturating_mul(4)))
     }
 
     /// Appends the packs and gives every extent its place in the segments.
@@ -216,6 +310,11 @@ impl Placer<'_> {
             for plane in extent.planes.iter_mut().chain(&mut extent.scratch) {
                 (plane.segment, plane.offset) = segments.take(plane, elements, block)?;
             }
+        }
+        if let Some(plane) = self.planes.iter().position(|plane| plane.role == PlaneRole::Log) {
+            let bytes = self.request.row_log_bytes.unwrap_or_else(|| default_log_bytes(self.record_bytes()));
+            let plane = u16::try_from(plane).unwrap_or(u16::MAX);
+            segments.list.push(SegmentSpec { plane, index: 0, homes: PlaneRole::Log.homes(), bytes });
         }
         Ok((self.extents, segments.list))
     }
@@ -242,7 +341,7 @@ impl Segments<'_> {
         }
         let number = self.list.iter().filter(|segment| segment.plane == plane.plane).count();
         let role = self.planes.get(usize::from(plane.plane)).map(|p| p.role);
-        let homes = if role == Some(PlaneRole::Scratch) { 1 } else { 2 };
+        let homes = role.map_or(2, PlaneRole::homes);
         let at = self.list.len();
         self.current.insert(plane.plane, at);
         self.list.push(SegmentSpec { plane: plane.plane, index: index(number)?, homes, bytes });
@@ -278,9 +377,18 @@ mod tests {
             shape: shape.to_vec(),
             group: 0,
             init: Init::Zeros,
-            state: vec![("exp_avg".into(), 0.0), ("exp_avg_sq".into(), 0.0)],
+            state: ["exp_avg", "exp_avg_sq"].map(|name| StateRequest { name: name.into(), fill: 0.0 }).into(),
+            rows: false,
         });
-        Request { tensors: tensors.collect(), groups: 1, seed: 0, block_elements, gradient_plane: true }
+        Request {
+            tensors: tensors.collect(),
+            groups: 1,
+            seed: 0,
+            block_elements,
+            row_block_elements: block_elements,
+            row_log_bytes: None,
+            gradient_plane: true,
+        }
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Rows {
         rows
     }
 
+    /// The places of each row, in the order of [`distinct`](Self::distinct).
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &[Named]> {
+        self.named.chunk_by(|a, b| a.row == b.row)
+    }
+
     /// The blocks that hold these rows of a tensor, ascending, each once.
     pub(crate) fn touched<'r>(
         &'r self,

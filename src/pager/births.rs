@@ -1,7 +1,11 @@
 //! Which initial values a never-written block has.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use crate::format::directory::{Directory, Init};
-use crate::initial::{fill, tensor_key};
+use crate::initial::{fill, fill_record, tensor_key};
+use crate::layout::RowTable;
 use crate::units::{BlockIndex, to_usize};
 
 /// A tensor's part of an extent.
@@ -18,18 +22,31 @@ struct Part {
 /// The parts of every extent, in ascending order.
 pub(super) struct Births {
     extents: Vec<Vec<Part>>,
+    /// Tensors of rows and the keys of their values, by extent.
+    tables: HashMap<usize, Arc<(RowTable, u64)>>,
 }
 
-/// What to fill one block's plane with: ranges of elements, each from one tensor's generator.
-pub(super) struct Birth {
-    pieces: Vec<(std::ops::Range<usize>, Init, u64, u64)>,
+/// What to fill one block's plane with.
+pub(super) enum Birth {
+    /// Ranges of elements, each from one tensor's generator.
+    Elements(Vec<(std::ops::Range<usize>, Init, u64, u64)>),
+    /// The records of a block of rows.
+    Rows(Arc<(RowTable, u64)>, BlockIndex),
 }
 
 impl Births {
     pub(super) fn new(directory: &Directory) -> Self {
         let mut extents: Vec<Vec<Part>> = directory.extents.iter().map(|_| Vec::new()).collect();
-        for tensor in &directory.tensors {
+        let mut tables = HashMap::new();
+        for (index, tensor) in directory.tensors.iter().enumerate() {
             let key = tensor_key(directory.seed, &tensor.name);
+            if let Some(table) = RowTable::new(directory, index) {
+                let table = Arc::new((table, key));
+                let first = to_usize(tensor.extent.into());
+                let own = first..first + to_usize(tensor.extents.into());
+                tables.extend(own.map(|at| (at, Arc::clone(&table))));
+                continue;
+            }
             let mut left = tensor.elements().unwrap_or(0);
             let mut of_tensor = 0;
             let first = to_usize(tensor.extent.into());
@@ -46,11 +63,14 @@ impl Births {
         for parts in &mut extents {
             parts.sort_by_key(|part| part.start);
         }
-        Self { extents }
+        Self { extents, tables }
     }
 
     /// How the parameter plane of a block begins.
     pub(super) fn of_block(&self, directory: &Directory, extent: usize, block: BlockIndex) -> Birth {
+        if let Some(table) = self.tables.get(&extent) {
+            return Birth::Rows(Arc::clone(table), block);
+        }
         let mut pieces = Vec::new();
         if let (Some(parts), Some(spec)) = (self.extents.get(extent), directory.extents.get(extent)) {
             let start = (block.0 - spec.first_block) * spec.block_elements;
@@ -63,22 +83,36 @@ impl Births {
                 pieces.push((range, part.init, part.key, part.of_tensor + (from - part.start)));
             }
         }
-        Birth { pieces }
+        Birth::Elements(pieces)
     }
 }
 
 impl Birth {
     /// A plane that holds one value everywhere.
     pub(super) fn constant(value: f32, elements: usize) -> Self {
-        Self { pieces: vec![(0..elements, Init::Constant(value), 0, 0)] }
+        Self::Elements(vec![(0..elements, Init::Constant(value), 0, 0)])
     }
 
-    /// Writes the values; elements that belong to no tensor become zero.
+    /// Writes the values; elements that belong to no tensor become zero. Pages of records have no checksums yet.
     pub(super) fn fill(&self, out: &mut [f32]) {
         out.fill(0.0);
-        for (range, init, key, first) in &self.pieces {
-            if let Some(part) = out.get_mut(range.clone()) {
-                fill(*init, *key, *first, part);
+        match self {
+            Self::Elements(pieces) => {
+                for (range, init, key, first) in pieces {
+                    if let Some(part) = out.get_mut(range.clone()) {
+                        fill(*init, *key, *first, part);
+                    }
+                }
+            }
+            Self::Rows(table, block) => {
+                let (table, key) = (&table.0, table.1);
+                for row in table.rows_of(*block) {
+                    let place = table.place(row);
+                    let start = (place.page * table.page_bytes() + place.within) / 4;
+                    if let Some(record) = out.get_mut(start..start + table.records.len()) {
+                        fill_record(&table.records, table.init, key, row, record);
+                    }
+                }
             }
         }
     }

@@ -34,7 +34,7 @@ use std::sync::{Arc, Condvar, Mutex};
 pub use stats::Stats;
 pub use view::View;
 
-pub(crate) use ahead::{read_ahead, read_pieces_ahead};
+pub(crate) use ahead::{ReadAhead, read_ahead, read_pieces_ahead};
 pub(crate) use lease::Lease;
 pub(crate) use plan::Access;
 pub(crate) use state::State;
@@ -250,6 +250,12 @@ fn whole_bytes(directory: &Directory) -> u64 {
         .iter()
         .map(|e| block_bytes(e).saturating_mul(e.elements.div_ceil(e.block_elements)))
         .sum()
+}
+
+/// Memory of all blocks of tensors that are not kept by rows.
+pub(crate) fn dense_bytes(directory: &Directory) -> u64 {
+    let dense = directory.extents.iter().filter(|extent| extent.records.is_none());
+    dense.fold(0, |sum, e| sum.saturating_add(block_bytes(e).saturating_mul(e.blocks())))
 }
 
 /// Bytes of frames that stay in memory from step to step.

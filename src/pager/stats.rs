@@ -19,6 +19,14 @@ pub struct Stats {
     pub blocks_missed: u64,
     /// Block planes that were born: filled with their initial values, without a read.
     pub blocks_born: u64,
+    /// Rows of tensors of rows that a call needed, each counted once a call, and that were in memory already.
+    pub rows_hit: u64,
+    /// Rows that a call needed and that had to be read, or born.
+    pub rows_missed: u64,
+    /// Bytes written to the log of rows.
+    pub row_log_bytes_written: u64,
+    /// Blocks of rows that were written with what the log had of them.
+    pub row_blocks_folded: u64,
     /// Reads that went past the page cache.
     pub reads_direct: u64,
     /// Reads through a memory map.
@@ -55,6 +63,10 @@ impl Stats {
             blocks_hit: self.blocks_hit - earlier.blocks_hit,
             blocks_missed: self.blocks_missed - earlier.blocks_missed,
             blocks_born: self.blocks_born - earlier.blocks_born,
+            rows_hit: self.rows_hit - earlier.rows_hit,
+            rows_missed: self.rows_missed - earlier.rows_missed,
+            row_log_bytes_written: self.row_log_bytes_written - earlier.row_log_bytes_written,
+            row_blocks_folded: self.row_blocks_folded - earlier.row_blocks_folded,
             reads_direct: self.reads_direct - earlier.reads_direct,
             reads_mapped: self.reads_mapped - earlier.reads_mapped,
             stall_read_ns: self.stall_read_ns - earlier.stall_read_ns,
@@ -66,6 +78,14 @@ impl Stats {
             commits: self.commits - earlier.commits,
             ..*self
         }
+    }
+
+    /// The share of rows needed that were in memory already; 1 where none was needed.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn row_hit_rate(&self) -> f64 {
+        let needed = self.rows_hit + self.rows_missed;
+        if needed == 0 { 1.0 } else { self.rows_hit as f64 / needed as f64 }
     }
 
     /// The share of leased block planes that were in memory already; 1 where nothing was leased.

@@ -47,7 +47,10 @@ impl ParamStore {
     pub fn write_range(&mut self, name: &str, start: u64, values: &[f32]) -> Result<()> {
         self.check_can_change("write a tensor")?;
         let (tensor, range) = self.checked_range(name, start, values.len())?;
-        let result = self.write_pieces(tensor, range, values);
+        let result = match self.table_of(tensor) {
+            Some(_) => self.write_rows(tensor, range, values),
+            None => self.write_pieces(tensor, range, values),
+        };
         if result.is_err() {
             self.mark_mixed();
         }
@@ -90,6 +93,7 @@ impl ParamStore {
         let record = Record {
             groups: self.groups.iter().map(ParamGroup::to_record).collect(),
             user: user_record.to_vec(),
+            rows: self.engine.tables.as_ref().map(|tables| tables.prepare_commit()).transpose()?,
         };
         let step = self.step;
         let pager = &self.engine.pager;
@@ -102,6 +106,9 @@ impl ParamStore {
         stats.commits += 1;
         stats.commit_ns += elapsed_ns(start);
         drop(state);
+        if let Some(tables) = &self.engine.tables {
+            tables.committed();
+        }
         user_record.clone_into(&mut self.user_record);
         Ok(CommitReport {
             generation: committed.generation,
@@ -119,6 +126,9 @@ impl ParamStore {
     pub fn rollback(&mut self) -> Result<u64> {
         self.background.cancel();
         self.pager().roll_back()?;
+        if let Some(tables) = &self.engine.tables {
+            tables.roll_back();
+        }
         let before = self.step;
         self.take_over_committed()?;
         Ok(before - self.step)

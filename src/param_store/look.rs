@@ -53,7 +53,7 @@ impl ParamStore {
     /// The memory budget in force, in bytes.
     #[must_use]
     pub fn memory_budget(&self) -> u64 {
-        self.pager().lock().whole_budget_bytes()
+        self.budget_bytes
     }
 
     /// The instruction set in force.
@@ -112,9 +112,11 @@ impl ParamStore {
     /// A tensor's parameters, with every update made so far, committed or not. See [`View`] for what it costs.
     ///
     /// # Errors
-    /// [`Error::Unknown`]; [`Error::Budget`] if a gathered view does not fit the budget; disk errors.
+    /// [`Error::Unknown`]; [`Error::Invalid`] for a tensor of rows, which has no views; [`Error::Budget`] if a gathered view
+    /// does not fit the budget; disk errors.
     pub fn view(&self, name: &str) -> Result<View<'_>> {
         let tensor = self.tensor_index(name)?;
+        self.check_dense(tensor, "view")?;
         self.background.settle(tensor);
         self.pager().view(tensor, 0, 0..self.elements(tensor))
     }
@@ -126,6 +128,7 @@ impl ParamStore {
     pub fn view_range(&self, name: &str, range: Range<u64>) -> Result<View<'_>> {
         let len = to_usize(range.end.saturating_sub(range.start));
         let (tensor, range) = self.checked_range(name, range.start, len)?;
+        self.check_dense(tensor, "view")?;
         self.background.settle(tensor);
         self.pager().view(tensor, 0, range)
     }
@@ -145,8 +148,7 @@ impl ParamStore {
     /// As [`read_into`](Self::read_into).
     pub fn read_range_into(&self, name: &str, start: u64, out: &mut [f32]) -> Result<()> {
         let (tensor, range) = self.checked_range(name, start, out.len())?;
-        self.background.settle(tensor);
-        self.pager().read_into(tensor, 0, range, out)
+        self.read_planes_range(tensor, 0, range, out)
     }
 
     /// As [`read_into`](Self::read_into), for any plane of the tensor, e.g. `exp_avg`.
@@ -161,8 +163,15 @@ impl ParamStore {
             return Err(Error::invalid(format!("memory for tensor {name:?}"), got, expected));
         }
         let plane = self.plane_index(tensor, plane)?;
+        self.read_planes_range(tensor, plane, 0..elements, out)
+    }
+
+    fn read_planes_range(&self, tensor: usize, plane: usize, range: Range<u64>, out: &mut [f32]) -> Result<()> {
+        if let Some(tables) = self.table_of(tensor) {
+            return self.read_table(tables, tensor, plane, range, out);
+        }
         self.background.settle(tensor);
-        self.pager().read_into(tensor, plane, 0..elements, out)
+        self.pager().read_into(tensor, plane, range, out)
     }
 
     /// What a tensor's rule keeps beside its planes: the updates made to it so far, committed or not.
@@ -188,7 +197,8 @@ impl ParamStore {
 
     fn prefetch_planes(&self, names: &[&str], planes: impl Fn(usize) -> usize) {
         let mut pager = self.pager().lock();
-        for tensor in names.iter().filter_map(|name| self.names.get(*name).copied()) {
+        let tensors = names.iter().filter_map(|name| self.names.get(*name).copied());
+        for tensor in tensors.filter(|&tensor| self.table_of(tensor).is_none()) {
             let range = 0..self.elements(tensor);
             let mut ahead = read_ahead(&self.directory, tensor, range.clone(), 0..planes(tensor));
             let first = pieces(&self.directory, tensor, range).next();

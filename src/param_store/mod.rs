@@ -18,10 +18,11 @@ pub(crate) use open::build_threads;
 pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
-use crate::format::directory::{Directory, Tensor};
+use crate::format::directory::{Directory, Extent, Tensor};
 use crate::layout::GRAD_PLANE;
 use crate::optim::Optimizer;
 use crate::pager::Pager;
+use crate::rows::Rows;
 use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
 use crate::update::{Background, Engine};
@@ -40,6 +41,7 @@ pub struct ParamStore {
     user_record: Vec<u8>,
     recovery: Recovery,
     step: u64,
+    budget_bytes: u64,
     /// Something failed or was dropped between two steps.
     mixed: bool,
 }
@@ -125,8 +127,27 @@ impl ParamStore {
 
     /// State planes of a tensor; its scratch plane counts as the one after them.
     pub(crate) fn state_planes(&self, tensor: usize) -> usize {
-        let extent = self.directory.tensors.get(tensor).map_or(0, |tensor| to_usize(tensor.extent.into()));
-        self.directory.extents.get(extent).map_or(0, |extent| extent.planes.len() - 1)
+        let Some(extent) = self.extent_of(tensor) else { return 0 };
+        extent.records.as_ref().map_or(extent.planes.len(), |records| records.planes.len()) - 1
+    }
+
+    fn extent_of(&self, tensor: usize) -> Option<&Extent> {
+        self.directory.extents.get(to_usize(self.directory.tensors.get(tensor)?.extent.into()))
+    }
+
+    /// The tables of rows, if the tensor is one.
+    pub(crate) fn table_of(&self, tensor: usize) -> Option<&Rows> {
+        let is_table = self.extent_of(tensor).is_some_and(|extent| extent.records.is_some());
+        self.engine.tables.as_deref().filter(|_| is_table)
+    }
+
+    /// Refuses what tensors of rows do not have.
+    pub(crate) fn check_dense(&self, tensor: usize, what: &str) -> Result<()> {
+        if self.table_of(tensor).is_none() {
+            return Ok(());
+        }
+        let what = format!("{what} of tensor {:?}", self.tensor_name(tensor));
+        Err(Error::invalid(what, "a tensor of rows", "apply_rows, gather_rows, or a copy by ranges"))
     }
 
     pub(crate) fn plane_index(&self, tensor: usize, plane: &str) -> Result<usize> {

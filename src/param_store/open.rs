@@ -10,9 +10,10 @@ use crate::format::Uuid;
 use crate::format::directory::Directory;
 use crate::format::record::Record;
 use crate::kernel::InstructionSet;
-use crate::layout::place;
+use crate::layout::{place, row_tables};
 use crate::options::Options;
 use crate::pager::{Pager, Settings};
+use crate::rows::Rows;
 use crate::schema::{ParamGroup, Schema};
 use crate::storage::{RealVolume, Volume};
 use crate::store::{BlockStore, Creation, Generation, SlotState};
@@ -61,8 +62,11 @@ impl ParamStore {
         // What opening would refuse is refused before anything is made.
         options.checked_io_threads()?;
         options.threads.map(check_threads).transpose()?;
-        crate::pager::check_budget(&directory, options.budget_bytes())?;
-        let record = Record { groups: schema.group_records(), user: Vec::new() };
+        let budget_bytes = options.budget_bytes();
+        let for_rows = crate::rows::budget_share(&directory, budget_bytes);
+        crate::pager::check_budget(&directory, budget_bytes - for_rows)?;
+        crate::rows::check_budget(&directory, for_rows)?;
+        let record = Record::first(schema.group_records(), row_tables(&directory).len());
         let creation = Creation { directory, record, uuid: new_uuid(), sparse: options.sparse };
         crate::store::create(&volume, &creation)?;
         Self::open_in(volume, options)
@@ -108,21 +112,37 @@ impl ParamStore {
         check_planes(&directory, &groups, store.path())?;
         let names =
             directory.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        let budget_bytes = options.budget_bytes();
+        let for_rows = crate::rows::budget_share(&directory, budget_bytes);
         let settings = Settings {
-            budget_bytes: options.budget_bytes(),
+            budget_bytes: budget_bytes - for_rows,
             io_threads: options.checked_io_threads()?,
             path: options.io_path,
         };
         let (path, recovery) = (store.path().to_owned(), recovery(&store));
         let (user_record, step) = (store.record().user.clone(), store.superblock().step);
+        let pager = Arc::new(Pager::new(store, settings)?);
         let engine = Engine {
-            pager: Arc::new(Pager::new(store, settings)?),
+            tables: Rows::open(&pager, for_rows)?.map(Arc::new),
+            pager,
             threads: options.threads.map(build_threads).transpose()?.map(Arc::new),
             isa: options.instruction_set.unwrap_or_else(InstructionSet::detect),
         };
         let background = Background::new(engine.clone());
         let mixed = false;
-        Ok(Self { engine, background, path, directory, names, groups, user_record, recovery, step, mixed })
+        Ok(Self {
+            engine,
+            background,
+            path,
+            directory,
+            names,
+            groups,
+            user_record,
+            recovery,
+            step,
+            budget_bytes,
+            mixed,
+        })
     }
 }
 

@@ -51,9 +51,17 @@ impl<'a> TensorInfo<'a> {
     pub fn planes(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let directory = self.directory;
         let extent = directory.extents.get(to_usize(self.tensor.extent.into()));
-        extent
-            .into_iter()
-            .flat_map(|extent| &extent.planes)
-            .filter_map(move |plane| directory.planes.get(usize::from(plane.plane)).map(|p| p.name.as_str()))
+        let of_records = extent.and_then(|extent| extent.records.as_ref());
+        let own = extent.filter(|_| of_records.is_none()).into_iter().flat_map(|extent| &extent.planes);
+        let of_records = of_records.into_iter().flat_map(|records| &records.planes);
+        let indices = own.map(|plane| plane.plane).chain(of_records.map(|plane| plane.plane));
+        indices.filter_map(move |plane| directory.planes.get(usize::from(plane)).map(|p| p.name.as_str()))
+    }
+
+    /// Whether it is kept by rows; see [`TensorSpec::rows`](crate::TensorSpec::rows).
+    #[must_use]
+    pub fn is_rows(&self) -> bool {
+        let extent = self.directory.extents.get(to_usize(self.tensor.extent.into()));
+        extent.is_some_and(|extent| extent.records.is_some())
     }
 }

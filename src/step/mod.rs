@@ -241,6 +241,7 @@ impl<'a> Step<'a> {
         coefficient: Option<f32>,
     ) -> Result<()> {
         self.check_whole()?;
+        self.store.check_dense(tensor, "dense update")?;
         let rule = self.begin_update(tensor, &range)?;
         // From here on the step has to finish: dropping it, or forgetting it, leaves the store mixed.
         self.store.mark_mixed();

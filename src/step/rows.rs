@@ -53,7 +53,14 @@ impl Step<'_> {
         let prepare = Preparation { divisor: self.divisor(), ..Preparation::default() };
         let planes = self.store.state_planes(tensor) + 1;
         let update = RowUpdate { tensor, rows: &rows, gradients, planes, rule, prepare };
-        self.non_finite += update.run(self.store.engine())?;
+        let engine = self.store.engine();
+        self.non_finite += match self.store.table_of(tensor) {
+            Some(tables) => {
+                let steps = self.updated.get(&tensor).map_or(0, |update| update.clock_after.steps);
+                update.run_records(engine, tables, &distinct, steps + 1)?
+            }
+            None => update.run(engine)?,
+        };
         if let Some(Updated { done: Done::Rows(seen), .. }) = self.updated.get_mut(&tensor) {
             seen.insert(distinct);
         }

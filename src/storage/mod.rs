@@ -178,6 +178,12 @@ pub(crate) trait Segment: Send + Sync {
     /// [`is_direct`](Self::is_direct) says.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
+    /// Reads many small pieces, several at a time where the system can; each as [`read_at`](Self::read_at) does. Fails
+    /// with the first error that it meets, and the buffers then hold anything.
+    fn read_scattered(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        pieces.iter_mut().try_for_each(|(offset, buffer)| self.read_at(buffer, *offset))
+    }
+
     /// Writes all of `buffer` inside the file's length, with the alignment that `read_at` asks for.
     fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()>;
 

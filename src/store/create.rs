@@ -10,7 +10,7 @@ use crate::format::directory::Directory;
 use crate::format::page::{Child, TableShape};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
-use crate::format::superblock::{MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock};
+use crate::format::superblock::{INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock};
 use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
     segment_file,
@@ -63,7 +63,7 @@ fn plan(creation: &Creation) -> Result<Plan> {
     let superblock = Superblock {
         compat: 0,
         ro_compat: if creation.sparse { RO_COMPAT_SPARSE } else { 0 },
-        incompat: 0,
+        incompat: if creation.directory.has_rows() { INCOMPAT_ROWS } else { 0 },
         uuid: creation.uuid,
         generation: 1,
         parent_crc: 0,

@@ -183,6 +183,25 @@ impl BlockStore {
         self.segments.get(&self.volume, segment, home, caching, self.is_writer())
     }
 
+    /// The file of the log of rows; `None` in a store without one.
+    pub(crate) fn log_file(&mut self) -> Result<Option<Arc<dyn Segment>>> {
+        let Some(segment) = self.directory.log_segment() else { return Ok(None) };
+        self.segment(segment, Home(0), Caching::Direct).map(Some)
+    }
+
+    /// Writes to the log of rows, for the next commit to make durable, where the committed generation has nothing that
+    /// counts. Waits for readers of the generation before it.
+    pub(crate) fn write_log(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_writable("write to the log of rows")?;
+        self.take_over_homes()?;
+        let (Some(segment), Some(file)) = (self.directory.log_segment(), self.log_file()?) else {
+            return Err(Error::invalid("log of rows", "none", "a store with tensors of rows"));
+        };
+        file.write_at(bytes, offset).inspect_err(|error| self.poison(error))?;
+        self.written.insert((segment, 0, Caching::Direct));
+        Ok(())
+    }
+
     /// Pages of the table that stand in memory.
     pub(crate) fn table_bytes(&self) -> u64 {
         self.table.bytes()

@@ -37,6 +37,19 @@ fn schema(block_bytes: u64) -> Schema {
     schema.tensor(TensorSpec::new("dense", &[3000]).group("adamw").init(Init::Constant(0.5)))
 }
 
+/// The same tensors, all tables kept by rows.
+pub(super) fn schema_of_records(block_bytes: u64, log_bytes: u64) -> Schema {
+    let mut records = Schema::new().seed(5).block_bytes(block_bytes).row_log_bytes(log_bytes);
+    for optimizer in optimizers().into_iter().chain([Optimizer::AdamW(AdamW::default())]) {
+        records = records.group(ParamGroup::new(optimizer.name(), optimizer));
+    }
+    for (name, rows, width, group) in TABLES {
+        let spec = TensorSpec::new(name, &[rows, width]).group(group).rows();
+        records = records.tensor(spec.init(Init::Normal { mean: 0.0, std: 0.5 }));
+    }
+    records.tensor(TensorSpec::new("dense", &[3000]).group("adamw").init(Init::Constant(0.5)))
+}
+
 /// Numbers from a seed.
 struct Source(u64);
 
@@ -169,19 +182,24 @@ fn one_step(store: &mut ParamStore, model: &mut [Plain], source: &mut Source) {
     step.finish().unwrap();
 }
 
-fn history(seed: u64) {
+fn history(seed: u64, by_records: bool) {
     let mut source = Source(seed);
     let block_bytes = [4096, 8192, 32 << 10][usize::try_from(source.below(3)).unwrap()];
-    let budget = [9 * block_bytes, 20 * block_bytes, 16 << 20][usize::try_from(source.below(3)).unwrap()];
+    let budgets =
+        if by_records { [4 << 20, 6 << 20, 16 << 20] } else { [9 * block_bytes, 20 * block_bytes, 16 << 20] };
+    let budget = budgets[usize::try_from(source.below(3)).unwrap()];
+    let log_bytes = [64 << 10, 256 << 10, 4 << 20][usize::try_from(source.below(3)).unwrap()];
+    let schema =
+        if by_records { schema_of_records(block_bytes, log_bytes) } else { schema(block_bytes) };
     let threads = [1, 2, 4][usize::try_from(source.below(3)).unwrap()];
     let isas = InstructionSet::available();
     let isa = isas[usize::try_from(source.below(isas.len() as u64)).unwrap()];
     let options = Options::new().memory_budget(budget).threads(threads).io_threads(2).instruction_set(isa);
     let volume = memory();
-    let mut store = create(&volume, &schema(block_bytes), &options).unwrap();
+    let mut store = create(&volume, &schema, &options).unwrap();
     let mut model: Vec<_> = TABLES.iter().map(|(name, ..)| Plain::of(&store, name)).collect();
     let mut committed = model.clone();
-    for _ in 0..10 {
+    for _ in 0..if by_records { 25 } else { 10 } {
         match source.below(6) {
             0 => {
                 store.commit(b"").unwrap();
@@ -212,7 +230,12 @@ proptest! {
 
     #[test]
     fn a_random_history_of_rows_gives_the_bits_of_the_model(seed in any::<u64>()) {
-        history(seed);
+        history(seed, false);
+    }
+
+    #[test]
+    fn a_random_history_of_records_gives_the_bits_of_the_model(seed in any::<u64>()) {
+        history(seed, true);
     }
 }
 

@@ -1,6 +1,7 @@
 //! MUSCLE. The update of a run of a tensor's elements: leases from the pager, kernels on all threads.
 
 mod background;
+mod records;
 mod rows;
 mod spans;
 
@@ -19,11 +20,14 @@ use crate::kernel::reduce::Preparation;
 use crate::layout::{Piece, pieces};
 use crate::optim::Prepared;
 use crate::pager::{Key, Lease, Pager, Waiter, elapsed_ns, read_ahead};
+use crate::rows::Rows;
 
 /// What all updates of a store share: blocks to lease, threads and an instruction set to compute with.
 #[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) pager: Arc<Pager>,
+    /// In a store with tensors of rows.
+    pub(crate) tables: Option<Arc<Rows>>,
     /// Without it, rayon's global pool.
     pub(crate) threads: Option<Arc<rayon::ThreadPool>>,
     pub(crate) isa: InstructionSet,

@@ -144,31 +144,64 @@ impl RowUpdate<'_> {
 impl RowSpan<'_, '_> {
     /// Updates the rows one after the other, a chunk of columns at a time.
     fn run(&mut self, update: &RowUpdate<'_>, isa: InstructionSet) -> u64 {
-        let (mut sum, mut ready) = ([0.0; CHUNK_LEN], [0.0; CHUNK_LEN]);
-        let state_planes = self.planes.len().saturating_sub(1);
+        let mut memory = Chunk::default();
         let mut non_finite = 0;
         for part in update.rows.parts(self.named, self.run.clone()) {
-            for start in (0..part.columns.len()).step_by(CHUNK_LEN) {
-                let len = CHUNK_LEN.min(part.columns.len() - start);
-                let columns = part.columns.start + start..part.columns.start + start + len;
-                let within = part.within.start + start..part.within.start + start + len;
-                let mut planes = self.planes.iter_mut();
-                let mut slices: [&mut [f32]; 1 + MOST_PLANES] = std::array::from_fn(|_| {
-                    planes.next().and_then(|plane| plane.get_mut(within.clone())).unwrap_or_default()
-                });
-                let [param, state @ ..] = &mut slices;
-                let state = state.get_mut(..state_planes).unwrap_or_default();
-                let gradient = update.gradient(isa, part.named, &columns, &mut sum);
-                if update.prepare == Preparation::default() {
-                    non_finite += update.rule.run(isa, param, gradient, state);
-                    continue;
-                }
-                // Counted before it is scaled, which can make an infinity of a number.
-                non_finite += count_non_finite(isa, gradient);
-                let out = ready.get_mut(..len).unwrap_or_default();
-                prepare_gradient(isa, out, gradient, update.prepare);
-                let _of_scaled = update.rule.run(isa, param, out, state);
+            let mut planes = self.planes.iter_mut();
+            let planes: [&mut [f32]; 1 + MOST_PLANES] = std::array::from_fn(|_| {
+                planes.next().and_then(|plane| plane.get_mut(part.within.clone())).unwrap_or_default()
+            });
+            non_finite += update.row(isa, part.named, part.columns, planes, &mut memory);
+        }
+        non_finite
+    }
+}
+
+/// What a chunk of a row's gradient passes through.
+pub(super) struct Chunk {
+    sum: [f32; CHUNK_LEN],
+    ready: [f32; CHUNK_LEN],
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self { sum: [0.0; CHUNK_LEN], ready: [0.0; CHUNK_LEN] }
+    }
+}
+
+impl RowUpdate<'_> {
+    /// Updates some columns of a row, a chunk of them at a time; `planes` are cut to these columns, and those that the
+    /// rule does not have are empty.
+    pub(super) fn row(
+        &self,
+        isa: InstructionSet,
+        named: &[Named],
+        columns: Range<usize>,
+        planes: [&mut [f32]; 1 + MOST_PLANES],
+        memory: &mut Chunk,
+    ) -> u64 {
+        let mut left = planes;
+        let mut non_finite = 0;
+        let mut start = columns.start;
+        while start < columns.end {
+            let len = CHUNK_LEN.min(columns.end - start);
+            let mut now: [&mut [f32]; 1 + MOST_PLANES] = Default::default();
+            for (now, left) in now.iter_mut().zip(&mut left) {
+                (*now, *left) = std::mem::take(left).split_at_mut_checked(len).unwrap_or_default();
             }
+            let [param, state @ ..] = &mut now;
+            let state = state.get_mut(..self.planes - 1).unwrap_or_default();
+            let gradient = self.gradient(isa, named, &(start..start + len), &mut memory.sum);
+            start += len;
+            if self.prepare == Preparation::default() {
+                non_finite += self.rule.run(isa, param, gradient, state);
+                continue;
+            }
+            // Counted before it is scaled, which can make an infinity of a number.
+            non_finite += count_non_finite(isa, gradient);
+            let out = memory.ready.get_mut(..len).unwrap_or_default();
+            prepare_gradient(isa, out, gradient, self.prepare);
+            let _of_scaled = self.rule.run(isa, param, out, state);
         }
         non_finite
     }

@@ -122,6 +122,8 @@ pub(crate) fn disk(disk: &DiskUse) -> Value {
         "state": state,
         "second_homes": disk.second_homes,
         "scratch": disk.scratch,
+        "rows": disk.rows,
+        "row_log": disk.row_log,
         "padding": disk.padding,
         "table": disk.table,
         "directory": disk.directory,

@@ -132,6 +132,8 @@ pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
     row("second homes of these", disk.second_homes);
     let rest = [
         ("scratch", disk.scratch),
+        ("rows", disk.rows),
+        ("row log", disk.row_log),
         ("padding", disk.padding),
         ("block table", disk.table),
         ("directory", disk.directory),

@@ -1,0 +1,338 @@
+//! Records in memory: a fixed number of them, found by row, given up by how often and how soon they are used.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::error::Result;
+use crate::storage::Buffer;
+use crate::units::to_usize;
+
+/// Bytes of memory beside the record that a slot takes: what is known of it, and its place in the map.
+pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + 40;
+/// A row's heat never exceeds this: what was hot once cools in as many rounds of the hand.
+const HOTTEST: u8 = 7;
+/// No use is known.
+const NEVER: u32 = u32::MAX;
+
+/// Spreads row numbers over the map. Rows are ours and not an attacker's to choose beyond making himself slow.
+#[derive(Default)]
+pub(super) struct RowHasher(u64);
+
+impl Hasher for RowHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(self.0 ^ u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, row: u64) {
+        let z = row.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = (z ^ (z >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    }
+}
+
+/// A map from rows.
+pub(super) type RowMap<V> = HashMap<u64, V, BuildHasherDefault<RowHasher>>;
+
+/// What is known of a record in memory.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    row: u64,
+    /// The last call that needed it.
+    call: u32,
+    /// The next call that is known to need it.
+    next: u32,
+    heat: u8,
+    dirty: bool,
+    used: bool,
+}
+
+pub(super) struct Cache {
+    record_bytes: usize,
+    memory: Buffer,
+    slots: Vec<Slot>,
+    capacity: usize,
+    map: RowMap<u32>,
+    free: Vec<u32>,
+    hand: usize,
+    dirty: usize,
+    /// The number of the call at hand.
+    call: u32,
+}
+
+impl Cache {
+    pub(super) fn new(record_bytes: usize, capacity: usize) -> Result<Self> {
+        let memory = Buffer::new(record_bytes * capacity)?;
+        Ok(Self {
+            record_bytes,
+            memory,
+            slots: Vec::with_capacity(capacity),
+            capacity,
+            map: RowMap::with_capacity_and_hasher(capacity, BuildHasherDefault::default()),
+            free: Vec::new(),
+            hand: 0,
+            dirty: 0,
+            call: 0,
+        })
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(super) fn dirty(&self) -> usize {
+        self.dirty
+    }
+
+    /// Begins a call: what it finds and claims stays until the next one.
+    pub(super) fn begin(&mut self) {
+        self.call += 1;
+        if self.call == NEVER {
+            self.call = 1;
+            for slot in &mut self.slots {
+                (slot.call, slot.next) = (0, NEVER);
+            }
+        }
+    }
+
+    /// The slot of a row.
+    pub(super) fn find(&self, row: u64) -> Option<u32> {
+        self.map.get(&row).copied()
+    }
+
+    /// The slot of a row that the call at hand uses.
+    pub(super) fn touch(&mut self, row: u64) -> Option<u32> {
+        let at = self.find(row)?;
+        let call = self.call;
+        if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
+            slot.heat = (slot.heat + 1).min(HOTTEST);
+            slot.call = call;
+            if slot.next <= call {
+                slot.next = NEVER;
+            }
+        }
+        Some(at)
+    }
+
+    /// Says that the call `ahead` after the one at hand will need a row; true if it is in memory.
+    pub(super) fn expect(&mut self, row: u64, ahead: u32) -> bool {
+        let next = self.call.saturating_add(ahead);
+        let found = self.map.get(&row).and_then(|&at| self.slots.get_mut(to_usize(at.into())));
+        found.map(|slot| slot.next = if slot.next > self.call { slot.next.min(next) } else { next }).is_some()
+    }
+
+    /// Slots for `count` rows that are not there, as far as free memory goes.
+    pub(super) fn claim_free(&mut self, rows: &[u64]) -> Vec<u32> {
+        let mut claimed = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let at = match self.free.pop() {
+                Some(at) => at,
+                None if self.slots.len() < self.capacity => {
+                    let at = u32::try_from(self.slots.len()).unwrap_or(NEVER);
+                    self.slots.push(Slot { row, call: 0, next: NEVER, heat: 0, dirty: false, used: false });
+                    at
+                }
+                None => break,
+            };
+            self.put(at, row);
+            claimed.push(at);
+        }
+        claimed
+    }
+
+    fn put(&mut self, at: u32, row: u64) {
+        let call = self.call;
+        if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
+            *slot = Slot { row, call, next: NEVER, heat: 0, dirty: false, used: true };
+        }
+        self.map.insert(row, at);
+    }
+
+    /// Chooses up to `count` slots that can be given up: not those of the call at hand, those that are known to be needed
+    /// soon only when there are no others, and of the others those that were used least.
+    pub(super) fn victims(&mut self, count: usize) -> Vec<u32> {
+        let mut victims = Vec::with_capacity(count);
+        // Each round cools; after as many rounds as there are degrees everything that may go has been chosen.
+        let mut left = self.slots.len() * (usize::from(HOTTEST) + 2);
+        while victims.len() < count && left > 0 {
+            left -= 1;
+            let at = self.hand;
+            self.hand = (self.hand + 1) % self.slots.len().max(1);
+            let is_last_round = left < self.slots.len();
+            let call = self.call;
+            let Some(slot) = self.slots.get_mut(at) else { break };
+            let is_needed = slot.call == call || !slot.used;
+            let is_expected = slot.next != NEVER && slot.next > call;
+            if is_needed || (is_expected && !is_last_round) {
+                continue;
+            }
+            if slot.heat > 0 && !is_last_round {
+                slot.heat -= 1;
+                continue;
+            }
+            // Not twice in these rounds.
+            slot.call = call;
+            victims.push(u32::try_from(at).unwrap_or(NEVER));
+        }
+        victims
+    }
+
+    /// Gives up a slot whose record is clean, or saved elsewhere.
+    pub(super) fn give_up(&mut self, at: u32) {
+        self.set_dirty(at, false);
+        if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
+            slot.used = false;
+            self.map.remove(&slot.row);
+            self.free.push(at);
+        }
+    }
+
+    /// As [`give_up`](Self::give_up), for several slots.
+    pub(super) fn give_up_all(&mut self, slots: &[u32]) {
+        for &at in slots {
+            self.give_up(at);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.map.clear();
+        self.free.clear();
+        (self.hand, self.dirty) = (0, 0);
+    }
+
+    /// Up to `count` changed slots that the call at hand does not use, from the hand on.
+    pub(super) fn dirty_ahead(&self, count: usize) -> Vec<u32> {
+        let (before, after) = self.slots.split_at(self.hand.min(self.slots.len()));
+        let numbered = |slots: &[Slot], from: usize| {
+            let number = move |at| u32::try_from(from + at).unwrap_or(NEVER);
+            slots.iter().enumerate().map(move |(at, slot)| (number(at), *slot)).collect::<Vec<_>>()
+        };
+        let all = numbered(after, before.len()).into_iter().chain(numbered(before, 0));
+        let call = self.call;
+        all.filter(|(_, slot)| slot.used && slot.dirty && slot.call != call).map(|(at, _)| at).take(count).collect()
+    }
+
+    /// Rows in memory.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn row(&self, at: u32) -> u64 {
+        self.slots.get(to_usize(at.into())).map_or(0, |slot| slot.row)
+    }
+
+    pub(super) fn is_dirty(&self, at: u32) -> bool {
+        self.slots.get(to_usize(at.into())).is_some_and(|slot| slot.dirty)
+    }
+
+    pub(super) fn set_dirty(&mut self, at: u32, dirty: bool) {
+        if let Some(slot) = self.slots.get_mut(to_usize(at.into()))
+            && slot.dirty != dirty
+        {
+            slot.dirty = dirty;
+            if dirty {
+                self.dirty += 1;
+            } else {
+                self.dirty -= 1;
+            }
+        }
+    }
+
+    /// All changed records: row and slot, ascending by row.
+    pub(super) fn all_dirty(&self) -> Vec<(u64, u32)> {
+        let slots = (0..).zip(&self.slots).filter(|(_, slot)| slot.used && slot.dirty);
+        let mut all: Vec<_> = slots.map(|(at, slot)| (slot.row, at)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    pub(super) fn record(&self, at: u32) -> &[u8] {
+        let start = to_usize(at.into()) * self.record_bytes;
+        self.memory.get(start..start + self.record_bytes).unwrap_or_default()
+    }
+
+    pub(super) fn record_mut(&mut self, at: u32) -> &mut [u8] {
+        let start = to_usize(at.into()) * self.record_bytes;
+        self.memory.get_mut(start..start + self.record_bytes).unwrap_or_default()
+    }
+
+    /// The records of distinct slots, in the order of `slots`.
+    pub(super) fn records_mut(&mut self, slots: &[u32]) -> Vec<&mut [u8]> {
+        let mut order: Vec<_> = slots.iter().copied().zip(0_usize..).collect();
+        order.sort_unstable();
+        let mut found: Vec<(usize, &mut [u8])> = Vec::with_capacity(slots.len());
+        let (mut rest, mut position) = (&mut *self.memory, 0);
+        for (at, place) in order {
+            let start = to_usize(at.into()) * self.record_bytes;
+            let (_, from) = rest.split_at_mut(start - position);
+            let (record, after) = from.split_at_mut(self.record_bytes);
+            found.push((place, record));
+            (rest, position) = (after, start + self.record_bytes);
+        }
+        found.sort_unstable_by_key(|&(place, _)| place);
+        found.into_iter().map(|(_, record)| record).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(capacity: usize) -> Cache {
+        let mut cache = Cache::new(16, capacity).unwrap();
+        cache.begin();
+        let rows: Vec<_> = (0..).map(|row| 10 * row).take(capacity).collect();
+        assert_eq!(cache.claim_free(&rows).len(), capacity);
+        cache
+    }
+
+    #[test]
+    fn what_a_call_uses_and_what_the_next_one_needs_stay() {
+        let mut cache = filled(4);
+        assert!(cache.claim_free(&[1]).is_empty() && cache.victims(4).is_empty());
+        cache.begin();
+        let needed = cache.touch(10).unwrap();
+        assert!(cache.expect(20, 1) && !cache.expect(25, 1));
+        let victims = cache.victims(2);
+        let rows: Vec<_> = victims.iter().map(|&at| cache.row(at)).collect();
+        assert_eq!(rows, [0, 30]);
+        // With nothing else left, what is expected goes too; what is in use never does.
+        let expected = cache.find(20).unwrap();
+        assert_eq!(cache.victims(4), [expected]);
+        assert!(cache.find(10) == Some(needed));
+    }
+
+    #[test]
+    fn rows_that_are_used_often_outlive_those_that_are_not() {
+        let mut cache = filled(4);
+        for _ in 0..3 {
+            cache.begin();
+            cache.touch(0);
+            cache.touch(20);
+        }
+        cache.begin();
+        let rows: Vec<_> = cache.victims(2).iter().map(|&at| cache.row(at)).collect();
+        assert_eq!(rows, [10, 30]);
+    }
+
+    #[test]
+    fn records_of_distinct_slots_are_given_in_the_order_asked_for() {
+        let mut cache = filled(5);
+        for at in 0..5 {
+            cache.record_mut(at).fill(u8::try_from(at).unwrap());
+        }
+        let firsts: Vec<_> = cache.records_mut(&[4, 0, 2]).iter().map(|record| record[0]).collect();
+        assert_eq!(firsts, [4, 0, 2]);
+        cache.set_dirty(3, true);
+        cache.set_dirty(1, true);
+        assert_eq!((cache.dirty(), cache.all_dirty()), (2, vec![(10, 1), (30, 3)]));
+        cache.give_up(3);
+        assert_eq!((cache.dirty(), cache.find(30), cache.claim_free(&[7])), (1, None, vec![3]));
+    }
+}

@@ -1,0 +1,164 @@
+//! What a commit wants of the tables, and what it leaves behind.
+
+use super::index::{Entry, Index};
+use super::{Rows, State};
+use crate::error::Result;
+use crate::format::row_log::RowState;
+use crate::pager::Pager;
+use crate::units::{to_u64, to_usize};
+
+/// Changed rows that are saved along when others have to be: a batch is a page at least.
+const SPILL_ALONG: usize = 1024;
+
+impl Rows {
+    /// Brings every changed row to where a commit finds it, and returns what the record has to say. The pager writes
+    /// blocks that were folded afterwards, like any others.
+    pub(crate) fn prepare_commit(&self) -> Result<RowState> {
+        let mut state = self.lock();
+        state.clean(&self.pager)?;
+        for table in 0..state.tables.len() {
+            state.refold(&self.pager, table)?;
+            state.save(&self.pager, table)?;
+        }
+        let born = state.tables.iter().map(|table| table.born[0]).collect();
+        Ok(state.log.state(born))
+    }
+
+    /// The working generation has been committed.
+    pub(crate) fn committed(&self) {
+        let mut state = self.lock();
+        state.log.committed();
+        for table in &mut state.tables {
+            table.committed.merge(std::mem::take(&mut table.working));
+            table.stash.clear();
+            table.folded.clear();
+            table.born[1] = table.born[0];
+        }
+    }
+
+    /// Forgets everything that is not committed; the pager has forgotten its part.
+    pub(crate) fn roll_back(&self) {
+        let mut state = self.lock();
+        state.log.discard();
+        state.pass = None;
+        for table in &mut state.tables {
+            table.cache.clear();
+            table.working.clear();
+            let mut before = Index::default();
+            for (block, entries) in table.stash.drain() {
+                before.restore(block, entries);
+            }
+            table.committed.merge(before);
+            table.folded.clear();
+            table.born[0] = table.born[1];
+        }
+    }
+
+    /// Begins anew with what the committed generation has, which is another one than it was.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let mut state = self.lock();
+        let mut pager = self.pager.lock();
+        let store = pager.store_mut();
+        let Some(rows) = store.record().rows.clone() else { return Ok(()) };
+        state.pass = None;
+        for table in &mut state.tables {
+            table.cache.clear();
+            table.stash.clear();
+            table.folded.clear();
+        }
+        state.log.reopen(&rows);
+        state.find(store, &rows)
+    }
+
+    /// Whether the committed generation has rows in the log.
+    pub(crate) fn has_log(&self) -> bool {
+        self.lock().log.used_bytes() > 0
+    }
+
+    /// Folds everything that the log has, so that the next commit leaves it empty.
+    pub(crate) fn fold_all(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.begin_pass();
+        let blocks = state.pass.as_ref().map_or(0, |pass| pass.blocks);
+        state.go_on(&self.pager, blocks)
+    }
+}
+
+impl State {
+    /// Folds a part of what stands in the log if much of it is in use: as much as keeps pace with what is appended, so that
+    /// no commit has to fold everything.
+    fn clean(&mut self, pager: &Pager) -> Result<()> {
+        let ring = self.log.ring_bytes();
+        let index = self.tables.iter().map(|table| table.committed.bytes() + table.working.bytes()).sum::<usize>();
+        let is_full = |part: u64| self.log.used_bytes() > ring / 8 * part || index > self.index_bytes / 8 * to_usize(part);
+        let (is_half_full, is_nearly_full) = (is_full(4), is_full(6));
+        if self.pass.is_none() {
+            if !is_half_full {
+                return Ok(());
+            }
+            self.begin_pass();
+        }
+        let Some(pass) = &self.pass else { return Ok(()) };
+        let appended = self.tables.iter().map(|table| to_u64(table.cache.dirty() * table.spec.records.bytes())).sum::<u64>();
+        let appended = appended + self.log.uncommitted_bytes();
+        // A pass is over by the time an eighth of the log has been filled.
+        let share = u128::from(appended) * 8 * u128::try_from(pass.blocks).unwrap_or(0) / u128::from(ring.max(1));
+        let count = if is_nearly_full { pass.blocks } else { usize::try_from(share).unwrap_or(pass.blocks) };
+        self.go_on(pager, count)
+    }
+
+    /// Folds blocks once more that the working generation has written, and that have rows which are newer.
+    fn refold(&mut self, pager: &Pager, table: usize) -> Result<()> {
+        let Some(of) = self.tables.get(table) else { return Ok(()) };
+        if of.folded.is_empty() {
+            return Ok(());
+        }
+        let changed = of.cache.all_dirty().into_iter().map(|(row, _)| of.spec.place(row).block.0);
+        let mut blocks: Vec<_> = changed.chain(of.working.blocks()).collect();
+        blocks.retain(|block| of.folded.contains(block));
+        blocks.sort_unstable();
+        blocks.dedup();
+        if blocks.is_empty() { Ok(()) } else { self.fold(pager, table, &blocks) }
+    }
+
+    /// Appends all changed rows to the log, or folds them if it has no room.
+    fn save(&mut self, pager: &Pager, table: usize) -> Result<()> {
+        let Some(of) = self.tables.get(table) else { return Ok(()) };
+        let changed = of.cache.all_dirty();
+        self.append(pager, table, &changed)
+    }
+
+    /// Saves the changed ones of some slots, and a few others along with them, so that their memory can be used.
+    pub(super) fn spill(&mut self, pager: &Pager, table: usize, victims: &[u32]) -> Result<()> {
+        let Some(of) = self.tables.get(table) else { return Ok(()) };
+        let mut slots: Vec<_> = victims.iter().copied().filter(|&at| of.cache.is_dirty(at)).collect();
+        slots.extend(of.cache.dirty_ahead(SPILL_ALONG.saturating_sub(slots.len())));
+        let mut rows: Vec<_> = slots.into_iter().map(|at| (of.cache.row(at), at)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        self.append(pager, table, &rows)
+    }
+
+    fn append(&mut self, pager: &Pager, table: usize, rows: &[(u64, u32)]) -> Result<()> {
+        let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if !self.log.has_room(rows.len(), of.spec.records.bytes()) {
+            let mut blocks: Vec<_> = rows.iter().map(|&(row, _)| of.spec.place(row).block.0).collect();
+            blocks.dedup();
+            return self.fold(pager, table, &blocks);
+        }
+        let mut state = pager.lock();
+        let before = self.log.tail().position;
+        let places = self.log.append(state.store_mut(), of.tensor, &of.cache, rows)?;
+        state.stats_mut().row_log_bytes_written += self.log.tail().position - before;
+        drop(state);
+        for (&(row, at), place) in rows.iter().zip(places) {
+            let standing = of.spec.place(row);
+            of.working.set(standing.block.0, Entry { row_in_block: standing.row_in_block, at: place });
+            of.cache.set_dirty(at, false);
+        }
+        Ok(())
+    }
+}

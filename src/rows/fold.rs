@@ -1,0 +1,204 @@
+//! From the log into the blocks, so that the log can be used again.
+
+use super::fetch::{InLog, from_log};
+use super::index::{Entry, merged};
+use super::log::Mark;
+use super::{State, Table};
+use crate::error::{Error, Result};
+use crate::format::records::seal_page;
+use crate::layout::{BlockPlace, Piece};
+use crate::pager::{Key, Pager, Waiter, read_pieces_ahead};
+use crate::units::{BlockIndex, to_u64, to_usize};
+
+/// A pass over everything that stood in the log when it began.
+pub(super) struct Pass {
+    /// Where the log ended then.
+    pub(super) mark: Mark,
+    /// Blocks that are left, by table, the next one last.
+    pub(super) left: Vec<(usize, u64)>,
+    /// Blocks at the beginning.
+    pub(super) blocks: usize,
+}
+
+/// A block that is to be folded: its rows in the log, the newest place of each, and its changed rows in memory.
+struct Job {
+    block: BlockIndex,
+    entries: Vec<Entry>,
+    changed: Vec<u32>,
+}
+
+impl State {
+    /// Begins a pass over all blocks that have rows in the log.
+    pub(super) fn begin_pass(&mut self) {
+        let mut left = Vec::new();
+        for (at, table) in self.tables.iter().enumerate() {
+            let mut blocks = table.committed.blocks();
+            blocks.extend(table.working.blocks());
+            blocks.sort_unstable();
+            blocks.dedup();
+            left.extend(blocks.into_iter().map(|block| (at, block)));
+        }
+        left.reverse();
+        self.pass = Some(Pass { mark: self.log.tail(), blocks: left.len(), left });
+    }
+
+    /// Goes on with the pass by up to `count` blocks. At its end everything before it is folded.
+    pub(super) fn go_on(&mut self, pager: &Pager, count: usize) -> Result<()> {
+        let Some(pass) = &mut self.pass else { return Ok(()) };
+        let keep = pass.left.len().saturating_sub(count.max(1));
+        let mut now = pass.left.split_off(keep);
+        now.reverse();
+        for part in now.chunk_by(|a, b| a.0 == b.0) {
+            let blocks: Vec<_> = part.iter().map(|&(_, block)| block).collect();
+            self.fold(pager, part.first().map_or(0, |&(table, _)| table), &blocks)?;
+        }
+        if let Some(pass) = self.pass.take_if(|pass| pass.left.is_empty()) {
+            self.log.folded_to(pass.mark);
+        }
+        Ok(())
+    }
+
+    /// Writes blocks of a table, ascending, with everything that is newer than they are: rows in the log and changed rows
+    /// in memory, which are clean afterwards.
+    pub(super) fn fold(&mut self, pager: &Pager, table: usize, blocks: &[u64]) -> Result<()> {
+        let Some(of) = self.tables.get(table) else { return Ok(()) };
+        let changed = of.cache.all_dirty();
+        let room = self.arena.len() / of.spec.records.bytes();
+        let pieces = blocks.iter().map(|&block| piece_of(BlockIndex(block)));
+        let mut ahead = read_pieces_ahead(pieces.collect::<Vec<_>>().into_iter(), 0..1);
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut used = 0;
+        let mut written = Vec::new();
+        for &block in blocks {
+            let Some(of) = self.tables.get(table) else { break };
+            let job = of.job(BlockIndex(block), &changed);
+            if used + job.entries.len() > room {
+                run_jobs(self, pager, table, &jobs, &mut ahead)?;
+                written.append(&mut jobs);
+                used = 0;
+            }
+            used += job.entries.len();
+            jobs.push(job);
+        }
+        run_jobs(self, pager, table, &jobs, &mut ahead)?;
+        written.append(&mut jobs);
+        pager.write_all()?;
+        let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
+        pager.lock().stats_mut().row_blocks_folded += to_u64(written.len());
+        for job in written {
+            of.folded_now(&job);
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    fn job(&self, block: BlockIndex, changed: &[(u64, u32)]) -> Job {
+        let entries = merged(self.committed.list(block.0), self.working.list(block.0));
+        let rows = self.spec.rows_of(block);
+        let from = changed.partition_point(|&(row, _)| row < rows.start);
+        let to = changed.partition_point(|&(row, _)| row < rows.end);
+        let changed = changed.get(from..to).unwrap_or_default().iter().map(|&(_, at)| at).collect();
+        Job { block, entries, changed }
+    }
+
+    /// A block has been written with all that is newer than it was.
+    fn folded_now(&mut self, job: &Job) {
+        let block = job.block.0;
+        let committed = self.committed.remove(block);
+        if !committed.is_empty() {
+            self.stash.insert(block, committed);
+        }
+        self.working.remove(block);
+        for &at in &job.changed {
+            self.cache.set_dirty(at, false);
+        }
+        self.folded.insert(block);
+    }
+}
+
+/// Reads what jobs need from the log, and writes their blocks.
+fn run_jobs(
+    state: &mut State,
+    pager: &Pager,
+    table: usize,
+    jobs: &[Job],
+    ahead: &mut crate::pager::ReadAhead<std::vec::IntoIter<Piece>>,
+) -> Result<()> {
+    let State { tables, log, staging, arena, .. } = state;
+    let Some(of) = tables.get(table) else { return Ok(()) };
+    let record_bytes = of.spec.records.bytes();
+    let mut wants = Vec::new();
+    let mut number = 0;
+    for job in jobs {
+        let first = of.spec.rows_of(job.block).start;
+        for entry in &job.entries {
+            let row = first + u64::from(entry.row_in_block);
+            if of.cache.find(row).is_none() {
+                wants.push(InLog { at: entry.at, row, tag: number });
+            }
+            number += 1;
+        }
+    }
+    let read = from_log(log, of.tensor, record_bytes, &mut wants, staging, |tag, record| {
+        let start = to_usize(tag.into()) * record_bytes;
+        if let Some(place) = arena.get_mut(start..start + record_bytes) {
+            place.copy_from_slice(record);
+        }
+    })?;
+    pager.lock().stats_mut().bytes_read += read;
+    let mut number = 0;
+    for job in jobs {
+        let place = of.spec.block_place(pager.directory(), job.block);
+        let place = place.ok_or_else(|| Error::invalid("block of rows", job.block.0, "a block of the table"))?;
+        ahead.advance(&mut pager.lock(), &piece_of(job.block))?;
+        let mut lease = pager.lease(&[Key { block: job.block, plane: 0 }], Waiter::Caller)?;
+        if let Some(bytes) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(..place.bytes)) {
+            overlay(of, job, bytes, |entry| {
+                let start = (number + entry) * record_bytes;
+                arena.get(start..start + record_bytes).unwrap_or_default()
+            });
+            seal(of, pager, &place, bytes);
+        }
+        number += job.entries.len();
+        lease.release(|_| true)?;
+    }
+    Ok(())
+}
+
+/// Writes the newest records of a block over those it has; `from_log` gives that of an entry by number.
+fn overlay<'a>(of: &'a Table, job: &Job, bytes: &mut [u8], from_log: impl Fn(usize) -> &'a [u8]) {
+    let first = of.spec.rows_of(job.block).start;
+    let mut put = |row: u64, record: &[u8]| {
+        let place = of.spec.place(row);
+        let start = place.page * of.spec.page_bytes() + place.within;
+        if let Some(target) = bytes.get_mut(start..start + record.len()) {
+            target.copy_from_slice(record);
+        }
+    };
+    for (number, entry) in job.entries.iter().enumerate() {
+        let row = first + u64::from(entry.row_in_block);
+        match of.cache.find(row) {
+            Some(at) => put(row, of.cache.record(at)),
+            None => put(row, from_log(number)),
+        }
+    }
+    for &at in &job.changed {
+        put(of.cache.row(at), of.cache.record(at));
+    }
+}
+
+/// Gives all pages of a block their checksums, for the generation in which it will be written.
+fn seal(of: &Table, pager: &Pager, place: &BlockPlace, bytes: &mut [u8]) {
+    let state = pager.lock();
+    let (uuid, generation) = (state.store().uuid(), state.store().working_generation());
+    drop(state);
+    for (number, page) in bytes.chunks_exact_mut(of.spec.page_bytes()).enumerate() {
+        seal_page(uuid, place.slot, generation, number, page);
+    }
+}
+
+fn piece_of(block: BlockIndex) -> Piece {
+    // The pager looks at block and order alone.
+    Piece { extent: 0, block, within: 0..0, of_tensor: block.0..block.0 + 1 }
+}

@@ -1,0 +1,453 @@
+//! ROWS. Which rows of a table are near, which stand in the log, which in their blocks, and which are yet unborn.
+//!
+//! A record is in one of four places: in the cache, in the log, in the page of its block, or nowhere, when it has its
+//! initial values. The first of these that has it is right. Changed records go to the log when a commit wants them
+//! durable, or when their memory is needed; now and then what stands in the log is folded into the blocks, by leases of
+//! the pager, so that the log can be used again. Nothing here knows what is computed with a record.
+
+mod cache;
+mod commit;
+mod fetch;
+mod fold;
+mod index;
+mod log;
+mod visit;
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cache::{Cache, RowMap};
+use fold::Pass;
+use index::{Entry, Index};
+use log::Log;
+
+use crate::error::{Error, Result};
+use crate::format::directory::Directory;
+use crate::format::elements::as_f32_mut;
+use crate::format::records::{mark, set_mark};
+use crate::format::row_log::RowState;
+use crate::initial::{fill_record, tensor_key};
+use crate::layout::{RowTable, row_tables};
+use crate::pager::{self, Pager};
+use crate::storage::Buffer;
+use crate::store::BlockStore;
+use crate::units::{to_u64, to_usize};
+
+use fetch::{InLog, InPage, from_log, from_pages};
+
+/// Memory for reads under way, and as much again for records on their way into blocks.
+const STAGING_BYTES: u64 = 8 << 20;
+/// Fewest records in memory with which it can be worked.
+const FEWEST_RECORDS: u64 = 16;
+
+/// The tables of rows of an open store.
+pub(crate) struct Rows {
+    pager: Arc<Pager>,
+    state: Mutex<State>,
+}
+
+struct State {
+    tables: Vec<Table>,
+    log: Log,
+    /// Reads land here.
+    staging: Buffer,
+    /// Records from the log wait here for their blocks.
+    arena: Buffer,
+    pass: Option<Pass>,
+    /// Memory that the indices of the log may take.
+    index_bytes: usize,
+}
+
+/// One table of rows.
+struct Table {
+    spec: RowTable,
+    key: u64,
+    tensor: u32,
+    cache: Cache,
+    /// Rows in the log, of the committed generation and of the working one.
+    committed: Index,
+    working: Index,
+    /// What the committed generation has in the log of blocks that the working one has folded.
+    stash: RowMap<Vec<Entry>>,
+    /// Blocks that the working generation has written: nothing of them may stand in the log when it is committed.
+    folded: HashSet<u64>,
+    /// Rows that have been given values, in the working generation and in the committed one.
+    born: [u64; 2],
+}
+
+/// What is known of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TableLook {
+    pub(crate) tensor: usize,
+    pub(crate) rows: u64,
+    pub(crate) record_bytes: u64,
+    pub(crate) born: u64,
+    pub(crate) in_log: u64,
+    pub(crate) in_memory: u64,
+    pub(crate) changed: u64,
+}
+
+impl Rows {
+    /// The tables of a store with `budget_bytes` of memory for them; `None` for a store without tables.
+    pub(crate) fn open(pager: &Arc<Pager>, budget_bytes: u64) -> Result<Option<Self>> {
+        let mut state = pager.lock();
+        let store = state.store_mut();
+        let Some(rows) = store.record().rows.clone() else { return Ok(None) };
+        let Some(log) = Log::open(store, &rows)? else { return Ok(None) };
+        let mut opened = State::new(store.directory(), log, budget_bytes)?;
+        opened.find(store, &rows)?;
+        drop(state);
+        Ok(Some(Self { pager: Arc::clone(pager), state: Mutex::new(opened) }))
+    }
+
+    /// No user code runs under this lock that could leave the state in pieces: a panic of a kernel is one of memory.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives `each` the records of distinct rows of a tensor, ascending, a part of them at a time: the range of `rows`,
+    /// and the records. With a mark, they are changed, and get it afterwards.
+    pub(crate) fn with_records(
+        &self,
+        tensor: usize,
+        rows: &[u64],
+        new_mark: Option<u64>,
+        mut each: impl FnMut(Range<usize>, Vec<&mut [u8]>),
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let table = state.table_of(tensor)?;
+        let most = state.tables.get(table).map_or(1, |table| (table.cache.capacity() / 2).max(1));
+        let mut done = 0;
+        for part in rows.chunks(most) {
+            let slots = state.near(&self.pager, table, part)?;
+            let Some(table) = state.tables.get_mut(table) else { break };
+            if new_mark.is_some() {
+                let unborn = |&&at: &&u32| mark(table.cache.record(at)) == 0;
+                table.born[0] += to_u64(slots.iter().filter(unborn).count());
+            }
+            each(done..done + part.len(), table.cache.records_mut(&slots));
+            if let Some(new) = new_mark {
+                for &at in &slots {
+                    set_mark(table.cache.record_mut(at), new);
+                    table.cache.set_dirty(at, true);
+                }
+            }
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    /// Where a plane's elements stand in the records of a tensor.
+    pub(crate) fn within(&self, tensor: usize, plane: usize) -> Result<Range<usize>> {
+        let state = self.lock();
+        let table = state.table_of(tensor)?;
+        Ok(state.tables.get(table).map_or(0..0, |table| table.spec.records.within(plane)))
+    }
+
+    /// Says which rows the call `ahead` after the next one will need.
+    pub(crate) fn expect(&self, tensor: usize, rows: &[u64], ahead: u32) -> Result<()> {
+        let mut state = self.lock();
+        let table = state.table_of(tensor)?;
+        if let Some(table) = state.tables.get_mut(table) {
+            for &row in rows {
+                table.cache.expect(row, ahead);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of each table.
+    pub(crate) fn look(&self) -> Vec<TableLook> {
+        let state = self.lock();
+        let look = |table: &Table| TableLook {
+            tensor: table.spec.tensor,
+            rows: table.spec.rows,
+            record_bytes: to_u64(table.spec.records.bytes()),
+            born: table.born[0],
+            in_log: to_u64(table.committed.len() + table.working.len()),
+            in_memory: to_u64(table.cache.len()),
+            changed: to_u64(table.cache.dirty()),
+        };
+        state.tables.iter().map(look).collect()
+    }
+
+    /// Bytes of the log in use, and its length.
+    pub(crate) fn log_bytes(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.log.used_bytes(), state.log.ring_bytes())
+    }
+}
+
+impl State {
+    fn new(directory: &Directory, log: Log, budget_bytes: u64) -> Result<Self> {
+        let specs = row_tables(directory);
+        let shares = Shares::of(&specs, log.ring_bytes(), budget_bytes)?;
+        let staging = Buffer::new(shares.staging)?;
+        let arena = Buffer::new(shares.arena)?;
+        let tables = specs.into_iter().zip(shares.records).map(|(spec, records)| {
+            let name = directory.tensors.get(spec.tensor).map_or("", |tensor| tensor.name.as_str());
+            Ok(Table {
+                key: tensor_key(directory.seed, name),
+                tensor: u32::try_from(spec.tensor).unwrap_or(u32::MAX),
+                cache: Cache::new(spec.records.bytes(), records)?,
+                committed: Index::default(),
+                working: Index::default(),
+                stash: RowMap::default(),
+                folded: HashSet::new(),
+                born: [0; 2],
+                spec,
+            })
+        });
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        Ok(Self { tables, log, staging, arena, pass: None, index_bytes: shares.index })
+    }
+
+    /// Finds out what the committed generation has in the log.
+    fn find(&mut self, store: &mut BlockStore, rows: &RowState) -> Result<()> {
+        if rows.born.len() != self.tables.len() {
+            let (got, expected) = (rows.born.len(), self.tables.len());
+            return Err(Error::damaged(store.path(), "record: tensors of rows", (0, 0), got, expected));
+        }
+        for (table, &born) in self.tables.iter_mut().zip(&rows.born) {
+            (table.born, table.committed, table.working) = ([born; 2], Index::default(), Index::default());
+        }
+        let directory = Arc::clone(store.directory());
+        let (tables, tensors) = (&mut self.tables, directory.tensors.len());
+        self.log.scan(tensors, |head, bytes, offset| {
+            let table = tables.iter_mut().find(|table| Some(table.tensor) == head.tensor);
+            let fits = |table: &&mut Table| table.spec.records.bytes() == to_usize(head.record_bytes.into());
+            let Some(table) = table.filter(fits) else {
+                let got = format!("records of {} bytes of tensor {:?}", head.record_bytes, head.tensor);
+                let path = store.path().to_owned();
+                return Err(Error::damaged(path, "batch in the log of rows", (offset, 4096), got, "a tensor of rows"));
+            };
+            let mut block = (u64::MAX, 0);
+            for (row, at) in log::rows_of(head, bytes, offset).filter(|&(row, _)| row < table.spec.rows) {
+                let place = table.spec.place(row);
+                if block.0 != place.block.0 {
+                    let slot = table.spec.block_place(&directory, place.block).map(|place| place.slot);
+                    let entry = slot.map(|slot| store.block_entry(slot)).transpose()?;
+                    block = (place.block.0, entry.map_or(0, |entry| entry.generation));
+                }
+                // What was in the log when its block was written is in the block.
+                if head.generation > block.1 {
+                    table.committed.set(place.block.0, Entry { row_in_block: place.row_in_block, at });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn table_of(&self, tensor: usize) -> Result<usize> {
+        let found = self.tables.iter().position(|table| table.spec.tensor == tensor);
+        found.ok_or_else(|| Error::invalid("tensor", tensor, "a tensor of rows"))
+    }
+
+    /// The slots of distinct rows, ascending, all in memory now.
+    fn near(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
+        let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
+        of.cache.begin();
+        let mut slots = vec![u32::MAX; rows.len()];
+        let (mut missing, mut places) = (Vec::new(), Vec::new());
+        for (place, (&row, slot)) in rows.iter().zip(&mut slots).enumerate() {
+            match of.cache.touch(row) {
+                Some(at) => *slot = at,
+                None => {
+                    missing.push(row);
+                    places.push(place);
+                }
+            }
+        }
+        let mut state = pager.lock();
+        let stats = state.stats_mut();
+        stats.rows_hit += to_u64(rows.len() - missing.len());
+        stats.rows_missed += to_u64(missing.len());
+        drop(state);
+        if missing.is_empty() {
+            return Ok(slots);
+        }
+        let claimed = self.claim(pager, table, &missing)?;
+        let fetched = self.fetch(pager, table, &missing, &claimed);
+        if let Err(error) = fetched {
+            for at in claimed {
+                self.tables.get_mut(table).into_iter().for_each(|of| of.cache.give_up(at));
+            }
+            return Err(error);
+        }
+        for (place, at) in places.into_iter().zip(claimed) {
+            if let Some(slot) = slots.get_mut(place) {
+                *slot = at;
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Slots for rows that are not in memory; others make room for them.
+    fn claim(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
+        let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
+        let mut claimed = of.cache.claim_free(rows);
+        let rest = rows.get(claimed.len()..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(claimed);
+        }
+        let victims = of.cache.victims(rest.len());
+        let needed = to_u64((rows.len() - victims.len()) * of.spec.records.bytes());
+        if victims.iter().any(|&at| of.cache.is_dirty(at)) {
+            let spilled = self.spill(pager, table, &victims);
+            if let Err(error) = spilled {
+                self.tables.get_mut(table).into_iter().for_each(|of| of.cache.give_up_all(&claimed));
+                return Err(error);
+            }
+        }
+        let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
+        of.cache.give_up_all(&victims);
+        claimed.extend(of.cache.claim_free(rest));
+        if claimed.len() == rows.len() {
+            return Ok(claimed);
+        }
+        of.cache.give_up_all(&claimed);
+        let budget = to_u64(of.cache.capacity() * of.spec.records.bytes());
+        Err(Error::Budget { what: "rows that are needed at once".to_owned(), needed, budget })
+    }
+
+    /// Fills claimed slots with the records of their rows, ascending.
+    fn fetch(&mut self, pager: &Pager, table: usize, rows: &[u64], slots: &[u32]) -> Result<()> {
+        let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
+        let directory = Arc::clone(pager.directory());
+        let mut state = pager.lock();
+        let store = state.store_mut();
+        let uuid = store.uuid();
+        let mut in_log = Vec::new();
+        let mut in_pages: [Vec<(usize, InPage)>; 2] = [Vec::new(), Vec::new()];
+        let mut block = None;
+        for (&row, &at) in rows.iter().zip(slots) {
+            let place = of.spec.place(row);
+            let logged = of.in_log(place.block.0, place.row_in_block);
+            if let Some(logged) = logged {
+                in_log.push(InLog { at: logged, row, tag: at });
+                continue;
+            }
+            let known = block.filter(|&(number, _, _)| number == place.block);
+            let (_, standing, entry) = match known {
+                Some(known) => known,
+                None => {
+                    let standing = of.spec.block_place(&directory, place.block);
+                    let standing = standing.ok_or_else(|| Error::invalid("row", row, "a row of the table"))?;
+                    (place.block, standing, store.block_entry(standing.slot)?)
+                }
+            };
+            block = Some((place.block, standing, entry));
+            if entry.generation == 0 {
+                let record = as_f32_mut(of.cache.record_mut(at));
+                fill_record(&of.spec.records, of.spec.init, of.key, row, record);
+                continue;
+            }
+            let want = InPage {
+                offset: standing.offset + to_u64(place.page * of.spec.page_bytes()),
+                slot: standing.slot,
+                generation: entry.generation,
+                number: place.page,
+                within: place.within,
+                tag: at,
+            };
+            if let Some(list) = in_pages.get_mut(usize::from(entry.home)) {
+                list.push((standing.segment, want));
+            }
+        }
+        let mut files = Vec::new();
+        for (home, list) in (0..).zip(&in_pages) {
+            for part in list.chunk_by(|a, b| a.0 == b.0) {
+                let Some(&(segment, _)) = part.first() else { continue };
+                let file = store.segment(segment, crate::store::Home(home), crate::storage::Caching::Direct)?;
+                files.push((file, part.iter().map(|&(_, want)| want).collect::<Vec<_>>()));
+            }
+        }
+        drop(state);
+        let mut read = 0;
+        let (cache, record_bytes) = (&mut of.cache, of.spec.records.bytes());
+        let mut take = |at: u32, bytes: &[u8]| {
+            if let Some(bytes) = bytes.get(..record_bytes) {
+                cache.record_mut(at).copy_from_slice(bytes);
+            }
+        };
+        for (file, wants) in files {
+            read += from_pages(&file, uuid, of.spec.page_bytes(), &wants, &mut self.staging, &mut take)?;
+        }
+        read += from_log(&self.log, of.tensor, record_bytes, &mut in_log, &mut self.staging, &mut take)?;
+        pager.lock().stats_mut().bytes_read += read;
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Where a row stands in the log.
+    fn in_log(&self, block: u64, row_in_block: u32) -> Option<u32> {
+        self.working.get(block, row_in_block).or_else(|| self.committed.get(block, row_in_block))
+    }
+}
+
+/// The part of a budget that is for tables of rows: their share of all state, but for what the pager needs to stream.
+pub(crate) fn budget_share(directory: &Directory, budget: u64) -> u64 {
+    const STREAMING_BYTES: u64 = 64 << 20;
+    let specs = row_tables(directory);
+    if specs.is_empty() {
+        return 0;
+    }
+    let dense = pager::dense_bytes(directory);
+    let rows = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
+    let streaming = pager::smallest_budget(directory).max(STREAMING_BYTES.min(budget / 4));
+    let most = budget.saturating_sub(streaming);
+    let total = u128::from(rows) + u128::from(dense);
+    let share = u128::from(budget) * u128::from(rows) / total;
+    u64::try_from(share).unwrap_or(most).max(budget / 8).min(most)
+}
+
+/// Refuses a share of the budget that is too small for the tables.
+pub(crate) fn check_budget(directory: &Directory, share: u64) -> Result<()> {
+    let specs = row_tables(directory);
+    let log = directory.log_segment().and_then(|at| directory.segments.get(at));
+    match log {
+        Some(log) => Shares::of(&specs, log.bytes, share).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// How the memory for tables is divided.
+struct Shares {
+    staging: usize,
+    arena: usize,
+    index: usize,
+    /// Records in memory, for each table.
+    records: Vec<usize>,
+}
+
+impl Shares {
+    fn of(specs: &[RowTable], ring: u64, budget: u64) -> Result<Self> {
+        let block = |spec: &RowTable| spec.rows_per_block() * spec.records.bytes();
+        let largest_page = specs.iter().map(RowTable::page_bytes).max().unwrap_or(0);
+        let least_staging = to_u64(largest_page.max(16 << 10));
+        let staging = (budget / 16).clamp(least_staging, STAGING_BYTES.max(least_staging)).next_multiple_of(4096);
+        let arena = specs.iter().map(block).max().map_or(0, to_u64).max(staging);
+        let index = budget / 8;
+        let slot = |spec: &RowTable| to_u64(spec.records.bytes() + cache::SLOT_BYTES);
+        let fixed = staging + arena + index + to_u64(Log::memory_bytes(ring));
+        let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();
+        let left = budget.saturating_sub(fixed);
+        if budget < needed {
+            return Err(Error::Budget { what: "tables of rows".to_owned(), needed, budget });
+        }
+        let total = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
+        let records = |spec: &RowTable| {
+            let share = u128::from(left) * u128::from(spec.bytes()) / u128::from(total);
+            let records = u64::try_from(share).unwrap_or(left) / slot(spec);
+            to_usize(records.max(FEWEST_RECORDS).min(spec.rows).min(u64::from(u32::MAX) - 1))
+        };
+        Ok(Self {
+            staging: to_usize(staging),
+            arena: to_usize(arena),
+            index: to_usize(index),
+            records: specs.iter().map(records).collect(),
+        })
+    }
+}

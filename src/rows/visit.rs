@@ -1,0 +1,144 @@
+//! Reading a plane of a table in the order of its rows, past the cache.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::fetch::{InLog, from_log};
+use super::index::merged;
+use super::{Rows, State};
+use crate::error::{Error, Result};
+use crate::format::directory::Init;
+use crate::pager::{Key, Pager, Run, Waiter};
+use crate::units::{BlockIndex, to_u64, to_usize};
+
+impl Rows {
+    /// Shows the values that a plane has in a range of rows, in runs, ascending: with every change so far, committed or
+    /// not. Rows that were never given values cost next to nothing where their initial values are all the same.
+    pub(crate) fn for_each_run(
+        &self,
+        tensor: usize,
+        plane: usize,
+        rows: Range<u64>,
+        mut each: impl FnMut(&Run<'_>),
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let table = state.table_of(tensor)?;
+        let live = state.live_blocks(table);
+        let mut row = rows.start;
+        while row < rows.end {
+            if let Some((value, until)) = state.constant(&self.pager, table, plane, row, &live)? {
+                let until = until.min(rows.end);
+                let width = state.width(table, plane);
+                each(&Run::Constant { value, elements: (until - row).saturating_mul(to_u64(width)) });
+                row = until;
+                continue;
+            }
+            row = state.read_block(&self.pager, table, plane, row..rows.end, &mut each)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn width(&self, table: usize, plane: usize) -> usize {
+        self.tables.get(table).map_or(0, |of| of.spec.records.within(plane).len())
+    }
+
+    /// Blocks of which something is in the log, or changed in memory.
+    fn live_blocks(&self, table: usize) -> BTreeSet<u64> {
+        let Some(of) = self.tables.get(table) else { return BTreeSet::new() };
+        let changed = of.cache.all_dirty().into_iter().map(|(row, _)| of.spec.place(row).block.0);
+        of.committed.blocks().into_iter().chain(of.working.blocks()).chain(changed).collect()
+    }
+
+    /// If a row's plane has the same initial value everywhere, and neither its block nor those behind it up to some row
+    /// were ever given values: that value, and that row.
+    fn constant(
+        &mut self,
+        pager: &Pager,
+        table: usize,
+        plane: usize,
+        row: u64,
+        live: &BTreeSet<u64>,
+    ) -> Result<Option<(f32, u64)>> {
+        let Some(of) = self.tables.get(table) else { return Ok(None) };
+        let value = match (plane, of.spec.init) {
+            (0, Init::Zeros) => 0.0,
+            (0, Init::Constant(value)) => value,
+            (0, _) => return Ok(None),
+            _ => of.spec.records.planes.get(plane).map_or(0.0, |plane| plane.fill),
+        };
+        let block = of.spec.place(row).block;
+        let next_live = live.range(block.0..).next().copied().unwrap_or(u64::MAX);
+        let Some(place) = of.spec.block_place(pager.directory(), block).filter(|_| next_live > block.0) else {
+            return Ok(None);
+        };
+        let mut state = pager.lock();
+        let blocks = match state.store_mut().absent_until(place.slot)? {
+            // One entry for each block of rows.
+            Some(until) => until.0 - place.slot.0,
+            None if state.store_mut().block_entry(place.slot)?.generation == 0 => 1,
+            None => return Ok(None),
+        };
+        let last = (block.0 + blocks).min(next_live).min(of.spec.blocks().end) - 1;
+        Ok(Some((value, of.spec.rows_of(BlockIndex(last)).end)))
+    }
+
+    /// Shows the values of the rows of one block, and returns the row behind them.
+    fn read_block(
+        &mut self,
+        pager: &Pager,
+        table: usize,
+        plane: usize,
+        rows: Range<u64>,
+        each: &mut impl FnMut(&Run<'_>),
+    ) -> Result<u64> {
+        let Self { tables, log, staging, .. } = self;
+        let Some(of) = tables.get(table) else { return Ok(rows.end) };
+        let spec = &of.spec;
+        let block = spec.place(rows.start).block;
+        let end = spec.rows_of(block).end.min(rows.end);
+        let within = spec.records.within(plane);
+        let bytes = 4 * within.start..4 * within.end;
+        let mut values = vec![0_u8; to_usize(end - rows.start) * bytes.len()];
+        let place_of = |row: u64| to_usize(row - rows.start) * bytes.len();
+        let mut put = |row: u64, record: &[u8]| {
+            let (start, part) = (place_of(row), record.get(bytes.clone()).unwrap_or_default());
+            if let Some(target) = values.get_mut(start..start + part.len()) {
+                target.copy_from_slice(part);
+            }
+        };
+        let mut lease = pager.lease(&[Key { block, plane: 0 }], Waiter::Caller)?;
+        if let Some(frame) = lease.buffers().first() {
+            for row in rows.start..end {
+                let place = spec.place(row);
+                let start = place.page * spec.page_bytes() + place.within;
+                put(row, frame.get(start..start + spec.records.bytes()).unwrap_or_default());
+            }
+        }
+        lease.release(|_| false)?;
+        let first = spec.rows_of(block).start;
+        let mut wants = Vec::new();
+        for entry in merged(of.committed.list(block.0), of.working.list(block.0)) {
+            let row = first + u64::from(entry.row_in_block);
+            if (rows.start..end).contains(&row) {
+                wants.push(InLog { at: entry.at, row, tag: entry.row_in_block });
+            }
+        }
+        let bytes_of_record = spec.records.bytes();
+        let read = from_log(log, of.tensor, bytes_of_record, &mut wants, staging, |tag, record| {
+            put(first + u64::from(tag), record);
+        })?;
+        for row in rows.start..end {
+            if let Some(at) = of.cache.find(row) {
+                put(row, of.cache.record(at));
+            }
+        }
+        pager.lock().stats_mut().bytes_read += read;
+        each(&Run::Bytes(&values));
+        if end <= rows.start {
+            return Err(Error::invalid("row", rows.start, "a row of its block"));
+        }
+        Ok(end)
+    }
+}
