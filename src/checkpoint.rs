@@ -15,6 +15,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::format::CHECKPOINTS_DIRECTORY;
 use crate::param_store::ParamStore;
+use crate::rows::Rows;
 use crate::storage::{RealVolume, Volume};
 use crate::store::{self, BackCost, Work, open_checkpoint};
 
@@ -341,13 +342,18 @@ impl ParamStore {
         self.check_record(kept.record(), kept.meta().path())?;
         let before = self.step();
         self.rollback()?;
+        self.make_room_for_rows(&mut kept)?;
         let result = self.with_work(&mut progress, |store, work| {
+            let cost = store.pager().lock().store_mut().restore(&mut kept, work)?;
+            let rows = store.tables().map(|tables| tables.restore(&mut kept)).transpose()?;
             let mut state = store.pager().lock();
-            let back = state.store_mut().go_back(&mut kept, work)?;
+            let committed = state.store_mut().commit_restored(&kept, rows)?;
             state.note_commit();
-            Ok(back)
+            drop(state);
+            store.tables().map_or(Ok(()), Rows::reload)?;
+            Ok((cost, committed))
         });
-        let back = match result {
+        let (cost, committed) = match result {
             Ok(back) => back,
             Err(error) => {
                 // A handle that is poisoned refuses this, and has to be opened again in any case.
@@ -358,15 +364,26 @@ impl ParamStore {
         self.take_over_committed()?;
         Ok(RollbackReport {
             name: name.to_owned(),
-            generation: back.committed.generation,
+            generation: committed.generation,
             step: self.step(),
             steps_lost: before.saturating_sub(self.step()),
-            planes_copied: back.cost.planes,
-            bytes_copied: back.cost.bytes,
-            planes_same: back.cost.planes_same,
-            planes_unborn: back.cost.planes_unborn,
+            planes_copied: cost.planes,
+            bytes_copied: cost.bytes,
+            planes_same: cost.planes_same,
+            planes_unborn: cost.planes_unborn,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Empties the log of rows, by a commit that changes nothing else, where it has no room for what a checkpoint's has.
+    fn make_room_for_rows(&mut self, kept: &mut store::BlockStore) -> Result<(), Error> {
+        let bytes = kept.log_ranges().iter().map(|&(_, bytes)| bytes).sum();
+        let Some(tables) = self.tables().filter(|tables| !tables.has_room(bytes)) else { return Ok(()) };
+        // What is folded now can be overwritten after the commit after it.
+        tables.fold_all()?;
+        let user = self.user_record().to_vec();
+        self.commit(&user)?;
+        Ok(())
     }
 
     fn volume(&self) -> Arc<dyn Volume> {

@@ -53,6 +53,7 @@ pub use optim::Optimizer;
 pub use options::{NonFinitePolicy, Options, StepOptions};
 pub use pager::{IoPath, Stats, View};
 pub use param_store::{CommitReport, ParamStore, Recovery, TensorInfo};
+pub use rows::RowUse;
 pub use schema::{ParamGroup, Schema, TensorSpec};
 pub use step::{MemoryPass, Step, StepReport};
 pub use store::Generation;

@@ -86,7 +86,11 @@ impl Records {
         let records = Self { page_bytes, planes };
         if records.per_page() == 0 {
             let got = format!("records of {} bytes", records.bytes());
-            return Err(r.error("record planes", got, format!("records that fit pages of {page_bytes} bytes")));
+            return Err(r.error(
+                "record planes",
+                got,
+                format!("records that fit pages of {page_bytes} bytes"),
+            ));
         }
         Ok(records)
     }

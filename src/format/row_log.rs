@@ -37,6 +37,13 @@ pub(crate) struct RowState {
 }
 
 impl RowState {
+    /// Where the batches that count stand in a ring of this length: offset and length of one run, or two.
+    pub(crate) fn ranges(&self, ring: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let (offset, bytes) = (self.start % ring.max(1), (self.end - self.start).min(ring));
+        let first = bytes.min(ring - offset);
+        [(offset, first), (0, bytes - first)].into_iter().filter(|&(_, bytes)| bytes > 0)
+    }
+
     pub(super) fn encode(&self, w: &mut Writer) {
         w.u64(self.start);
         w.u64(self.end);
@@ -50,7 +57,10 @@ impl RowState {
     pub(super) fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
         let (start, end) = (r.u64("row log start")?, r.u64("row log end")?);
         let bytes = end.checked_sub(start);
-        if bytes.is_none_or(|bytes| bytes > MAX_RING_BYTES) || start % PAGE_BYTES != 0 || end % PAGE_BYTES != 0 {
+        if bytes.is_none_or(|bytes| bytes > MAX_RING_BYTES)
+            || start % PAGE_BYTES != 0
+            || end % PAGE_BYTES != 0
+        {
             return Err(r.error("row log", format!("{start} to {end}"), "pages in ascending order"));
         }
         let sequence = r.u64("row log sequence")?;
@@ -213,7 +223,14 @@ mod tests {
             batch[HEADER_BYTES + 8 * index..][..8].copy_from_slice(&row.to_le_bytes());
             let place = head.place(index);
             let position = 8192 + to_u64(place);
-            put_record(&mut batch[place..place + 32], UUID, 1, row, position, &[u8::try_from(index).unwrap(); 24]);
+            put_record(
+                &mut batch[place..place + 32],
+                UUID,
+                1,
+                row,
+                position,
+                &[u8::try_from(index).unwrap(); 24],
+            );
         }
         head.seal(UUID, &mut batch);
         (head, batch)
@@ -247,7 +264,9 @@ mod tests {
                     let place = head.place(index);
                     record_at(&bad[place..place + 32], UUID, 1, row, 8192 + to_u64(place)).is_ok()
                 });
-            let in_padding = bit / 8 >= head.ids_end() && (bit / 8 - head.ids_end()) % 32 >= 4 && (bit / 8 - head.ids_end()) % 32 < 8;
+            let in_padding = bit / 8 >= head.ids_end()
+                && (bit / 8 - head.ids_end()) % 32 >= 4
+                && (bit / 8 - head.ids_end()) % 32 < 8;
             assert_eq!(whole, in_padding || (is_zeros && bit / 8 >= 68), "bit {bit}");
         }
     }

@@ -157,7 +157,11 @@ fn records(d: &Directory, i: usize, extent: &Extent, of: &Records) -> Decoded<()
         let role = d.planes.get(usize::from(plane.plane)).map(|p| p.role);
         let expected = if at == 0 { PlaneRole::Param } else { PlaneRole::State };
         if role != Some(expected) || !seen.insert(plane.plane) {
-            return bad(format!("extent {i} record"), format!("plane {} at {at}", plane.plane), "distinct planes");
+            return bad(
+                format!("extent {i} record"),
+                format!("plane {} at {at}", plane.plane),
+                "distinct planes",
+            );
         }
     }
     let page = u64::from(of.page_bytes) / 4;
@@ -177,7 +181,9 @@ fn holds_rows(tensor: &Tensor, extents: &[Extent]) -> bool {
         let alike = extents.first().is_some_and(|first| first.block_elements == e.block_elements);
         e.records.as_ref() == Some(records) && alike
     };
-    let pages = extents.iter().try_fold(0_u64, |n, e| n.checked_add(e.elements / (u64::from(records.page_bytes) / 4)));
+    let pages = extents
+        .iter()
+        .try_fold(0_u64, |n, e| n.checked_add(e.elements / (u64::from(records.page_bytes) / 4)));
     let needed = rows.div_ceil(to_u64(records.per_page().max(1)));
     let is_even = match extents {
         [first, middle @ .., _] => middle.iter().all(|e| e.elements == first.elements),

@@ -11,6 +11,7 @@ use crate::format::directory::{Directory, Extent};
 use crate::format::page::{BlockEntry, Page, PageIndex, TableShape};
 use crate::format::{PAGE_BYTES, Uuid, segment_file};
 use crate::layout::{BlockPlace, Occupants, block_of_slot, block_place};
+use crate::rows::{LogPlace, check_log};
 use crate::storage::{Buffer, Caching, Queue, Segment, Volume};
 use crate::store::{BlockStore, Home, SlotState, Visit, Walk, decode_error, entries_of_leaf};
 use crate::units::{BlockIndex, SlotIndex, to_u64, to_usize};
@@ -128,6 +129,30 @@ impl<'a> Sweep<'a> {
             self.count_seconds();
             self.tell(true);
         }
+        self.log(volume)
+    }
+
+    /// Checks the log of rows, renewing the look whenever the pin has been held for long enough.
+    fn log(&mut self, volume: &Arc<dyn Volume>) -> Result<()> {
+        let mut from: Option<LogPlace> = None;
+        loop {
+            let mut store = BlockStore::open_unchecked(Arc::clone(volume), self.options.generation)?;
+            let until = Instant::now() + self.options.pin_time;
+            let Some(check) = check_log(&mut store, from, until)? else { break };
+            self.result.bytes_read += check.bytes_read;
+            self.result.complete &= !check.is_cut_off;
+            for (tensor, damage) in check.found {
+                let tensor = tensor.and_then(|tensor| store.directory().tensors.get(tensor));
+                let tensors = tensor.map(|tensor| tensor.name.clone()).into_iter().collect();
+                self.find(|| Finding { tensors, ..of_metadata(damage) });
+            }
+            self.tell(false);
+            if check.next.is_none() {
+                break;
+            }
+            from = check.next;
+        }
+        self.count_seconds();
         Ok(())
     }
 

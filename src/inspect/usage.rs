@@ -106,7 +106,13 @@ impl DiskUse {
     #[must_use]
     pub fn total(&self) -> u64 {
         let state = self.state.iter().map(|plane| plane.bytes).sum::<u64>();
-        let values = self.parameters + state + self.second_homes + self.scratch + self.rows + self.row_log + self.padding;
+        let values = self.parameters
+            + state
+            + self.second_homes
+            + self.scratch
+            + self.rows
+            + self.row_log
+            + self.padding;
         let meta = self.table + self.directory + self.records + self.superblocks;
         values + meta + self.small_files + self.other_files
     }

@@ -166,7 +166,9 @@ impl Occupants {
         let tensors = list.iter().filter_map(|&index| directory.tensors.get(index));
         let here = tensors.filter(|tensor| {
             let elements = tensor.elements().unwrap_or(0);
-            tensor.extents > 1 || spec.records.is_some() || (tensor.offset < end && tensor.offset.saturating_add(elements) > start)
+            tensor.extents > 1
+                || spec.records.is_some()
+                || (tensor.offset < end && tensor.offset.saturating_add(elements) > start)
         });
         here.map(|tensor| tensor.name.as_str()).collect()
     }

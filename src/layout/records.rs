@@ -199,7 +199,8 @@ mod tests {
                 let bytes = table.block_place(&directory, place.block).unwrap();
                 assert!((place.page + 1) * table.page_bytes() <= bytes.bytes);
             }
-            let rows: u64 = table.blocks().map(|b| table.rows_of(BlockIndex(b))).map(|r| r.end - r.start).sum();
+            let rows: u64 =
+                table.blocks().map(|b| table.rows_of(BlockIndex(b))).map(|r| r.end - r.start).sum();
             assert_eq!(rows, table.rows);
         }
     }

@@ -166,7 +166,13 @@ impl ParamStore {
         self.read_planes_range(tensor, plane, 0..elements, out)
     }
 
-    fn read_planes_range(&self, tensor: usize, plane: usize, range: Range<u64>, out: &mut [f32]) -> Result<()> {
+    fn read_planes_range(
+        &self,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+        out: &mut [f32],
+    ) -> Result<()> {
         if let Some(tables) = self.table_of(tensor) {
             return self.read_table(tables, tensor, plane, range, out);
         }

@@ -141,6 +141,11 @@ impl ParamStore {
         self.engine.tables.as_deref().filter(|_| is_table)
     }
 
+    /// The tables of rows, in a store that has some.
+    pub(crate) fn tables(&self) -> Option<&Rows> {
+        self.engine.tables.as_deref()
+    }
+
     /// Refuses what tensors of rows do not have.
     pub(crate) fn check_dense(&self, tensor: usize, what: &str) -> Result<()> {
         if self.table_of(tensor).is_none() {

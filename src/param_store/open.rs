@@ -123,7 +123,7 @@ impl ParamStore {
         let (user_record, step) = (store.record().user.clone(), store.superblock().step);
         let pager = Arc::new(Pager::new(store, settings)?);
         let engine = Engine {
-            tables: Rows::open(&pager, for_rows)?.map(Arc::new),
+            tables: Rows::open(&pager, for_rows, !options.in_place)?.map(Arc::new),
             pager,
             threads: options.threads.map(build_threads).transpose()?.map(Arc::new),
             isa: options.instruction_set.unwrap_or_else(InstructionSet::detect),

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::elements::{as_f32, as_f32_mut};
 use crate::layout::{PARAM_PLANE, Rows};
 use crate::pager::{Key, Run, Waiter, read_pieces_ahead};
-use crate::rows::Rows as Tables;
+use crate::rows::{RowUse, Rows as Tables};
 use crate::units::{to_u64, to_usize};
 use crate::update::on_threads;
 
@@ -162,9 +162,22 @@ impl ParamStore {
         Ok(())
     }
 
+    /// What each tensor of rows takes of memory and log, in the schema's order.
+    #[must_use]
+    pub fn row_uses(&self) -> Vec<RowUse> {
+        self.tables().map_or_else(Vec::new, Tables::usage)
+    }
+
+    /// Bytes in use of the log of rows, and its length; both 0 in a store without tensors of rows.
+    #[must_use]
+    pub fn row_log_bytes(&self) -> (u64, u64) {
+        self.tables().map_or((0, 0), Tables::log_bytes)
+    }
+
     /// Says that [`gather_rows`](Self::gather_rows) and [`apply_rows`](crate::Step::apply_rows) will need these rows in a
-    /// later batch: the first after the one at hand (`ahead` 1), the one after that (2), and so on. Their memory is then
-    /// not given to others before. Nothing is read and nothing waits; unknown names and rows are left to the call itself.
+    /// later batch: the first after the one at hand (`ahead` 1), the one after that (2), and so on. Rows of the first are
+    /// read while the caller goes on; rows that are in memory already are not given up for others before their batch has
+    /// come. Nothing waits; unknown names and rows, and errors, are left to the call itself.
     pub fn prefetch_rows(&self, name: &str, ids: &[u64], ahead: u32) {
         let Some(&tensor) = self.names.get(name) else { return };
         if let Some(tables) = self.table_of(tensor) {

@@ -118,9 +118,10 @@ impl Cache {
         Some(at)
     }
 
-    /// Says that the call `ahead` after the one at hand will need a row; true if it is in memory.
+    /// Says that a batch which comes `ahead` after the one at hand will need a row; true if it is in memory. A batch is two
+    /// calls, which gather and update.
     pub(super) fn expect(&mut self, row: u64, ahead: u32) -> bool {
-        let next = self.call.saturating_add(ahead);
+        let next = self.call.saturating_add(ahead.saturating_mul(2).saturating_add(2)).min(NEVER - 1);
         let found = self.map.get(&row).and_then(|&at| self.slots.get_mut(to_usize(at.into())));
         found.map(|slot| slot.next = if slot.next > self.call { slot.next.min(next) } else { next }).is_some()
     }
@@ -215,7 +216,10 @@ impl Cache {
         };
         let all = numbered(after, before.len()).into_iter().chain(numbered(before, 0));
         let call = self.call;
-        all.filter(|(_, slot)| slot.used && slot.dirty && slot.call != call).map(|(at, _)| at).take(count).collect()
+        all.filter(|(_, slot)| slot.used && slot.dirty && slot.call != call)
+            .map(|(at, _)| at)
+            .take(count)
+            .collect()
     }
 
     /// Rows in memory.

@@ -1,10 +1,13 @@
 //! What a commit wants of the tables, and what it leaves behind.
 
+use super::ahead::Ahead;
 use super::index::{Entry, Index};
+use super::log::Log;
 use super::{Rows, State};
 use crate::error::Result;
 use crate::format::row_log::RowState;
 use crate::pager::Pager;
+use crate::store::BlockStore;
 use crate::units::{to_u64, to_usize};
 
 /// Changed rows that are saved along when others have to be: a batch is a page at least.
@@ -41,6 +44,7 @@ impl Rows {
         let mut state = self.lock();
         state.log.discard();
         state.pass = None;
+        state.ahead.iter_mut().for_each(Ahead::clear);
         for table in &mut state.tables {
             table.cache.clear();
             table.working.clear();
@@ -61,6 +65,7 @@ impl Rows {
         let store = pager.store_mut();
         let Some(rows) = store.record().rows.clone() else { return Ok(()) };
         state.pass = None;
+        state.ahead.iter_mut().for_each(Ahead::clear);
         for table in &mut state.tables {
             table.cache.clear();
             table.stash.clear();
@@ -70,9 +75,23 @@ impl Rows {
         state.find(store, &rows)
     }
 
-    /// Whether the committed generation has rows in the log.
-    pub(crate) fn has_log(&self) -> bool {
-        self.lock().log.used_bytes() > 0
+    /// Whether the log has room for so many bytes of batches.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.lock().log.has_room_for_bytes(bytes)
+    }
+
+    /// Takes what a checkpoint has in its log over into this one, for a commit that follows at once; the blocks have been
+    /// restored. Returns what its record has to say.
+    pub(crate) fn restore(&self, kept: &mut BlockStore) -> Result<RowState> {
+        let mut state = self.lock();
+        let Some(theirs) = kept.record().rows.clone() else { return Ok(state.log.state(Vec::new())) };
+        let Some(mut log) = Log::open(kept, &theirs)? else { return Ok(state.log.state(Vec::new())) };
+        let mark = state.log.tail();
+        state.log.folded_to(mark);
+        let mut pager = self.pager.lock();
+        let own = &mut state.log;
+        log.copy_to(kept.directory().tensors.len(), own, pager.store_mut())?;
+        Ok(state.log.state(theirs.born))
     }
 
     /// Folds everything that the log has, so that the next commit leaves it empty.
@@ -89,8 +108,11 @@ impl State {
     /// no commit has to fold everything.
     fn clean(&mut self, pager: &Pager) -> Result<()> {
         let ring = self.log.ring_bytes();
-        let index = self.tables.iter().map(|table| table.committed.bytes() + table.working.bytes()).sum::<usize>();
-        let is_full = |part: u64| self.log.used_bytes() > ring / 8 * part || index > self.index_bytes / 8 * to_usize(part);
+        let index =
+            self.tables.iter().map(|table| table.committed.bytes() + table.working.bytes()).sum::<usize>();
+        let is_full = |part: u64| {
+            self.log.used_bytes() > ring / 8 * part || index > self.index_bytes / 8 * to_usize(part)
+        };
         let (is_half_full, is_nearly_full) = (is_full(4), is_full(6));
         if self.pass.is_none() {
             if !is_half_full {
@@ -99,10 +121,15 @@ impl State {
             self.begin_pass();
         }
         let Some(pass) = &self.pass else { return Ok(()) };
-        let appended = self.tables.iter().map(|table| to_u64(table.cache.dirty() * table.spec.records.bytes())).sum::<u64>();
+        let appended = self
+            .tables
+            .iter()
+            .map(|table| to_u64(table.cache.dirty() * table.spec.records.bytes()))
+            .sum::<u64>();
         let appended = appended + self.log.uncommitted_bytes();
         // A pass is over by the time an eighth of the log has been filled.
-        let share = u128::from(appended) * 8 * u128::try_from(pass.blocks).unwrap_or(0) / u128::from(ring.max(1));
+        let share =
+            u128::from(appended) * 8 * u128::try_from(pass.blocks).unwrap_or(0) / u128::from(ring.max(1));
         let count = if is_nearly_full { pass.blocks } else { usize::try_from(share).unwrap_or(pass.blocks) };
         self.go_on(pager, count)
     }

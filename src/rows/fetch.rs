@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::log::Log;
+use super::log::LogReader;
 use crate::error::{Error, Result};
 use crate::format::records::{page_crc, stored_page_crc};
 use crate::format::row_log::{RECORD_PREFIX_BYTES, record_at};
@@ -53,10 +53,8 @@ pub(super) fn from_pages(
     let pages: Vec<_> = wants.chunk_by(|a, b| a.offset == b.offset).collect();
     for round in pages.chunks((staging.len() / page_bytes).max(1)) {
         let mut parts = staging.chunks_exact_mut(page_bytes);
-        let mut pieces: Vec<(u64, &mut [u8])> = round
-            .iter()
-            .filter_map(|wants| Some((wants.first()?.offset, parts.next()?)))
-            .collect();
+        let mut pieces: Vec<(u64, &mut [u8])> =
+            round.iter().filter_map(|wants| Some((wants.first()?.offset, parts.next()?))).collect();
         file.read_scattered(&mut pieces)?;
         for (wants, (offset, page)) in round.iter().zip(&pieces) {
             let Some(first) = wants.first() else { continue };
@@ -79,7 +77,7 @@ pub(super) fn from_pages(
 /// Reads and checks records of a tensor from the log, and gives each to `take`. Sorts the wants by place. Returns the bytes
 /// read.
 pub(super) fn from_log(
-    log: &Log,
+    log: &LogReader,
     tensor: u32,
     record_bytes: usize,
     wants: &mut [InLog],
@@ -98,18 +96,18 @@ pub(super) fn from_log(
             pieces.push((run.start, piece));
             rest = after;
         }
-        log.file().read_scattered(&mut pieces)?;
+        log.file.read_scattered(&mut pieces)?;
         for (run, (_, piece)) in runs.iter().zip(&pieces) {
             let (now, later) = left.split_at(run.wants);
             left = later;
             for want in now {
                 let start = to_usize(offset_of(want.at) - run.start);
                 let place = piece.get(start..start + RECORD_PREFIX_BYTES + record_bytes).unwrap_or_default();
-                let record = record_at(place, log.uuid(), tensor, want.row, log.position_of(want.at));
+                let record = record_at(place, log.uuid, tensor, want.row, log.position_of(want.at));
                 let record = record.map_err(|e| {
                     let range = (offset_of(want.at), to_u64(place.len()));
                     let what = format!("row {} in the log of rows", want.row);
-                    Error::damaged(log.file().path(), what, range, e.got, e.expected)
+                    Error::damaged(log.file.path(), what, range, e.got, e.expected)
                 })?;
                 take(want.tag, record);
             }
@@ -135,7 +133,8 @@ fn runs(wants: &[InLog], record_bytes: usize, room: u64) -> Vec<LogRun> {
     let mut used = 0;
     for want in wants {
         let start = offset_of(want.at) / PAGE_BYTES * PAGE_BYTES;
-        let end = (offset_of(want.at) + to_u64(RECORD_PREFIX_BYTES + record_bytes)).next_multiple_of(PAGE_BYTES);
+        let end =
+            (offset_of(want.at) + to_u64(RECORD_PREFIX_BYTES + record_bytes)).next_multiple_of(PAGE_BYTES);
         let joins = runs.last().is_some_and(|run| start <= run.end + GAP_BYTES);
         let more = match runs.last() {
             Some(run) if joins => end.saturating_sub(run.end),

@@ -140,7 +140,7 @@ fn run_jobs(
             number += 1;
         }
     }
-    let read = from_log(log, of.tensor, record_bytes, &mut wants, staging, |tag, record| {
+    let read = from_log(&log.reader(), of.tensor, record_bytes, &mut wants, staging, |tag, record| {
         let start = to_usize(tag.into()) * record_bytes;
         if let Some(place) = arena.get_mut(start..start + record_bytes) {
             place.copy_from_slice(record);
@@ -150,7 +150,8 @@ fn run_jobs(
     let mut number = 0;
     for job in jobs {
         let place = of.spec.block_place(pager.directory(), job.block);
-        let place = place.ok_or_else(|| Error::invalid("block of rows", job.block.0, "a block of the table"))?;
+        let place =
+            place.ok_or_else(|| Error::invalid("block of rows", job.block.0, "a block of the table"))?;
         ahead.advance(&mut pager.lock(), &piece_of(job.block))?;
         let mut lease = pager.lease(&[Key { block: job.block, plane: 0 }], Waiter::Caller)?;
         if let Some(bytes) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(..place.bytes)) {

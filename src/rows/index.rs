@@ -134,7 +134,10 @@ mod tests {
         for (block, row, at) in [(7, 3, 1), (7, 1, 2), (9, 3, 3), (7, 3, 4)] {
             index.set(block, entry(row, at));
         }
-        assert_eq!((index.len(), index.get(7, 3), index.get(7, 2), index.get(8, 3)), (3, Some(4), None, None));
+        assert_eq!(
+            (index.len(), index.get(7, 3), index.get(7, 2), index.get(8, 3)),
+            (3, Some(4), None, None)
+        );
         assert_eq!((index.blocks(), index.list(7)), (vec![7, 9], &[entry(1, 2), entry(3, 4)][..]));
         let mut newer = Index::default();
         newer.set(7, entry(2, 8));

@@ -1,12 +1,15 @@
 //! The log of rows: batches appended to a ring, found again at open.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::cache::Cache;
+use super::check::LogCheck;
 use super::index::{offset_of, place_of};
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::row_log::{
     HEADER_BYTES, Head, MAX_BATCH_BYTES, MAX_RING_BYTES, RECORD_PREFIX_BYTES, RowState, ids, put_record,
+    record_at,
 };
 use crate::format::{FormatError, PAGE_BYTES, Uuid};
 use crate::storage::{Buffer, Segment};
@@ -34,6 +37,23 @@ pub(super) struct Log {
     batch: Buffer,
 }
 
+/// The log as it was at some moment.
+pub(super) struct LogReader {
+    pub(super) file: Arc<dyn Segment>,
+    pub(super) uuid: Uuid,
+    ring: u64,
+    tail: u64,
+}
+
+impl LogReader {
+    /// The position of an offset in the ring that stands in a batch that counts.
+    pub(super) fn position_of(&self, at: u32) -> u64 {
+        let lap = self.tail - self.tail % self.ring;
+        let position = lap + offset_of(at);
+        if position < self.tail { position } else { position.saturating_sub(self.ring) }
+    }
+}
+
 impl Log {
     /// The log of an open store as the committed generation's record has it.
     pub(super) fn open(store: &mut BlockStore, state: &RowState) -> Result<Option<Self>> {
@@ -59,14 +79,6 @@ impl Log {
         max_batch(ring)
     }
 
-    pub(super) fn file(&self) -> &Arc<dyn Segment> {
-        &self.file
-    }
-
-    pub(super) fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
     pub(super) fn ring_bytes(&self) -> u64 {
         self.ring
     }
@@ -81,11 +93,9 @@ impl Log {
         self.tail.position - self.next_start.position
     }
 
-    /// The position of an offset in the ring that stands in a batch that counts.
-    pub(super) fn position_of(&self, at: u32) -> u64 {
-        let lap = self.tail.position - self.tail.position % self.ring;
-        let position = lap + offset_of(at);
-        if position < self.tail.position { position } else { position.saturating_sub(self.ring) }
+    /// What is needed to read records of batches that count now.
+    pub(super) fn reader(&self) -> LogReader {
+        LogReader { file: Arc::clone(&self.file), uuid: self.uuid, ring: self.ring, tail: self.tail.position }
     }
 
     fn rows_per_batch(&self, record_bytes: usize) -> usize {
@@ -112,9 +122,60 @@ impl Log {
         }
         let batches = rows / per_batch + 1;
         let bytes = rows * (8 + RECORD_PREFIX_BYTES + record_bytes) + batches * (HEADER_BYTES + 4096);
-        // Where the ring ends, what is left of it may be too short for a batch.
-        let wasted = self.batch.len() + 4096;
+        // Where the ring ends, what is left of it may be too short for a batch; once more for a checkpoint that is copied
+        // back from here to another place.
+        let wasted = 2 * (self.batch.len() + 4096);
         to_u64(bytes + wasted) <= self.ring - (self.tail.position - self.start.position)
+    }
+
+    /// Whether batches of so many bytes, as they stand in a log of the same length, can be appended.
+    pub(super) fn has_room_for_bytes(&self, bytes: u64) -> bool {
+        bytes + to_u64(2 * (self.batch.len() + 4096))
+            <= self.ring - (self.tail.position - self.start.position)
+    }
+
+    /// Appends all batches of this log, a checkpoint's, to another one. Their blocks have just been restored in the
+    /// working generation; so that they count beside these, they are said to be of the next.
+    pub(super) fn copy_to(
+        &mut self,
+        tensors: usize,
+        target: &mut Self,
+        store: &mut BlockStore,
+    ) -> Result<()> {
+        let (file, uuid) = (Arc::clone(&self.file), self.uuid);
+        self.scan(tensors, |head, _, offset| {
+            let bytes = head.batch_bytes();
+            if target.tail.position % target.ring + to_u64(bytes) > target.ring {
+                target.wrap(store)?;
+            }
+            let Mark { position, sequence } = target.tail;
+            let moved = Head { sequence, position, generation: store.working_generation() + 1, ..*head };
+            let batch = target.batch.get_mut(..bytes).unwrap_or_default();
+            file.read_at(batch, offset)?;
+            let rows: Vec<_> = ids(head, batch).collect();
+            for (index, row) in rows.into_iter().enumerate() {
+                let place = head.place(index);
+                let end = place + RECORD_PREFIX_BYTES + to_usize(head.record_bytes.into());
+                let place_bytes = batch.get_mut(place..end).unwrap_or_default();
+                let (tensor, at) = (head.tensor.unwrap_or(0), to_u64(place));
+                let record = record_at(place_bytes, uuid, tensor, row, head.position + at).map_err(|e| {
+                    let range = (offset + at, to_u64(end - place));
+                    Error::damaged(
+                        file.path(),
+                        format!("row {row} in the log of rows"),
+                        range,
+                        e.got,
+                        e.expected,
+                    )
+                })?;
+                let record = record.to_vec();
+                put_record(place_bytes, uuid, tensor, row, position + at, &record);
+            }
+            moved.seal(uuid, batch);
+            store.write_log(position % target.ring, target.batch.get(..bytes).unwrap_or_default())?;
+            target.tail = Mark { position: position + to_u64(bytes), sequence: sequence + 1 };
+            Ok(())
+        })
     }
 
     /// Appends records of a tensor, ascending by row, and returns their places in the ring. There is room for them.
@@ -148,7 +209,8 @@ impl Log {
             };
             batch.fill(0);
             for (index, &(row, at)) in part.iter().enumerate() {
-                if let Some(id) = batch.get_mut(HEADER_BYTES + 8 * index..).and_then(|b| b.first_chunk_mut()) {
+                if let Some(id) = batch.get_mut(HEADER_BYTES + 8 * index..).and_then(|b| b.first_chunk_mut())
+                {
                     *id = row.to_le_bytes();
                 }
                 let place = head.place(index);
@@ -230,6 +292,51 @@ impl Log {
         Ok(())
     }
 
+    /// Reads and checks batches from a mark on (those before it may be no part of this generation any more) until a moment
+    /// has come; returns where to go on. A head that is damaged is an error, a record a finding.
+    pub(super) fn check(
+        &mut self,
+        tensors: usize,
+        from: Option<Mark>,
+        until: Instant,
+        check: &mut LogCheck,
+    ) -> Result<Option<Mark>> {
+        let mut at = from.filter(|from| from.position > self.start.position).unwrap_or(self.start);
+        while at.position < self.end.position {
+            let offset = at.position % self.ring;
+            let head = self.read_head(at, offset, tensors)?;
+            let bytes = head.batch_bytes();
+            if let Some(tensor) = head.tensor {
+                let batch = self.batch.get_mut(..bytes).unwrap_or_default();
+                self.file.read_at(batch, offset)?;
+                check.bytes_read += to_u64(bytes);
+                for (index, row) in ids(&head, batch).enumerate() {
+                    let place = head.place(index);
+                    let end = place + RECORD_PREFIX_BYTES + to_usize(head.record_bytes.into());
+                    let record = batch.get(place..end).unwrap_or_default();
+                    if let Err(e) = record_at(record, self.uuid, tensor, row, at.position + to_u64(place)) {
+                        let damage = Damage {
+                            path: self.file.path().to_owned(),
+                            what: format!("row {row} in the log of rows"),
+                            range: (offset + to_u64(place), to_u64(end - place)),
+                            got: e.got,
+                            expected: e.expected,
+                        };
+                        check.found.push((Some(to_usize(tensor.into())), damage));
+                    }
+                }
+                at.position += to_u64(bytes);
+            } else {
+                at.position += self.ring - offset;
+            }
+            at.sequence += 1;
+            if Instant::now() >= until && at.position < self.end.position {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads and checks the head of a batch, with its ids.
     fn read_head(&mut self, at: Mark, offset: u64, tensors: usize) -> Result<Head> {
         let uuid = self.uuid;
@@ -261,7 +368,11 @@ impl Log {
 }
 
 /// Where the records of a batch stand in the ring, with their rows.
-pub(super) fn rows_of<'a>(head: &'a Head, bytes: &'a [u8], offset: u64) -> impl Iterator<Item = (u64, u32)> + 'a {
+pub(super) fn rows_of<'a>(
+    head: &'a Head,
+    bytes: &'a [u8],
+    offset: u64,
+) -> impl Iterator<Item = (u64, u32)> + 'a {
     ids(head, bytes).enumerate().map(move |(index, row)| (row, place_of(offset + to_u64(head.place(index)))))
 }
 

@@ -5,7 +5,9 @@
 //! durable, or when their memory is needed; now and then what stands in the log is folded into the blocks, by leases of
 //! the pager, so that the log can be used again. Nothing here knows what is computed with a record.
 
+mod ahead;
 mod cache;
+mod check;
 mod commit;
 mod fetch;
 mod fold;
@@ -16,6 +18,9 @@ mod visit;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub(crate) use check::{LogPlace, check_log};
 
 use cache::{Cache, RowMap};
 use fold::Pass;
@@ -29,15 +34,19 @@ use crate::format::records::{mark, set_mark};
 use crate::format::row_log::RowState;
 use crate::initial::{fill_record, tensor_key};
 use crate::layout::{RowTable, row_tables};
-use crate::pager::{self, Pager};
-use crate::storage::Buffer;
-use crate::store::BlockStore;
+use crate::pager::{self, Pager, elapsed_ns};
+use crate::storage::{Buffer, Caching, Segment};
+use crate::store::{BlockStore, Home};
 use crate::units::{to_u64, to_usize};
 
+use ahead::{Ahead, Standing, Wanted};
 use fetch::{InLog, InPage, from_log, from_pages};
+use log::LogReader;
 
 /// Memory for reads under way, and as much again for records on their way into blocks.
 const STAGING_BYTES: u64 = 8 << 20;
+/// Memory for rows that are read ahead.
+const AHEAD_BYTES: u64 = 64 << 20;
 /// Fewest records in memory with which it can be worked.
 const FEWEST_RECORDS: u64 = 16;
 
@@ -55,6 +64,8 @@ struct State {
     /// Records from the log wait here for their blocks.
     arena: Buffer,
     pass: Option<Pass>,
+    /// Without it, nothing is read ahead.
+    ahead: Option<Ahead>,
     /// Memory that the indices of the log may take.
     index_bytes: usize,
 }
@@ -76,26 +87,39 @@ struct Table {
     born: [u64; 2],
 }
 
-/// What is known of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TableLook {
-    pub(crate) tensor: usize,
-    pub(crate) rows: u64,
-    pub(crate) record_bytes: u64,
-    pub(crate) born: u64,
-    pub(crate) in_log: u64,
-    pub(crate) in_memory: u64,
-    pub(crate) changed: u64,
+/// What a tensor of rows takes now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RowUse {
+    /// The tensor.
+    pub tensor: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Bytes of a row's record: a mark, parameters and state.
+    pub record_bytes: u64,
+    /// Bytes that are read from a block for one row.
+    pub page_bytes: u64,
+    /// Rows that have been given values; the others have their initial ones, and take no room on a sparse store's disk.
+    pub born: u64,
+    /// Rows that stand in the log.
+    pub in_log: u64,
+    /// Rows in memory, and how many there is room for.
+    pub in_memory: u64,
+    /// How many rows the memory budget holds.
+    pub memory_rows: u64,
+    /// Rows in memory that the next commit will write.
+    pub changed: u64,
 }
 
 impl Rows {
-    /// The tables of a store with `budget_bytes` of memory for them; `None` for a store without tables.
-    pub(crate) fn open(pager: &Arc<Pager>, budget_bytes: u64) -> Result<Option<Self>> {
+    /// The tables of a store with `budget_bytes` of memory for them; `None` for a store without tables. Rows are only read
+    /// ahead if that may be done in another thread.
+    pub(crate) fn open(pager: &Arc<Pager>, budget_bytes: u64, reads_ahead: bool) -> Result<Option<Self>> {
         let mut state = pager.lock();
         let store = state.store_mut();
         let Some(rows) = store.record().rows.clone() else { return Ok(None) };
         let Some(log) = Log::open(store, &rows)? else { return Ok(None) };
-        let mut opened = State::new(store.directory(), log, budget_bytes)?;
+        let mut opened = State::new(store.directory(), log, budget_bytes, reads_ahead)?;
         opened.find(store, &rows)?;
         drop(state);
         Ok(Some(Self { pager: Arc::clone(pager), state: Mutex::new(opened) }))
@@ -145,25 +169,34 @@ impl Rows {
         Ok(state.tables.get(table).map_or(0..0, |table| table.spec.records.within(plane)))
     }
 
-    /// Says which rows the call `ahead` after the next one will need.
+    /// Says which rows a later call will need, `ahead` calls from now; those of the next one are read ahead.
     pub(crate) fn expect(&self, tensor: usize, rows: &[u64], ahead: u32) -> Result<()> {
         let mut state = self.lock();
-        let table = state.table_of(tensor)?;
-        if let Some(table) = state.tables.get_mut(table) {
-            for &row in rows {
-                table.cache.expect(row, ahead);
-            }
+        let number = state.table_of(tensor)?;
+        let Some(table) = state.tables.get_mut(number) else { return Ok(()) };
+        let mut rows: Vec<_> = rows.iter().copied().filter(|&row| row < table.spec.rows).collect();
+        for &row in &rows {
+            table.cache.expect(row, ahead);
         }
-        Ok(())
+        if ahead > 1 {
+            return Ok(());
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        state.read_ahead(&self.pager, number, &rows)
     }
 
-    /// What is known of each table.
-    pub(crate) fn look(&self) -> Vec<TableLook> {
+    /// What each table takes.
+    pub(crate) fn usage(&self) -> Vec<RowUse> {
         let state = self.lock();
-        let look = |table: &Table| TableLook {
-            tensor: table.spec.tensor,
+        let directory = self.pager.directory();
+        let name = |tensor: usize| directory.tensors.get(tensor).map(|tensor| tensor.name.clone());
+        let look = |table: &Table| RowUse {
+            tensor: name(table.spec.tensor).unwrap_or_default(),
             rows: table.spec.rows,
             record_bytes: to_u64(table.spec.records.bytes()),
+            page_bytes: to_u64(table.spec.page_bytes()),
+            memory_rows: to_u64(table.cache.capacity()),
             born: table.born[0],
             in_log: to_u64(table.committed.len() + table.working.len()),
             in_memory: to_u64(table.cache.len()),
@@ -180,9 +213,12 @@ impl Rows {
 }
 
 impl State {
-    fn new(directory: &Directory, log: Log, budget_bytes: u64) -> Result<Self> {
+    fn new(directory: &Directory, log: Log, budget_bytes: u64, reads_ahead: bool) -> Result<Self> {
         let specs = row_tables(directory);
-        let shares = Shares::of(&specs, log.ring_bytes(), budget_bytes)?;
+        let mut shares = Shares::of(&specs, log.ring_bytes(), budget_bytes)?;
+        if !reads_ahead {
+            shares.ahead = 0;
+        }
         let staging = Buffer::new(shares.staging)?;
         let arena = Buffer::new(shares.arena)?;
         let tables = specs.into_iter().zip(shares.records).map(|(spec, records)| {
@@ -200,7 +236,8 @@ impl State {
             })
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
-        Ok(Self { tables, log, staging, arena, pass: None, index_bytes: shares.index })
+        let ahead = (shares.ahead > 0).then(|| Ahead::new(shares.ahead)).transpose()?;
+        Ok(Self { tables, log, staging, arena, pass: None, ahead, index_bytes: shares.index })
     }
 
     /// Finds out what the committed generation has in the log.
@@ -220,7 +257,13 @@ impl State {
             let Some(table) = table.filter(fits) else {
                 let got = format!("records of {} bytes of tensor {:?}", head.record_bytes, head.tensor);
                 let path = store.path().to_owned();
-                return Err(Error::damaged(path, "batch in the log of rows", (offset, 4096), got, "a tensor of rows"));
+                return Err(Error::damaged(
+                    path,
+                    "batch in the log of rows",
+                    (offset, 4096),
+                    got,
+                    "a tensor of rows",
+                ));
             };
             let mut block = (u64::MAX, 0);
             for (row, at) in log::rows_of(head, bytes, offset).filter(|&(row, _)| row < table.spec.rows) {
@@ -313,74 +356,157 @@ impl State {
 
     /// Fills claimed slots with the records of their rows, ascending.
     fn fetch(&mut self, pager: &Pager, table: usize, rows: &[u64], slots: &[u32]) -> Result<()> {
-        let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
-        let directory = Arc::clone(pager.directory());
-        let mut state = pager.lock();
-        let store = state.store_mut();
-        let uuid = store.uuid();
-        let mut in_log = Vec::new();
-        let mut in_pages: [Vec<(usize, InPage)>; 2] = [Vec::new(), Vec::new()];
-        let mut block = None;
-        for (&row, &at) in rows.iter().zip(slots) {
-            let place = of.spec.place(row);
-            let logged = of.in_log(place.block.0, place.row_in_block);
-            if let Some(logged) = logged {
-                in_log.push(InLog { at: logged, row, tag: at });
-                continue;
-            }
-            let known = block.filter(|&(number, _, _)| number == place.block);
-            let (_, standing, entry) = match known {
-                Some(known) => known,
-                None => {
-                    let standing = of.spec.block_place(&directory, place.block);
-                    let standing = standing.ok_or_else(|| Error::invalid("row", row, "a row of the table"))?;
-                    (place.block, standing, store.block_entry(standing.slot)?)
-                }
-            };
-            block = Some((place.block, standing, entry));
-            if entry.generation == 0 {
-                let record = as_f32_mut(of.cache.record_mut(at));
-                fill_record(&of.spec.records, of.spec.init, of.key, row, record);
-                continue;
-            }
-            let want = InPage {
-                offset: standing.offset + to_u64(place.page * of.spec.page_bytes()),
-                slot: standing.slot,
-                generation: entry.generation,
-                number: place.page,
-                within: place.within,
-                tag: at,
-            };
-            if let Some(list) = in_pages.get_mut(usize::from(entry.home)) {
-                list.push((standing.segment, want));
-            }
+        let start = Instant::now();
+        let mut read = self.ahead.as_mut().map_or(0, |ahead| ahead.wait_for(table, rows));
+        let waited = elapsed_ns(start);
+        let Self { tables, log, staging, ahead, .. } = self;
+        let (Some(of), log) = (tables.get_mut(table), log.reader()) else { return Ok(()) };
+        let mut found =
+            of.find(pager, &log, rows.iter().copied().zip(slots.iter().copied()), |row, standing| {
+                ahead.as_ref().and_then(|ahead| ahead.record(table, row, standing))
+            })?;
+        let record_bytes = of.spec.records.bytes();
+        for &(row, at) in &found.unborn {
+            let record = as_f32_mut(of.cache.record_mut(at));
+            fill_record(&of.spec.records, of.spec.init, of.key, row, record);
         }
-        let mut files = Vec::new();
-        for (home, list) in (0..).zip(&in_pages) {
-            for part in list.chunk_by(|a, b| a.0 == b.0) {
-                let Some(&(segment, _)) = part.first() else { continue };
-                let file = store.segment(segment, crate::store::Home(home), crate::storage::Caching::Direct)?;
-                files.push((file, part.iter().map(|&(_, want)| want).collect::<Vec<_>>()));
-            }
+        for &(at, record) in &found.arrived {
+            of.cache.record_mut(at).copy_from_slice(record);
         }
-        drop(state);
-        let mut read = 0;
-        let (cache, record_bytes) = (&mut of.cache, of.spec.records.bytes());
+        let start = Instant::now();
+        let (cache, uuid, page_bytes) = (&mut of.cache, log.uuid, of.spec.page_bytes());
         let mut take = |at: u32, bytes: &[u8]| {
             if let Some(bytes) = bytes.get(..record_bytes) {
                 cache.record_mut(at).copy_from_slice(bytes);
             }
         };
-        for (file, wants) in files {
-            read += from_pages(&file, uuid, of.spec.page_bytes(), &wants, &mut self.staging, &mut take)?;
+        for (file, wants) in &found.in_pages {
+            read += from_pages(file, uuid, page_bytes, wants, staging, &mut take)?;
         }
-        read += from_log(&self.log, of.tensor, record_bytes, &mut in_log, &mut self.staging, &mut take)?;
-        pager.lock().stats_mut().bytes_read += read;
+        read += from_log(&log, of.tensor, record_bytes, &mut found.in_log, staging, &mut take)?;
+        let mut state = pager.lock();
+        let stats = state.stats_mut();
+        stats.bytes_read += read;
+        stats.stall_read_ns += waited + elapsed_ns(start);
         Ok(())
+    }
+
+    /// Begins to read those of some distinct rows, ascending, that are not in memory.
+    fn read_ahead(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<()> {
+        let (Some(ahead), Some(of)) = (&mut self.ahead, self.tables.get_mut(table)) else { return Ok(()) };
+        let record_bytes = of.spec.records.bytes();
+        let room = ahead.room(record_bytes);
+        let missing = rows.iter().copied().filter(|&row| of.cache.find(row).is_none());
+        let missing: Vec<_> = missing.filter(|&row| !ahead.is_pending(table, row)).take(room).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let log = self.log.reader();
+        let mut standings = Vec::with_capacity(missing.len());
+        let mut numbers = 0..;
+        let mut wanted = Vec::with_capacity(missing.len());
+        for row in missing {
+            wanted.push((row, numbers.next().unwrap_or(u32::MAX)));
+        }
+        let found = of.find(pager, &log, wanted.iter().copied(), |row, standing| {
+            standings.push((row, standing));
+            None
+        })?;
+        // Rows without a standing are not read; they are born when they are asked for.
+        let mut number_of = vec![u32::MAX; wanted.len()];
+        let mut next = standings.iter().peekable();
+        let mut number = 0;
+        for &(row, tag) in &wanted {
+            if next.next_if(|(standing, _)| *standing == row).is_some() {
+                if let Some(place) = number_of.get_mut(to_usize(tag.into())) {
+                    *place = number;
+                }
+                number += 1;
+            }
+        }
+        let renumber =
+            |tag: &mut u32| *tag = number_of.get(to_usize((*tag).into())).copied().unwrap_or(u32::MAX);
+        let Found { mut in_log, mut in_pages, .. } = found;
+        in_log.iter_mut().for_each(|want| renumber(&mut want.tag));
+        in_pages.iter_mut().flat_map(|(_, wants)| wants).for_each(|want| renumber(&mut want.tag));
+        ahead.begin(Wanted {
+            table,
+            tensor: of.tensor,
+            uuid: log.uuid,
+            page_bytes: of.spec.page_bytes(),
+            record_bytes,
+            rows: standings,
+            in_log,
+            in_pages,
+            log,
+        })
     }
 }
 
+/// Where rows stand that are not in memory.
+struct Found<'a> {
+    unborn: Vec<(u64, u32)>,
+    /// Records that have been read ahead.
+    arrived: Vec<(u32, &'a [u8])>,
+    in_log: Vec<InLog>,
+    in_pages: Vec<(Arc<dyn Segment>, Vec<InPage>)>,
+}
+
 impl Table {
+    /// Finds out where rows, ascending, each with a tag, stand; `arrived` is asked for each that stands on disk.
+    fn find<'a>(
+        &self,
+        pager: &Pager,
+        log: &LogReader,
+        rows: impl Iterator<Item = (u64, u32)>,
+        mut arrived: impl FnMut(u64, Standing) -> Option<&'a [u8]>,
+    ) -> Result<Found<'a>> {
+        let mut found =
+            Found { unborn: Vec::new(), arrived: Vec::new(), in_log: Vec::new(), in_pages: Vec::new() };
+        let mut in_homes: [Vec<(usize, InPage)>; 2] = [Vec::new(), Vec::new()];
+        let mut state = pager.lock();
+        let store = state.store_mut();
+        let mut block = None;
+        for (row, tag) in rows {
+            let place = self.spec.place(row);
+            if let Some(at) = self.in_log(place.block.0, place.row_in_block) {
+                match arrived(row, Standing::Log(log.position_of(at))) {
+                    Some(record) => found.arrived.push((tag, record)),
+                    None => found.in_log.push(InLog { at, row, tag }),
+                }
+                continue;
+            }
+            let (_, standing, entry) = match block.filter(|&(number, _, _)| number == place.block) {
+                Some(known) => known,
+                None => {
+                    let standing = self.spec.block_place(pager.directory(), place.block);
+                    let standing =
+                        standing.ok_or_else(|| Error::invalid("row", row, "a row of the table"))?;
+                    (place.block, standing, store.block_entry(standing.slot)?)
+                }
+            };
+            block = Some((place.block, standing, entry));
+            if entry.generation == 0 {
+                found.unborn.push((row, tag));
+            } else if let Some(record) = arrived(row, Standing::Block(entry.generation)) {
+                found.arrived.push((tag, record));
+            } else if let Some(list) = in_homes.get_mut(usize::from(entry.home)) {
+                let offset = standing.offset + to_u64(place.page * self.spec.page_bytes());
+                let (slot, generation, number) = (standing.slot, entry.generation, place.page);
+                let want = InPage { offset, slot, generation, number, within: place.within, tag };
+                list.push((standing.segment, want));
+            }
+        }
+        for (home, list) in (0..).zip(&in_homes) {
+            for part in list.chunk_by(|a, b| a.0 == b.0) {
+                let Some(&(segment, _)) = part.first() else { continue };
+                let file = store.segment(segment, Home(home), Caching::Direct)?;
+                found.in_pages.push((file, part.iter().map(|&(_, want)| want).collect()));
+            }
+        }
+        Ok(found)
+    }
+
     /// Where a row stands in the log.
     fn in_log(&self, block: u64, row_in_block: u32) -> Option<u32> {
         self.working.get(block, row_in_block).or_else(|| self.committed.get(block, row_in_block))
@@ -418,6 +544,7 @@ struct Shares {
     staging: usize,
     arena: usize,
     index: usize,
+    ahead: usize,
     /// Records in memory, for each table.
     records: Vec<usize>,
 }
@@ -427,11 +554,14 @@ impl Shares {
         let block = |spec: &RowTable| spec.rows_per_block() * spec.records.bytes();
         let largest_page = specs.iter().map(RowTable::page_bytes).max().unwrap_or(0);
         let least_staging = to_u64(largest_page.max(16 << 10));
-        let staging = (budget / 16).clamp(least_staging, STAGING_BYTES.max(least_staging)).next_multiple_of(4096);
+        let staging =
+            (budget / 16).clamp(least_staging, STAGING_BYTES.max(least_staging)).next_multiple_of(4096);
         let arena = specs.iter().map(block).max().map_or(0, to_u64).max(staging);
         let index = budget / 8;
+        // Not worth a thread where it would be a few rows.
+        let ahead = if budget < 16 << 20 { 0 } else { (budget / 16).min(AHEAD_BYTES) };
         let slot = |spec: &RowTable| to_u64(spec.records.bytes() + cache::SLOT_BYTES);
-        let fixed = staging + arena + index + to_u64(Log::memory_bytes(ring));
+        let fixed = staging + arena + index + ahead + to_u64(Log::memory_bytes(ring));
         let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();
         let left = budget.saturating_sub(fixed);
         if budget < needed {
@@ -447,6 +577,7 @@ impl Shares {
             staging: to_usize(staging),
             arena: to_usize(arena),
             index: to_usize(index),
+            ahead: to_usize(ahead),
             records: specs.iter().map(records).collect(),
         })
     }

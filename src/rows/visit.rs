@@ -70,7 +70,8 @@ impl State {
         };
         let block = of.spec.place(row).block;
         let next_live = live.range(block.0..).next().copied().unwrap_or(u64::MAX);
-        let Some(place) = of.spec.block_place(pager.directory(), block).filter(|_| next_live > block.0) else {
+        let Some(place) = of.spec.block_place(pager.directory(), block).filter(|_| next_live > block.0)
+        else {
             return Ok(None);
         };
         let mut state = pager.lock();
@@ -126,9 +127,10 @@ impl State {
             }
         }
         let bytes_of_record = spec.records.bytes();
-        let read = from_log(log, of.tensor, bytes_of_record, &mut wants, staging, |tag, record| {
-            put(first + u64::from(tag), record);
-        })?;
+        let read =
+            from_log(&log.reader(), of.tensor, bytes_of_record, &mut wants, staging, |tag, record| {
+                put(first + u64::from(tag), record);
+            })?;
         for row in rows.start..end {
             if let Some(at) = of.cache.find(row) {
                 put(row, of.cache.record(at));

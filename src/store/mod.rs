@@ -189,6 +189,15 @@ impl BlockStore {
         self.segment(segment, Home(0), Caching::Direct).map(Some)
     }
 
+    /// Where the batches of the committed generation stand in the log of rows: offset and length of each run.
+    pub(crate) fn log_ranges(&self) -> Vec<(u64, u64)> {
+        let segment = self.directory.log_segment().and_then(|at| self.directory.segments.get(at));
+        match (segment, &self.record.rows) {
+            (Some(segment), Some(rows)) => rows.ranges(segment.bytes).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Writes to the log of rows, for the next commit to make durable, where the committed generation has nothing that
     /// counts. Waits for readers of the generation before it.
     pub(crate) fn write_log(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {

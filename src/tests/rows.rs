@@ -189,8 +189,7 @@ fn history(seed: u64, by_records: bool) {
         if by_records { [4 << 20, 6 << 20, 16 << 20] } else { [9 * block_bytes, 20 * block_bytes, 16 << 20] };
     let budget = budgets[usize::try_from(source.below(3)).unwrap()];
     let log_bytes = [64 << 10, 256 << 10, 4 << 20][usize::try_from(source.below(3)).unwrap()];
-    let schema =
-        if by_records { schema_of_records(block_bytes, log_bytes) } else { schema(block_bytes) };
+    let schema = if by_records { schema_of_records(block_bytes, log_bytes) } else { schema(block_bytes) };
     let threads = [1, 2, 4][usize::try_from(source.below(3)).unwrap()];
     let isas = InstructionSet::available();
     let isa = isas[usize::try_from(source.below(isas.len() as u64)).unwrap()];

@@ -32,6 +32,7 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("blake3", &["src/inspect/digest.rs"]),
     ("bytemuck", &["src/format/elements.rs"]),
     ("crc32fast", &["src/format/checksum.rs"]),
+    ("io_uring", &["src/storage/real/ring.rs"]),
     ("libm", &["src/initial.rs", "src/optim/"]),
     ("memmap2", &["src/storage/"]),
     ("rayon", &["src/update/", "src/step/", "src/param_store/"]),
@@ -39,7 +40,8 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// Where `unsafe` may stand.
-pub(crate) const UNSAFE_ROOMS: &[&str] = &["src/kernel/arch/x86_64.rs", "src/storage/mapped.rs"];
+pub(crate) const UNSAFE_ROOMS: &[&str] =
+    &["src/kernel/arch/x86_64.rs", "src/storage/mapped.rs", "src/storage/real/ring.rs"];
 
 pub(crate) const FILE_LINES_MAX: usize = 600;
 pub(crate) const FUNCTION_LINES_MAX: usize = 70;

@@ -5,6 +5,9 @@
 
 mod allocate;
 mod lock;
+#[cfg(target_os = "linux")]
+mod ring;
+mod scattered;
 mod segment;
 mod share;
 #[cfg(all(test, not(miri)))]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{allocate, share, transfer};
+use super::{allocate, scattered, share, transfer};
 use crate::error::{Error, Result};
 use crate::storage::{Access, Barrier, Caching, Mapped, SECTOR_BYTES, Segment, check, mapped};
 
@@ -114,6 +114,11 @@ impl Segment for RealSegment {
             self.attempt(|| transfer::read_at(&self.file, part, at))
         })
         .map_err(|source| Error::io_at("read", &self.path, range, source))
+    }
+
+    fn read_scattered(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        pieces.iter().try_for_each(|(offset, buffer)| self.check("read", buffer, *offset))?;
+        scattered::read(&self.file, pieces, |buffer, offset| self.read_at(buffer, offset))
     }
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()> {

@@ -6,8 +6,13 @@ use std::sync::Arc;
 
 use super::{Plane, TablePage, Work};
 use crate::error::{Error, Result};
+use crate::format::Uuid;
 use crate::format::checksum::block_crc;
 use crate::format::page::{BlockEntry, TensorEntry};
+use crate::format::record::Record;
+use crate::format::records::{Records, seal_page};
+use crate::format::row_log::RowState;
+use crate::layout::block_of_slot;
 use crate::storage::{Buffer, Caching, Queue};
 use crate::store::{BlockStore, Committed, Home, Visit, Walk, Written, decode_error, entries_of_leaf};
 use crate::units::{SlotIndex, to_u64, to_usize};
@@ -22,13 +27,6 @@ pub(crate) struct BackCost {
     pub(crate) planes_same: u64,
     /// Planes that were first written after the checkpoint, and become unwritten again.
     pub(crate) planes_unborn: u64,
-}
-
-/// What going back did.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Back {
-    pub(crate) cost: BackCost,
-    pub(crate) committed: Committed,
 }
 
 /// An entry of the table that differs.
@@ -84,23 +82,36 @@ impl BlockStore {
                 cost.count(difference);
             }
         }
+        cost.bytes += kept.log_ranges().iter().map(|&(_, bytes)| bytes).sum::<u64>();
         Ok(cost)
     }
 
-    /// Makes what a checkpoint holds the working generation, and commits it. Nothing is uncommitted before.
+    /// Gives all blocks and tensors of the working generation what a checkpoint has of them. Nothing is uncommitted before.
     ///
-    /// Blocks with the same generation and checksum are the same bytes, wherever they stand. A failure before the commit
-    /// leaves a working generation to be discarded; one of a write, or of the commit, stops the handle.
-    pub(crate) fn go_back(&mut self, kept: &mut Self, work: &mut Work<'_>) -> Result<Back> {
+    /// Blocks with the same generation and checksum are the same bytes, wherever they stand. A failure leaves a working
+    /// generation to be discarded; one of a write stops the handle.
+    pub(crate) fn restore(&mut self, kept: &mut Self, work: &mut Work<'_>) -> Result<BackCost> {
         self.check_writable("go back to a checkpoint")?;
         self.check_checkpoint(kept)?;
         let mut cost = BackCost::default();
         let mut restorer = Restorer { queue: Queue::new(work.threads)?, work, in_flight: 0, bytes: 0 };
         let restored = restorer.restore(self, kept, &mut cost);
         restorer.finish();
-        restored?;
-        let (record, step) = (kept.record().clone(), kept.superblock().step);
-        Ok(Back { cost, committed: self.commit(record, step)? })
+        cost.bytes += kept.log_ranges().iter().map(|&(_, bytes)| bytes).sum::<u64>();
+        restored.map(|()| cost)
+    }
+
+    /// Commits what has been restored, with a checkpoint's record; `rows` is where its rows stand in this log.
+    pub(crate) fn commit_restored(&mut self, kept: &Self, rows: Option<RowState>) -> Result<Committed> {
+        self.commit(Record { rows, ..kept.record().clone() }, kept.superblock().step)
+    }
+}
+
+/// What a block's bytes are in another generation: pages of records carry theirs in their checksums.
+fn move_to(records: Option<&Records>, uuid: Uuid, slot: SlotIndex, generation: u64, bytes: &mut [u8]) {
+    let Some(records) = records else { return };
+    for (number, page) in bytes.chunks_exact_mut(to_usize(records.page_bytes.into())).enumerate() {
+        seal_page(uuid, slot, generation, number, page);
     }
 }
 
@@ -250,6 +261,9 @@ impl Restorer<'_, '_> {
             }
         };
         let (uuid, generation) = (store.uuid(), store.working_generation());
+        let extent =
+            block_of_slot(&store.directory, slot).and_then(|(at, ..)| store.directory.extents.get(at));
+        let records = extent.and_then(|extent| extent.records.clone());
         self.in_flight += 1;
         self.queue.submit(move || {
             let attempt = |padded: &mut [u8]| {
@@ -260,6 +274,7 @@ impl Restorer<'_, '_> {
                     let path = source.path().to_owned();
                     return Err(Failure::Checksum { path, plane: Box::new(plane), got });
                 }
+                move_to(records.as_ref(), uuid, slot, generation, bytes);
                 let crc = block_crc(uuid, slot, generation, bytes);
                 target.write_at(padded, place.offset).map_err(Failure::Write)?;
                 Ok(Written { segment, home, caching, crc })

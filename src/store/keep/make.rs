@@ -23,7 +23,7 @@ use crate::units::to_u64;
 pub(crate) struct KeepCost {
     pub(crate) generation: u64,
     pub(crate) step: u64,
-    /// Bytes of written planes of blocks.
+    /// Bytes of written planes of blocks, and of what counts of the log of rows.
     pub(crate) block_bytes: u64,
     /// Bytes of metadata and small files.
     pub(crate) meta_bytes: u64,
@@ -62,6 +62,7 @@ impl BlockStore {
             block_bytes += planes.iter().map(|plane| to_u64(plane.place.padded)).sum::<u64>();
             pages += 1;
         }
+        block_bytes += self.log_ranges().iter().map(|&(_, bytes)| bytes).sum::<u64>();
         let superblock = self.superblock();
         let meta = superblock.directory.bytes + superblock.record.bytes + (pages + 4) * PAGE_BYTES;
         Ok(KeepCost {
@@ -189,6 +190,7 @@ impl BlockStore {
                 copier.add(self, &plane)?;
             }
         }
+        copier.add_log(self)?;
         copier.sync(self)?;
         let kept_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let kept = Superblock {

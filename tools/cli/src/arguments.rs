@@ -326,6 +326,73 @@ pub(crate) struct BenchArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     Sweep(SweepArguments),
+    Rows(RowsArguments),
+}
+
+/// Time optimizer steps on some rows of a table, each beside its limit
+///
+/// Makes a scratch store in --dir with one tensor of rows, removed at the end, gives every row values, and then takes
+/// steps: a batch of rows is drawn, gathered, updated and, with every Kth step, committed. The ids of a batch are drawn by
+/// Zipf's law, or evenly with --zipf 0; frequent rows are spread over the table. After each step its limit is measured: as
+/// many random reads of a page, past the page cache, as rows had to be read, 32 at once; or, where no row had to be read, a
+/// pass by all threads over memory that reads and writes what the step does, without its arithmetic. A ratio of 1 means as
+/// fast as the limit.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore bench rows --rows 10M --dim 64 --batch 65536 --zipf 1.05 --optimizer sparseadam --memory 1GiB
+  paramstore bench rows --rows 1M --dim 64 --batch 65536 --zipf 0 --optimizer adagrad --memory 2GiB --json | jq .ratio")]
+pub(crate) struct RowsArguments {
+    /// Rows of the table
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub(crate) rows: u64,
+    /// Elements of a row
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u64).range(1..=65_535))]
+    pub(crate) dim: u64,
+    /// Ids drawn for each step
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u64).range(1..=16_777_216))]
+    pub(crate) batch: u64,
+    /// Exponent of Zipf's law; 0 draws all rows equally often
+    #[arg(long, value_name = "S", default_value_t = 1.05)]
+    pub(crate) zipf: f64,
+    /// Update rule with a form for rows
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Optimizer::NAMES))]
+    pub(crate) optimizer: String,
+    /// Memory budget of the store
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub(crate) memory: u64,
+    /// Say which rows the next K batches will need
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) lookahead: u32,
+    /// Commit after every Kth step
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) commit_every: u64,
+    /// Steps before the timed ones, which fill the memory with the rows that are used most
+    #[arg(long, value_name = "W", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    pub(crate) warm_up: u64,
+    /// Timed steps
+    #[arg(long, value_name = "S", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) steps: u64,
+    /// Bytes of the log of rows [default: half of the table, 16MiB to 4GiB]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub(crate) log_bytes: Option<u64>,
+    /// Bytes of a block of rows, a power of two from 4KiB to 256MiB [default: 256KiB]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub(crate) block_bytes: Option<u64>,
+    /// Threads that compute, 1 to 1024 [default: one for each processor]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Seed of the draws
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Directory for the scratch store [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: Hyperparameters,
 }
 
 /// How blocks travel between disk and memory.

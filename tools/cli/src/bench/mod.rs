@@ -3,6 +3,7 @@
 mod machine;
 mod raw_copy;
 mod report;
+mod rows;
 mod scratch;
 mod sweep;
 
@@ -15,5 +16,6 @@ use crate::failure::Failure;
 pub(crate) fn run(arguments: &BenchArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
     match &arguments.command {
         BenchCommand::Sweep(arguments) => sweep::run(arguments, out),
+        BenchCommand::Rows(arguments) => rows::run(arguments, out),
     }
 }

@@ -143,7 +143,7 @@ impl RawCopy {
         if let Some(at) = self.segments.iter().position(|segment| segment.path == stem) {
             return Ok(at);
         }
-        let home = |home: u8| open(Path::new(&format!("{}.{home}", stem.display())));
+        let home = |home: u8| open_direct(Path::new(&format!("{}.{home}", stem.display())));
         let homes = [home(0)?, home(1)?];
         if self.segments.is_empty() && homes.iter().any(|(_, is_direct)| !is_direct) {
             terminal::warn("this file system has no direct I/O: the raw copy goes through the page cache");
@@ -280,7 +280,7 @@ fn cut(runs: &[Run], target: Target, piece_bytes: usize) -> Vec<Piece> {
 }
 
 /// Opens a file for reading and writing past the page cache, or through it where that cannot be had.
-fn open(path: &Path) -> Result<(File, bool), Failure> {
+pub(super) fn open_direct(path: &Path) -> Result<(File, bool), Failure> {
     let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     let opened = match open(O_DIRECT) {
         Ok(file) => Ok((file, O_DIRECT != 0)),

@@ -1,0 +1,164 @@
+//! Records that are read before they are asked for, in a thread of their own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::cache::RowMap;
+use super::fetch::{InLog, InPage, from_log, from_pages};
+use super::log::LogReader;
+use crate::error::Result;
+use crate::format::Uuid;
+use crate::storage::{Buffer, Queue, Segment};
+use crate::units::{to_u64, to_usize};
+
+/// Batches that are read ahead, or have been and wait, at once.
+const BATCHES: usize = 2;
+
+/// Where a record stood when it was read; what stands there does not change, and a record that changes goes elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// At a position of the log.
+    Log(u64),
+    /// In its block, as written in a generation.
+    Block(u64),
+}
+
+/// What is to be read: rows of a table with their numbers in the batch, and where they stand.
+pub(super) struct Wanted {
+    pub(super) table: usize,
+    pub(super) tensor: u32,
+    pub(super) uuid: Uuid,
+    pub(super) page_bytes: usize,
+    pub(super) record_bytes: usize,
+    pub(super) rows: Vec<(u64, Standing)>,
+    pub(super) in_log: Vec<InLog>,
+    pub(super) in_pages: Vec<(Arc<dyn Segment>, Vec<InPage>)>,
+    pub(super) log: LogReader,
+}
+
+/// Records that have arrived.
+struct Arrived {
+    table: usize,
+    rows: RowMap<(Standing, usize)>,
+    record_bytes: usize,
+    records: Buffer,
+}
+
+/// A finished job: its memory, and what it read, if it read all of it.
+struct Done {
+    staging: Buffer,
+    arrived: Option<Arrived>,
+    bytes_read: u64,
+}
+
+/// A job under way.
+struct Pending {
+    table: usize,
+    /// Ascending.
+    rows: Vec<u64>,
+}
+
+pub(super) struct Ahead {
+    queue: Queue<Done>,
+    staging: Vec<Buffer>,
+    /// Bytes of records of one batch.
+    batch_bytes: usize,
+    pending: VecDeque<Pending>,
+    arrived: VecDeque<Arrived>,
+}
+
+impl Ahead {
+    /// Reads in a thread of its own, with `bytes` of memory.
+    pub(super) fn new(bytes: usize) -> Result<Self> {
+        let staging = (bytes / 4 / BATCHES / 4096 * 4096).max(4096);
+        let batch_bytes = (bytes - staging * BATCHES) / BATCHES;
+        let staging = (0..BATCHES).map(|_| Buffer::new(staging)).collect::<Result<_>>()?;
+        let (pending, arrived) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { queue: Queue::new(1)?, staging, batch_bytes, pending, arrived })
+    }
+
+    /// How many records of that size can be read ahead now.
+    pub(super) fn room(&mut self, record_bytes: usize) -> usize {
+        if self.pending.len() >= BATCHES { 0 } else { self.batch_bytes / record_bytes }
+    }
+
+    /// Whether a row is on its way.
+    pub(super) fn is_pending(&self, table: usize, row: u64) -> bool {
+        let has = |pending: &Pending| pending.table == table && pending.rows.binary_search(&row).is_ok();
+        self.pending.iter().any(has)
+    }
+
+    /// Begins to read; there is room. Failures are left to the read that is made when the row is asked for.
+    pub(super) fn begin(&mut self, wanted: Wanted) -> Result<()> {
+        let Some(mut staging) = self.staging.pop() else { return Ok(()) };
+        let records = Buffer::new(wanted.rows.len() * wanted.record_bytes)?;
+        self.pending
+            .push_back(Pending { table: wanted.table, rows: wanted.rows.iter().map(|r| r.0).collect() });
+        self.queue.submit(move || {
+            let read = read(wanted, &mut staging, records);
+            let (arrived, bytes_read) = read.map_or((None, 0), |(arrived, bytes)| (Some(arrived), bytes));
+            Done { staging, arrived, bytes_read }
+        });
+        Ok(())
+    }
+
+    /// Waits until none of some rows, ascending, is on its way. Returns the bytes that were read.
+    pub(super) fn wait_for(&mut self, table: usize, rows: &[u64]) -> u64 {
+        let is_needed = |pending: &Pending| {
+            pending.table == table && rows.iter().any(|row| pending.rows.binary_search(row).is_ok())
+        };
+        // Jobs end in the order in which they began.
+        let needed = self.pending.iter().rposition(is_needed).map_or(0, |last| last + 1);
+        (0..needed).map(|_| self.take_in()).sum()
+    }
+
+    fn take_in(&mut self) -> u64 {
+        let Some(Done { staging, arrived, bytes_read }) = self.queue.recv() else { return 0 };
+        self.pending.pop_front();
+        self.staging.push(staging);
+        if self.arrived.len() >= BATCHES {
+            self.arrived.pop_front();
+        }
+        self.arrived.extend(arrived);
+        bytes_read
+    }
+
+    /// A record that has arrived, if it stands where it stood.
+    pub(super) fn record(&self, table: usize, row: u64, standing: Standing) -> Option<&[u8]> {
+        let found = |arrived: &'_ Arrived| {
+            let &(stood, at) = arrived.rows.get(&row).filter(|_| arrived.table == table)?;
+            (stood == standing).then_some(at)
+        };
+        let (arrived, at) = self.arrived.iter().rev().find_map(|arrived| Some((arrived, found(arrived)?)))?;
+        arrived.records.get(at * arrived.record_bytes..(at + 1) * arrived.record_bytes)
+    }
+
+    /// Forgets everything that is on its way or has arrived.
+    pub(super) fn clear(&mut self) {
+        while !self.pending.is_empty() {
+            self.take_in();
+        }
+        self.arrived.clear();
+    }
+}
+
+fn read(wanted: Wanted, staging: &mut Buffer, mut records: Buffer) -> Result<(Arrived, u64)> {
+    let Wanted { table, tensor, uuid, page_bytes, record_bytes, rows, mut in_log, in_pages, log } = wanted;
+    let mut take = |number: u32, bytes: &[u8]| {
+        let start = to_usize(number.into()) * record_bytes;
+        if let (Some(place), Some(bytes)) =
+            (records.get_mut(start..start + record_bytes), bytes.get(..record_bytes))
+        {
+            place.copy_from_slice(bytes);
+        }
+    };
+    let mut bytes_read = 0;
+    for (file, wants) in &in_pages {
+        bytes_read += from_pages(file, uuid, page_bytes, wants, staging, &mut take)?;
+    }
+    bytes_read += from_log(&log, tensor, record_bytes, &mut in_log, staging, &mut take)?;
+    let rows =
+        rows.into_iter().enumerate().map(|(number, (row, standing))| (row, (standing, number))).collect();
+    debug_assert!(to_u64(records.len()).is_multiple_of(to_u64(record_bytes)));
+    Ok((Arrived { table, rows, record_bytes, records }, bytes_read))
+}

@@ -1,0 +1,133 @@
+//! The least that a step on rows could take: its reads alone, or its traffic through memory alone.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use memmap2::MmapMut;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rayon::prelude::*;
+
+use super::super::raw_copy::open_direct;
+use crate::failure::Failure;
+
+/// Reads at once.
+pub(super) const READS: usize = 32;
+
+/// Random reads of pages of a store's files.
+pub(super) struct Pages {
+    files: Vec<(File, u64)>,
+    page_bytes: u64,
+    rng: StdRng,
+}
+
+impl Pages {
+    /// The files that hold records, in both homes.
+    pub(super) fn new(store: &Path, page_bytes: u64) -> Result<Self, Failure> {
+        let failed =
+            |source| Failure::Transfer { what: format!("read files of {}", store.display()), source };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(store).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let is_record =
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("record."));
+            if is_record {
+                let (file, _) = open_direct(&path)?;
+                let len = file.metadata().map_err(failed)?.len();
+                files.push((file, len));
+            }
+        }
+        Ok(Self { files, page_bytes, rng: StdRng::seed_from_u64(1) })
+    }
+
+    /// Reads so many pages at random places, and returns the seconds.
+    pub(super) fn read(&mut self, count: u64) -> Result<f64, Failure> {
+        let places: Vec<_> = (0..count)
+            .filter_map(|_| {
+                let at = self.rng.random_range(0..self.files.len().max(1));
+                let pages = self.files.get(at)?.1 / self.page_bytes;
+                Some((at, self.rng.random_range(0..pages.max(1)) * self.page_bytes))
+            })
+            .collect();
+        let next = AtomicUsize::new(0);
+        let start = Instant::now();
+        let work = || -> io::Result<()> {
+            let mut page = MmapMut::map_anon(usize::try_from(self.page_bytes).unwrap_or(4096))?;
+            while let Some(&(file, offset)) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Some((file, _)) = self.files.get(file) {
+                    file.read_exact_at(&mut page, offset)?;
+                }
+            }
+            Ok(())
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..READS.min(places.len())).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Ok(()))).collect()
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        let failed = |source| Failure::Transfer { what: "read pages at random".to_owned(), source };
+        results.into_iter().try_for_each(|result| result.map_err(failed))?;
+        Ok(seconds)
+    }
+}
+
+/// Traffic of a step through memory: what is gathered, the gradients, and every plane of the rows updated.
+pub(super) struct Memory {
+    /// Records, as many as a table has or 4 GiB of them, whichever is less.
+    records: Vec<f32>,
+    record_len: usize,
+    dim: usize,
+}
+
+impl Memory {
+    pub(super) fn new(rows: u64, record_len: usize, dim: usize) -> Self {
+        const MOST: u64 = 1 << 30;
+        let rows = rows.min(MOST / record_len as u64).max(1);
+        let records = vec![1.0; usize::try_from(rows).unwrap_or(1) * record_len];
+        Self { records, record_len, dim }
+    }
+
+    /// Gathers `ids`, then reads `gradients` and reads and writes the records of the distinct rows; returns the seconds.
+    pub(super) fn pass(&mut self, ids: &[u64], distinct: &[u64], gradients: &[f32], out: &mut [f32]) -> f64 {
+        let rows = (self.records.len() / self.record_len) as u64;
+        let (dim, record_len) = (self.dim, self.record_len);
+        let place = |id: u64| usize::try_from(id % rows).unwrap_or(0) * record_len;
+        let start = Instant::now();
+        let records = &self.records;
+        out.par_chunks_exact_mut(dim).zip(ids).with_min_len(256).for_each(|(out, &id)| {
+            out.copy_from_slice(&records[place(id)..][..dim]);
+        });
+        // Ascending and distinct, so that the records can be handed out to threads.
+        let mut numbers: Vec<_> =
+            distinct.iter().map(|&id| usize::try_from(id % rows).unwrap_or(0)).collect();
+        numbers.dedup();
+        numbers.retain({
+            let mut last = None;
+            move |&number| last.replace(number).is_none_or(|last| number > last)
+        });
+        let mut touched = Vec::with_capacity(numbers.len());
+        let (mut rest, mut position) = (self.records.as_mut_slice(), 0);
+        for number in numbers {
+            let (_, from) = rest.split_at_mut((number - position) * record_len);
+            let (record, after) = from.split_at_mut(record_len);
+            touched.push(record);
+            (rest, position) = (after, number + 1);
+        }
+        let per_record = gradients.len() / dim / touched.len().max(1) * dim;
+        touched.par_iter_mut().enumerate().with_min_len(256).for_each(|(at, record)| {
+            for gradient in gradients[at * per_record..][..per_record].chunks_exact(dim) {
+                for (x, g) in record[..dim].iter_mut().zip(gradient) {
+                    *x += *g * 1e-9;
+                }
+            }
+            for x in &mut record[dim..] {
+                *x *= 0.999;
+            }
+        });
+        start.elapsed().as_secs_f64()
+    }
+}
