@@ -118,8 +118,8 @@ fn a_random_campaign_finds_every_promise_kept() {
 #[test]
 fn a_program_killed_between_two_promised_states_of_a_generation_is_no_broken_promise() {
     for (seed, run) in [(104, 649), (110, 212), (112, 542)] {
-        let summary = keeps_its_promises(Campaign { threads: 1, first_run: run, ..Campaign::new(1, seed) });
-        assert_eq!(summary.runs, 1);
+        let summary = keeps_its_promises(Campaign { first_run: run, ..Campaign::new(1, seed) });
+        assert!(summary.schedules > 0);
     }
 }
 
