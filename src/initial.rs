@@ -192,21 +192,23 @@ mod tests {
 
     #[test]
     fn normal_and_uniform_values_have_their_mean_and_deviation() {
-        let n = 1 << 18;
-        let mut values = vec![0.0; n];
+        // The root of how many values there are: the standard error of a mean is the deviation by it.
+        let root: u16 = if cfg!(miri) { 64 } else { 512 };
+        let mut values = vec![0.0; usize::from(root) * usize::from(root)];
+        let root = f64::from(root);
         fill(Init::Normal { mean: 0.5, std: 0.02 }, tensor_key(1, "w"), 0, &mut values);
         let (mean, std) = moments(&values);
         // Six standard errors of the mean and of the deviation.
-        assert!((mean - 0.5).abs() < 6.0 * 0.02 / 512.0, "{mean}");
-        assert!((std / 0.02 - 1.0).abs() < 6.0 / (2.0_f64 * 262_144.0).sqrt(), "{std}");
+        assert!((mean - 0.5).abs() < 6.0 * 0.02 / root, "{mean}");
+        assert!((std / 0.02 - 1.0).abs() < 6.0 / (2.0_f64.sqrt() * root), "{std}");
         fill(Init::Uniform { low: -1.0, high: 3.0 }, 9, 0, &mut values);
         let (mean, std) = moments(&values);
-        assert!((mean - 1.0).abs() < 6.0 * (4.0 / 12_f64.sqrt()) / 512.0, "{mean}");
-        assert!((std / (4.0 / 12_f64.sqrt()) - 1.0).abs() < 0.01, "{std}");
+        assert!((mean - 1.0).abs() < 6.0 * (4.0 / 12_f64.sqrt()) / root, "{mean}");
+        assert!((std / (4.0 / 12_f64.sqrt()) - 1.0).abs() < 5.12 / root, "{std}");
         assert!(values.iter().all(|v| (-1.0..=3.0).contains(v)));
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a count of 2^18 is exact")]
+    #[expect(clippy::cast_precision_loss, reason = "a count of at most 2^18 is exact")]
     fn moments(values: &[f32]) -> (f64, f64) {
         let n = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;

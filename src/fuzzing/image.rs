@@ -95,7 +95,9 @@ pub(crate) fn one_step(store: &mut ParamStore) -> Result<()> {
     let now = store.step();
     let mut step = store.begin_step()?;
     for (name, elements) in tensors {
-        let value = |i: u64| f32::from(u8::try_from((i * 31 + now * 7) % 251).unwrap_or(0)) / 125.0 - 1.0;
+        // The step may be any that a superblock can hold.
+        let number = |i: u64| (i * 31).wrapping_add(now.wrapping_mul(7)) % 251;
+        let value = |i: u64| f32::from(u8::try_from(number(i)).unwrap_or(0)) / 125.0 - 1.0;
         step.apply(&name, &(0..elements).map(value).collect::<Vec<_>>())?;
     }
     step.finish().map(|_| ())

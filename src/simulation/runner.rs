@@ -282,6 +282,8 @@ impl<'p> Runner<'p> {
         for snapshot in promised.filter(|snapshot| snapshot.generation == generation) {
             match compare(store, snapshot, compared) {
                 Ok(()) => return Ok(Arc::clone(snapshot)),
+                // A read that fails says nothing about what is there.
+                Err(failed @ Trouble::Store(_)) => return Err(failed),
                 Err(other) => trouble = other,
             }
         }

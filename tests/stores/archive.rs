@@ -1,6 +1,6 @@
 //! A directory in one file, without most of its zeros: for each file of it a line `file NAME BYTES`, for each of its pages
 //! of 4,096 bytes that is not zero a line `page NUMBER BYTES` and its bytes but for the zeros at its end, and at last a
-//! line `end`.
+//! line `end`. A directory in it has a line `directory NAME` before its files; their names begin with its name and a `/`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -10,12 +10,24 @@ use std::path::Path;
 const PAGE: usize = 4096;
 
 pub(crate) fn pack(directory: &Path, archive: &Path) {
+    let mut out = Vec::new();
+    pack_below(directory, "", &mut out);
+    out.extend_from_slice(b"end\n");
+    fs::write(archive, out).unwrap();
+}
+
+fn pack_below(directory: &Path, prefix: &str, out: &mut Vec<u8>) {
     let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    let mut out = Vec::new();
     for path in paths {
+        let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            writeln!(out, "directory {name}").unwrap();
+            pack_below(&path, &format!("{name}/"), out);
+            continue;
+        }
         let bytes = fs::read(&path).unwrap();
-        writeln!(out, "file {} {}", path.file_name().unwrap().to_str().unwrap(), bytes.len()).unwrap();
+        writeln!(out, "file {name} {}", bytes.len()).unwrap();
         for (number, page) in bytes.chunks(PAGE).enumerate() {
             if let Some(last) = page.iter().rposition(|&byte| byte != 0) {
                 writeln!(out, "page {number} {}", last + 1).unwrap();
@@ -23,12 +35,11 @@ pub(crate) fn pack(directory: &Path, archive: &Path) {
             }
         }
     }
-    out.extend_from_slice(b"end\n");
-    fs::write(archive, out).unwrap();
 }
 
 pub(crate) fn unpack(archive: &Path, directory: &Path) {
-    fs::DirBuilder::new().mode(0o700).create(directory).unwrap();
+    let make_directory = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path).unwrap();
+    make_directory(directory);
     let bytes = fs::read(archive).unwrap_or_else(|error| panic!("{}: {error}", archive.display()));
     let mut rest = bytes.as_slice();
     let mut file = None;
@@ -38,6 +49,7 @@ pub(crate) fn unpack(archive: &Path, directory: &Path) {
         rest = &rest[end + 1..];
         let words: Vec<_> = line.split(' ').collect();
         match words[..] {
+            ["directory", name] => make_directory(&directory.join(name)),
             ["file", name, len] => {
                 let path = directory.join(name);
                 let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).unwrap();

@@ -9,7 +9,7 @@ use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Result, Schem
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 9] = [
+pub(crate) const STORES: [(&str, Make); 10] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -21,6 +21,7 @@ pub(crate) const STORES: [(&str, Make); 9] = [
     ("lost_step", lost_step),
     ("cut_commit", cut_commit),
     ("torn_superblock", torn_superblock),
+    ("kept", kept),
 ];
 
 fn options() -> Options {
@@ -138,6 +139,14 @@ fn torn_superblock(path: &Path) -> Result<()> {
     torn[512..4096].copy_from_slice(&before[512..4096]);
     put_slots(path, &torn);
     Ok(())
+}
+
+/// A checkpoint kept after two commits, whose planes stand in both homes, and training beyond it.
+fn kept(path: &Path) -> Result<()> {
+    let mut store = create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?;
+    train(&mut store, 2)?;
+    store.keep("best")?;
+    train(&mut store, 2)
 }
 
 fn slots(path: &Path) -> Vec<u8> {
