@@ -13,6 +13,8 @@ use crate::units::{to_u64, to_usize};
 
 /// Batches that are read ahead, or have been and wait, at once.
 const BATCHES: usize = 2;
+/// Memory for the reads of one batch that are under way.
+const STAGING_BYTES: usize = 1 << 20;
 
 /// Where a record stood when it was read; what stands there does not change, and a record that changes goes elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,7 @@ pub(super) struct Ahead {
 impl Ahead {
     /// Reads in a thread of its own, with `bytes` of memory.
     pub(super) fn new(bytes: usize) -> Result<Self> {
-        let staging = (bytes / 4 / BATCHES / 4096 * 4096).max(4096);
+        let staging = STAGING_BYTES.min(bytes / 4 / BATCHES) / 4096 * 4096;
         let batch_bytes = (bytes - staging * BATCHES) / BATCHES;
         let staging = (0..BATCHES).map(|_| Buffer::new(staging)).collect::<Result<_>>()?;
         let (pending, arrived) = (VecDeque::new(), VecDeque::new());
@@ -88,8 +90,9 @@ impl Ahead {
         self.pending.iter().any(has)
     }
 
-    /// Begins to read; there is room. Failures are left to the read that is made when the row is asked for.
-    pub(super) fn begin(&mut self, wanted: Wanted) -> Result<()> {
+    /// Begins to read; there is room. `missing` are all rows of the batch, ascending, that were not in memory, also those
+    /// for which there was no room, so that no other batch waits for them. Failures are left to the read that is made when the row is asked for.
+    pub(super) fn begin(&mut self, wanted: Wanted, missing: Vec<u64>) -> Result<()> {
         let Some(mut staging) = self.staging.pop() else { return Ok(()) };
         let records = Buffer::new(wanted.rows.len() * wanted.record_bytes)?;
         self.pending

@@ -49,29 +49,28 @@ pub(super) fn from_pages(
     staging: &mut Buffer,
     mut take: impl FnMut(u32, &[u8]),
 ) -> Result<u64> {
-    let mut read = 0;
     let pages: Vec<_> = wants.chunk_by(|a, b| a.offset == b.offset).collect();
-    for round in pages.chunks((staging.len() / page_bytes).max(1)) {
-        let mut parts = staging.chunks_exact_mut(page_bytes);
-        let mut pieces: Vec<(u64, &mut [u8])> =
-            round.iter().filter_map(|wants| Some((wants.first()?.offset, parts.next()?))).collect();
-        file.read_scattered(&mut pieces)?;
-        for (wants, (offset, page)) in round.iter().zip(&pieces) {
-            let Some(first) = wants.first() else { continue };
-            let computed = page_crc(uuid, first.slot, first.generation, first.number, page);
-            if computed != stored_page_crc(page) {
-                let what = format!("page {} of a block of rows", first.number);
-                let (got, expected) =
-                    (format!("checksum {computed:08x}"), format!("{:08x}", stored_page_crc(page)));
-                return Err(Error::damaged(file.path(), what, (*offset, to_u64(page_bytes)), got, expected));
-            }
-            for want in *wants {
+    let offset = |wants: &&[InPage]| wants.first().map_or(0, |want| want.offset);
+    let pieces: Vec<_> = pages.iter().map(|wants| (offset(wants), page_bytes)).collect();
+    let mut damage = None;
+    file.read_each(&pieces, staging, &mut |number, page| {
+        let wants = pages.get(number).copied().unwrap_or_default();
+        let Some(first) = wants.first() else { return };
+        let computed = page_crc(uuid, first.slot, first.generation, first.number, page);
+        if computed == stored_page_crc(page) {
+            for want in wants {
                 take(want.tag, page.get(want.within..).unwrap_or_default());
             }
+        } else {
+            damage.get_or_insert((*first, computed, stored_page_crc(page)));
         }
-        read += to_u64(round.len() * page_bytes);
+    })?;
+    if let Some((first, computed, stored)) = damage {
+        let what = format!("page {} of a block of rows", first.number);
+        let (got, expected) = (format!("checksum {computed:08x}"), format!("{stored:08x}"));
+        return Err(Error::damaged(file.path(), what, (first.offset, to_u64(page_bytes)), got, expected));
     }
-    Ok(read)
+    Ok(to_u64(pages.len() * page_bytes))
 }
 
 /// Reads and checks records of a tensor from the log, and gives each to `take`. Sorts the wants by place. Returns the bytes
@@ -85,71 +84,52 @@ pub(super) fn from_log(
     mut take: impl FnMut(u32, &[u8]),
 ) -> Result<u64> {
     wants.sort_unstable();
-    let mut left: &[InLog] = wants;
-    let mut read = 0;
-    while !left.is_empty() {
-        let runs = runs(left, record_bytes, to_u64(staging.len()));
-        let mut rest: &mut [u8] = staging;
-        let mut pieces = Vec::with_capacity(runs.len());
-        for run in &runs {
-            let (piece, after) = rest.split_at_mut(to_usize(run.end - run.start));
-            pieces.push((run.start, piece));
-            rest = after;
-        }
-        log.file.read_scattered(&mut pieces)?;
-        for (run, (_, piece)) in runs.iter().zip(&pieces) {
-            let (now, later) = left.split_at(run.wants);
-            left = later;
-            for want in now {
-                let start = to_usize(offset_of(want.at) - run.start);
-                let place = piece.get(start..start + RECORD_PREFIX_BYTES + record_bytes).unwrap_or_default();
-                let record = record_at(place, log.uuid, tensor, want.row, log.position_of(want.at));
-                let record = record.map_err(|e| {
-                    let range = (offset_of(want.at), to_u64(place.len()));
-                    let what = format!("row {} in the log of rows", want.row);
-                    Error::damaged(log.file.path(), what, range, e.got, e.expected)
-                })?;
-                take(want.tag, record);
+    // Several pieces are under way at once.
+    let longest = to_u64(staging.len() / 8).max(PAGE_BYTES);
+    let runs = runs(wants, record_bytes, longest);
+    let pieces: Vec<_> = runs.iter().map(|run| (run.start, to_usize(run.end - run.start))).collect();
+    let mut damage = None;
+    log.file.read_each(&pieces, staging, &mut |number, piece| {
+        let Some(run) = runs.get(number) else { return };
+        for want in wants.get(run.wants.clone()).unwrap_or_default() {
+            let start = to_usize(offset_of(want.at) - run.start);
+            let place = piece.get(start..start + RECORD_PREFIX_BYTES + record_bytes).unwrap_or_default();
+            match record_at(place, log.uuid, tensor, want.row, log.position_of(want.at)) {
+                Ok(record) => take(want.tag, record),
+                Err(error) => {
+                    damage.get_or_insert((*want, error));
+                }
             }
-            read += run.end - run.start;
         }
-        if runs.is_empty() {
-            return Err(Error::invalid("memory for reads of rows", staging.len(), "room for a record"));
-        }
+    })?;
+    if let Some((want, error)) = damage {
+        let range = (offset_of(want.at), to_u64(RECORD_PREFIX_BYTES + record_bytes));
+        let what = format!("row {} in the log of rows", want.row);
+        return Err(Error::damaged(log.file.path(), what, range, error.got, error.expected));
     }
-    Ok(read)
+    Ok(runs.iter().map(|run| run.end - run.start).sum())
 }
 
 /// Bytes of the log that are read in one piece.
 struct LogRun {
     start: u64,
     end: u64,
-    wants: usize,
+    wants: std::ops::Range<usize>,
 }
 
-/// The first runs that the wants, ascending, make up, as many as fit.
-fn runs(wants: &[InLog], record_bytes: usize, room: u64) -> Vec<LogRun> {
+/// The runs that the wants, ascending, make up, none longer than `longest` unless a record is.
+fn runs(wants: &[InLog], record_bytes: usize, longest: u64) -> Vec<LogRun> {
     let mut runs: Vec<LogRun> = Vec::new();
-    let mut used = 0;
-    for want in wants {
+    for (number, want) in wants.iter().enumerate() {
         let start = offset_of(want.at) / PAGE_BYTES * PAGE_BYTES;
         let end =
             (offset_of(want.at) + to_u64(RECORD_PREFIX_BYTES + record_bytes)).next_multiple_of(PAGE_BYTES);
-        let joins = runs.last().is_some_and(|run| start <= run.end + GAP_BYTES);
-        let more = match runs.last() {
-            Some(run) if joins => end.saturating_sub(run.end),
-            _ => end - start,
-        };
-        if used + more > room {
-            break;
-        }
-        used += more;
         match runs.last_mut() {
-            Some(run) if joins => {
+            Some(run) if start <= run.end + GAP_BYTES && end - run.start <= longest => {
                 run.end = run.end.max(end);
-                run.wants += 1;
+                run.wants.end = number + 1;
             }
-            _ => runs.push(LogRun { start, end, wants: 1 }),
+            _ => runs.push(LogRun { start, end, wants: number..number + 1 }),
         }
     }
     runs
@@ -164,11 +144,11 @@ mod tests {
     fn neighbours_in_the_log_are_read_together_as_far_as_memory_goes() {
         let want = |offset: u64| InLog { at: place_of(offset), row: 0, tag: 0 };
         let wants = [want(8), want(4000), want(30_000), want(900_000)];
-        let found: Vec<_> = runs(&wants, 776, 1 << 20).iter().map(|r| (r.start, r.end, r.wants)).collect();
+        let found: Vec<_> =
+            runs(&wants, 776, 1 << 20).into_iter().map(|r| (r.start, r.end, r.wants)).collect();
         // The second reaches into the next page; the gap behind it is too long.
-        assert_eq!(found, [(0, 8192, 2), (28_672, 32_768, 1), (897_024, 901_120, 1)]);
-        let found: Vec<_> = runs(&wants, 776, 12_000).iter().map(|r| r.wants).collect();
-        assert_eq!(found, [2]);
-        assert!(runs(&wants, 776, 4000).is_empty());
+        assert_eq!(found, [(0, 8192, 0..2), (28_672, 32_768, 2..3), (897_024, 901_120, 3..4)]);
+        let found: Vec<_> = runs(&wants, 776, 4096).into_iter().map(|r| r.wants).collect();
+        assert_eq!(found, [0..1, 1..2, 2..3, 3..4]);
     }
 }

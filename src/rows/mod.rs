@@ -43,8 +43,8 @@ use ahead::{Ahead, Standing, Wanted};
 use fetch::{InLog, InPage, from_log, from_pages};
 use log::LogReader;
 
-/// Memory for reads under way, and as much again for records on their way into blocks.
-const STAGING_BYTES: u64 = 8 << 20;
+/// Memory for reads under way, and as much again or a block's for records on their way into blocks.
+const STAGING_BYTES: u64 = 4 << 20;
 /// Memory for rows that are read ahead.
 const AHEAD_BYTES: u64 = 64 << 20;
 /// Fewest records in memory with which it can be worked.
@@ -397,17 +397,13 @@ impl State {
         let record_bytes = of.spec.records.bytes();
         let room = ahead.room(record_bytes);
         let missing = rows.iter().copied().filter(|&row| of.cache.find(row).is_none());
-        let missing: Vec<_> = missing.filter(|&row| !ahead.is_pending(table, row)).take(room).collect();
-        if missing.is_empty() {
+        let missing: Vec<_> = missing.filter(|&row| !ahead.is_pending(table, row)).collect();
+        if missing.is_empty() || room == 0 {
             return Ok(());
         }
         let log = self.log.reader();
         let mut standings = Vec::with_capacity(missing.len());
-        let mut numbers = 0..;
-        let mut wanted = Vec::with_capacity(missing.len());
-        for row in missing {
-            wanted.push((row, numbers.next().unwrap_or(u32::MAX)));
-        }
+        let wanted: Vec<_> = missing.iter().copied().take(room).zip(0_u32..).collect();
         let found = of.find(pager, &log, wanted.iter().copied(), |row, standing| {
             standings.push((row, standing));
             None
@@ -429,7 +425,7 @@ impl State {
         let Found { mut in_log, mut in_pages, .. } = found;
         in_log.iter_mut().for_each(|want| renumber(&mut want.tag));
         in_pages.iter_mut().flat_map(|(_, wants)| wants).for_each(|want| renumber(&mut want.tag));
-        ahead.begin(Wanted {
+        let wanted = Wanted {
             table,
             tensor: of.tensor,
             uuid: log.uuid,
@@ -439,7 +435,8 @@ impl State {
             in_log,
             in_pages,
             log,
-        })
+        };
+        ahead.begin(wanted, missing)
     }
 }
 
@@ -553,13 +550,14 @@ impl Shares {
     fn of(specs: &[RowTable], ring: u64, budget: u64) -> Result<Self> {
         let block = |spec: &RowTable| spec.rows_per_block() * spec.records.bytes();
         let largest_page = specs.iter().map(RowTable::page_bytes).max().unwrap_or(0);
-        let least_staging = to_u64(largest_page.max(16 << 10));
+        // A record in the log reaches into a page more than it needs at either end.
+        let least_staging = to_u64(2 * largest_page + (16 << 10));
         let staging =
             (budget / 16).clamp(least_staging, STAGING_BYTES.max(least_staging)).next_multiple_of(4096);
         let arena = specs.iter().map(block).max().map_or(0, to_u64).max(staging);
         let index = budget / 8;
         // Not worth a thread where it would be a few rows.
-        let ahead = if budget < 16 << 20 { 0 } else { (budget / 16).min(AHEAD_BYTES) };
+        let ahead = if budget < 16 << 20 { 0 } else { (budget / 12).min(AHEAD_BYTES) };
         let slot = |spec: &RowTable| to_u64(spec.records.bytes() + cache::SLOT_BYTES);
         let fixed = staging + arena + index + ahead + to_u64(Log::memory_bytes(ring));
         let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();

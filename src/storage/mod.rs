@@ -178,10 +178,21 @@ pub(crate) trait Segment: Send + Sync {
     /// [`is_direct`](Self::is_direct) says.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
-    /// Reads many small pieces, several at a time where the system can; each as [`read_at`](Self::read_at) does. Fails
-    /// with the first error that it meets, and the buffers then hold anything.
-    fn read_scattered(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
-        pieces.iter_mut().try_for_each(|(offset, buffer)| self.read_at(buffer, *offset))
+    /// Reads many small pieces, offset and length, several at a time where the system can, each as
+    /// [`read_at`](Self::read_at) does; `memory` begins at an aligned address and holds the longest piece at least. Shows
+    /// each piece, by its number and in any order, to `take`. Fails with the first error that it meets.
+    fn read_each(
+        &self,
+        pieces: &[(u64, usize)],
+        memory: &mut [u8],
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<()> {
+        for (number, &(offset, len)) in pieces.iter().enumerate() {
+            let piece = memory.get_mut(..len).unwrap_or_default();
+            self.read_at(piece, offset)?;
+            take(number, piece);
+        }
+        Ok(())
     }
 
     /// Writes all of `buffer` inside the file's length, with the alignment that `read_at` asks for.

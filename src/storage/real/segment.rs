@@ -116,9 +116,20 @@ impl Segment for RealSegment {
         .map_err(|source| Error::io_at("read", &self.path, range, source))
     }
 
-    fn read_scattered(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
-        pieces.iter().try_for_each(|(offset, buffer)| self.check("read", buffer, *offset))?;
-        scattered::read(&self.file, pieces, |buffer, offset| self.read_at(buffer, offset))
+    fn read_each(
+        &self,
+        pieces: &[(u64, usize)],
+        memory: &mut [u8],
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<()> {
+        for &(offset, len) in pieces {
+            let Some(piece) = memory.get(..len) else {
+                let got = format!("{} bytes", memory.len());
+                return Err(Error::invalid("memory for reads", got, format!("at least {len} bytes")));
+            };
+            self.check("read", piece, offset)?;
+        }
+        scattered::read(&self.file, pieces, memory, take, |buffer, offset| self.read_at(buffer, offset))
     }
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()> {
