@@ -21,7 +21,7 @@ use crate::words::skip_gram::{self, SkipGram};
 use crate::words::text::Text;
 use crate::words::vocab::Corpus;
 
-const DEFAULT_MEMORY: u64 = 256 << 20;
+const DEFAULT_MEMORY: u64 = 512 << 20;
 const DEFAULT_SEED: u64 = 42;
 /// Of the order in which triples are held out.
 const SPLIT_SEED: u64 = 0;
@@ -112,12 +112,12 @@ struct Defaults {
 impl Common {
     fn settings(&self, task: &'static str, defaults: &Defaults) -> Vec<Setting> {
         vec![
-            Setting::new("task", Some(&task), task),
-            Setting::new("optimizer", self.optimizer.as_ref(), defaults.optimizer),
-            Setting::new("lr", self.lr.as_ref(), defaults.lr),
-            Setting::new("seed", self.seed.as_ref(), DEFAULT_SEED),
-            Setting::new("dim", self.dim.as_ref(), defaults.dim),
-            Setting::new("batch", self.batch.as_ref(), defaults.batch),
+            Setting::new("task", Some(&task), &task),
+            Setting::new("optimizer", self.optimizer.as_ref(), &defaults.optimizer),
+            Setting::new("lr", self.lr.as_ref(), &defaults.lr),
+            Setting::new("seed", self.seed.as_ref(), &DEFAULT_SEED),
+            Setting::new("dim", self.dim.as_ref(), &defaults.dim),
+            Setting::new("batch", self.batch.as_ref(), &defaults.batch),
         ]
     }
 
@@ -165,9 +165,9 @@ struct TextArgs {
 impl TextArgs {
     fn settings(&self, window: usize) -> Vec<Setting> {
         vec![
-            Setting::new("vocab", self.vocab.as_ref(), DEFAULT_VOCAB),
-            Setting::new("min-count", self.min_count.as_ref(), DEFAULT_MIN_COUNT),
-            Setting::new("window", self.window.as_ref(), window),
+            Setting::new("vocab", self.vocab.as_ref(), &DEFAULT_VOCAB),
+            Setting::new("min-count", self.min_count.as_ref(), &DEFAULT_MIN_COUNT),
+            Setting::new("window", self.window.as_ref(), &window),
         ]
     }
 
@@ -187,7 +187,7 @@ struct SkipGramArgs {
     #[command(flatten)]
     text: TextArgs,
 
-    /// Rows for character n-grams, e.g. 2M; 0 for none [default: 200k]
+    /// Rows for character n-grams, e.g. 2M; 0 for none [default: 100k]
     #[arg(long, value_name = "N", value_parser = count)]
     buckets: Option<u64>,
 
@@ -234,7 +234,7 @@ struct GraphArgs {
     #[arg(long, value_name = "NAME")]
     model: Option<Kind>,
 
-    /// Entities drawn at random for each batch [default: 4096]
+    /// Entities drawn at random for each batch [default: 1024]
     #[arg(long, value_name = "N", value_parser = size(1, 1 << 20))]
     negatives: Option<usize>,
 
@@ -287,11 +287,11 @@ impl SkipGramArgs {
         let store = self.common.store("skip-gram");
         let mut asked = self.common.settings("skip-gram", &Self::DEFAULTS);
         asked.extend(self.text.settings(5));
-        asked.push(Setting::new("buckets", self.buckets.as_ref(), 200_000));
+        asked.push(Setting::new("buckets", self.buckets.as_ref(), &100_000));
         // What was asked for; the buckets follow from it and the vocabulary.
-        asked.push(Setting::new("params", self.params.as_ref(), 0));
-        asked.push(Setting::new("negatives", self.negatives.as_ref(), 5));
-        asked.push(Setting::new("subsample", self.subsample.as_ref(), 1e-4));
+        asked.push(Setting::new("params", self.params.as_ref(), &0));
+        asked.push(Setting::new("negatives", self.negatives.as_ref(), &5));
+        asked.push(Setting::new("subsample", self.subsample.as_ref(), &1e-4));
         let found = Found::look(&store, &asked)?;
         let (id, corpus) = self.text.corpus(&found)?;
         let get = &found.settings;
@@ -334,7 +334,7 @@ impl GloveArgs {
         let store = self.common.store("glove");
         let mut asked = self.common.settings("glove", &Self::DEFAULTS);
         asked.extend(self.text.settings(10));
-        asked.push(Setting::new("pairs", self.pairs.as_ref(), 16_000_000));
+        asked.push(Setting::new("pairs", self.pairs.as_ref(), &16_000_000));
         let found = Found::look(&store, &asked)?;
         let (id, corpus) = self.text.corpus(&found)?;
         let get = &found.settings;
@@ -352,12 +352,8 @@ impl GloveArgs {
 }
 
 impl GraphArgs {
-    fn defaults(kind: Kind) -> Defaults {
-        let (lr, epochs) = match kind {
-            Kind::Complex | Kind::Distmult => (0.1, 40.0),
-            Kind::Transe => (0.1, 40.0),
-        };
-        Defaults { optimizer: "adagrad", lr, dim: 200, batch: 512, epochs, initial: 0.0 }
+    fn defaults() -> Defaults {
+        Defaults { optimizer: "adagrad", lr: 0.1, dim: 128, batch: 512, epochs: 20.0, initial: 0.0 }
     }
 
     fn default_n3(kind: Kind) -> f64 {
@@ -381,17 +377,17 @@ impl GraphArgs {
     fn run(&self, stop: &AtomicBool) -> Result<Summary> {
         let store = self.common.store("knowledge-graph");
         let kind = self.model.unwrap_or(Kind::Complex);
-        let defaults = Self::defaults(kind);
+        let defaults = Self::defaults();
         let mut asked = self.common.settings("knowledge-graph", &defaults);
         let leaks =
             if self.keep_inverse { Some("inverse") } else { self.keep_symmetric.then_some("symmetric") };
         asked.extend([
-            Setting::new("model", self.model.as_ref(), kind),
-            Setting::new("negatives", self.negatives.as_ref(), 4096),
-            Setting::new("n3", self.n3.as_ref(), Self::default_n3(kind)),
-            Setting::new("min-degree", self.min_degree.as_ref(), 5),
-            Setting::new("held-out", self.held_out.as_ref(), 3000),
-            Setting::new("keep", leaks.as_ref(), "nothing"),
+            Setting::new("model", self.model.as_ref(), &kind),
+            Setting::new("negatives", self.negatives.as_ref(), &1024),
+            Setting::new("n3", self.n3.as_ref(), &Self::default_n3(kind)),
+            Setting::new("min-degree", self.min_degree.as_ref(), &5),
+            Setting::new("held-out", self.held_out.as_ref(), &3000),
+            Setting::new("keep", leaks.as_ref(), &"nothing"),
         ]);
         let found = Found::look(&store, &asked)?;
         let get = &found.settings;

@@ -64,9 +64,9 @@ mod tests {
 
     #[test]
     fn the_dot_product_counts_every_element_once() {
-        for len in [0, 1, 7, 8, 9, 100] {
+        for len in [0u8, 1, 7, 8, 9, 100] {
             let a: Vec<f32> = (0..len).map(|i| f32::from(i) - 3.0).collect();
-            let b: Vec<f32> = (0..len).map(|i| f32::from(2 * i)).collect();
+            let b: Vec<f32> = (0..len).map(|i| f32::from(i) * 2.0).collect();
             let expected: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
             assert!((dot(&a, &b) - expected).abs() < 1e-3, "{len}");
         }

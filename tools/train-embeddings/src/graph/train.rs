@@ -265,10 +265,14 @@ fn softmax(scores: &mut [f32], truth: f32, shift: f32, same: impl Fn(usize) -> b
         *score = if same(drawn) { f32::MIN } else { *score + shift };
     }
     let most = scores.iter().copied().fold(truth, f32::max);
-    scores.iter_mut().for_each(|score| *score = exp(*score - most));
+    for score in scores.iter_mut() {
+        *score = exp(*score - most);
+    }
     let own = exp(truth - most);
     let total = own + sum(scores);
-    scores.iter_mut().for_each(|score| *score /= total);
+    for score in scores.iter_mut() {
+        *score /= total;
+    }
     (total.ln() + most - truth, own / total - 1.0)
 }
 

@@ -169,15 +169,12 @@ impl<'a, M: Model> Run<'a, M> {
         let per_epoch = model.steps_per_epoch();
         let steps = |epochs: f64| crate::num::whole((epochs * crate::num::float(per_epoch)).ceil()).max(1);
         let asked = orders.steps.or(orders.epochs.map(steps));
-        let mut record = record.map_or_else(
-            || Record {
-                step: 0,
-                total: asked.unwrap_or_else(|| steps(orders.default_epochs)),
-                data,
-                settings,
-            },
-            |record| record,
-        );
+        let mut record = record.unwrap_or_else(|| Record {
+            step: 0,
+            total: asked.unwrap_or_else(|| steps(orders.default_epochs)),
+            data,
+            settings,
+        });
         record.check_data(data, &store.display().to_string())?;
         let total = asked.unwrap_or(record.total);
         record.total = record.total.max(total);

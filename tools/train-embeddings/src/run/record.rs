@@ -55,7 +55,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// A setting from an option.
-    pub(crate) fn new<T: ToString>(name: &'static str, given: Option<&T>, default: impl ToString) -> Self {
+    pub(crate) fn new<T: ToString>(name: &'static str, given: Option<&T>, default: &impl ToString) -> Self {
         Self { name, given: given.map(ToString::to_string), default: default.to_string() }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     fn asked() -> Vec<Setting> {
-        vec![Setting::new("dim", Some(&64), 100), Setting::new("lr", None::<&f64>, 0.05)]
+        vec![Setting::new("dim", Some(&64), &100), Setting::new("lr", None::<&f64>, &0.05)]
     }
 
     fn record() -> Record {
@@ -221,8 +221,8 @@ mod tests {
     fn an_option_that_contradicts_the_run_is_named_and_one_left_out_is_not() {
         let settings = record().settings;
         settings.check(&asked(), "here").unwrap();
-        settings.check(&[Setting::new("dim", None::<&u32>, 5)], "here").unwrap();
-        let error = settings.check(&[Setting::new("dim", Some(&5), 5)], "here").unwrap_err().to_string();
+        settings.check(&[Setting::new("dim", None::<&u32>, &5)], "here").unwrap();
+        let error = settings.check(&[Setting::new("dim", Some(&5), &5)], "here").unwrap_err().to_string();
         assert!(error.contains("--dim 64") && error.contains("asks for 5"), "{error}");
         assert!(record().check_data(DataId::of(b"other"), "here").is_err());
     }

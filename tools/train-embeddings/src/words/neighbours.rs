@@ -61,7 +61,9 @@ fn normalise(rows: &mut [f32], width: usize) {
     for row in rows.chunks_mut(width) {
         let norm = dot(row, row).sqrt();
         if norm > 0.0 {
-            row.iter_mut().for_each(|x| *x /= norm);
+            for x in row {
+                *x /= norm;
+            }
         }
     }
 }

@@ -202,7 +202,9 @@ impl SkipGram {
 fn mean<'a>(out: &mut [f32], rows: impl ExactSizeIterator<Item = &'a [f32]>) {
     let share = 1.0 / single_of(rows.len());
     rows.for_each(|row| add_scaled(out, 1.0, row));
-    out.iter_mut().for_each(|x| *x *= share);
+    for x in out {
+        *x *= share;
+    }
 }
 
 /// Loss of one example, its coefficients (the derivative of the loss by each scalar product), and what they add to the
