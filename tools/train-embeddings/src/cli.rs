@@ -281,7 +281,7 @@ impl Args {
 
 impl SkipGramArgs {
     const DEFAULTS: Defaults =
-        Defaults { optimizer: "sparseadam", lr: 3e-3, dim: 100, batch: 8192, epochs: 20.0, initial: 0.0 };
+        Defaults { optimizer: "sparseadam", lr: 3e-3, dim: 100, batch: 4096, epochs: 10.0, initial: 0.0 };
 
     fn run(&self, stop: &AtomicBool) -> Result<Summary> {
         let store = self.common.store("skip-gram");
@@ -323,9 +323,9 @@ impl SkipGramArgs {
 impl GloveArgs {
     const DEFAULTS: Defaults = Defaults {
         optimizer: "adagrad",
-        lr: 0.05,
+        lr: 0.1,
         dim: 100,
-        batch: 16_384,
+        batch: 1024,
         epochs: 25.0,
         initial: glove::INITIAL,
     };
@@ -353,7 +353,7 @@ impl GloveArgs {
 
 impl GraphArgs {
     fn defaults() -> Defaults {
-        Defaults { optimizer: "adagrad", lr: 0.1, dim: 128, batch: 512, epochs: 20.0, initial: 0.0 }
+        Defaults { optimizer: "adagrad", lr: 0.1, dim: 128, batch: 512, epochs: 15.0, initial: 0.0 }
     }
 
     fn default_n3(kind: Kind) -> f64 {

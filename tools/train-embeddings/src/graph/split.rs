@@ -2,8 +2,8 @@
 //!
 //! Many facts stand in a graph twice: `a hypernym b` beside `b hyponym a`. If one is trained on, the other is no question. WN18
 //! is split that way; WN18RR (Dettmers et al., 2018) drops one relation of each inverse pair, but leaves relations that are
-//! their own inverse, whose triples still give away each other. Here one of each pair is dropped and the two triples of a
-//! symmetric fact are trained on or held out together, unless asked otherwise.
+//! their own inverse, whose triples still give away each other. Here one of each pair is dropped, and two triples that are each
+//! other's mirror image in one relation are trained on or held out together, unless asked otherwise.
 
 use std::collections::HashSet;
 
@@ -57,12 +57,7 @@ pub(crate) fn split(graph: Graph, leaks: Leaks, held: usize, seed: u64) -> Split
     } else {
         graph.only(|triple| !gone.contains(&(triple.relation as usize)))
     };
-    let together: HashSet<u32> = (0..)
-        .zip(&graph.relations)
-        .filter(|(_, name)| !leaks.symmetric && symmetric.contains(name))
-        .map(|(relation, _)| relation)
-        .collect();
-    let units = units(&graph, &together);
+    let units = units(&graph, !leaks.symmetric);
     let held = held.min(graph.triples.len() / LEAST_SHARE);
     let (train, valid, test) = hold_out(&graph, &units, held, seed);
     Split { graph, train, valid, test, dropped, symmetric }
@@ -90,12 +85,12 @@ fn mirrors(graph: &Graph) -> Vec<(usize, usize)> {
     found
 }
 
-/// Triples that are held out together: a fact, and its mirror image if the relation is symmetric.
-fn units(graph: &Graph, together: &HashSet<u32>) -> Vec<Vec<Triple>> {
+/// Triples that are held out together: a fact, and its mirror image in the same relation if that stands in the graph too.
+fn units(graph: &Graph, together: bool) -> Vec<Vec<Triple>> {
     let all: HashSet<Triple> = graph.triples.iter().copied().collect();
     let unit = |&triple: &Triple| {
         let mirrored = triple.mirrored();
-        if !together.contains(&triple.relation) || mirrored == triple || !all.contains(&mirrored) {
+        if !together || mirrored == triple || !all.contains(&mirrored) {
             return Some(vec![triple]);
         }
         (triple < mirrored).then(|| vec![triple, mirrored])

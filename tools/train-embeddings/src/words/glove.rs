@@ -19,7 +19,7 @@ use super::sampler::noise;
 use super::vocab::Corpus;
 use crate::math::{add_scaled, dot};
 use crate::named::Named;
-use crate::num::{index, single_of};
+use crate::num::{float, index, single, single_of};
 use crate::random::{mix, permuted};
 use crate::run::report::grouped;
 use crate::run::{Batch, Init, Model, Outcome, Table, Tables, Verdict};
@@ -208,11 +208,15 @@ impl Model for Glove {
         let (asked, correction, width) = (probe.ask(), corrections(vocab), self.width());
         let words = tables.gather(WORD, asked.centres.ids())?;
         let contexts = tables.gather(CONTEXT, asked.candidates.ids())?;
-        // The logarithm of a pair's weight is that of the context's probability near the word, up to a constant.
+        // Biases know only of pairs that occur, and promise too much of rare words: the scalar product stands for how much
+        // likelier than by their frequencies two words are near each other, and the frequency is added instead.
+        let frequency: Vec<f32> = vocab.counts().iter().map(|&count| single(float(count).ln())).collect();
+        let dim = self.settings.dim;
         let ranks = probe.rank(|centre, place| {
-            let word = asked.centres.row(&words, width, centre);
-            predicted(word, asked.candidates.row(&contexts, width, place))
-                + correction[probe.candidate(place)]
+            let word = &asked.centres.row(&words, width, centre)[..dim];
+            let context = &asked.candidates.row(&contexts, width, place)[..dim];
+            let candidate = probe.candidate(place);
+            dot(word, context) + frequency[candidate] + correction[candidate]
         });
         let shown = neighbours::shown(vocab, &self.settings.shown);
         let found = neighbours::nearest(vocab.len(), self.settings.dim, &shown, NEIGHBOURS, |words| {

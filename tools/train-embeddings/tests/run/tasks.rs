@@ -24,19 +24,19 @@ fn words_that_stand_together_are_predicted_better_than_by_their_frequency() {
 #[test]
 fn a_graph_that_has_a_rule_is_completed_by_it() {
     let bench = Bench::new();
-    // Two symmetric relations that hold for the same pairs: one gives away the other.
-    let mut text = String::new();
-    for i in 0..400 {
+    // Two relations that hold for the same pairs: one gives away the other.
+    let fact = |i: usize| {
         let other = (i * 7 + 11) % 400;
-        text += &format!("e{i}\tnear\te{other}\ne{i}\tbeside\te{other}\n");
-    }
+        format!("e{i}\tnear\te{other}\ne{i}\tbeside\te{other}\n")
+    };
+    let text: String = (0..400).map(fact).collect();
     std::fs::write(bench.triples(), text).unwrap();
-    for model in ["complex", "distmult", "transe"] {
+    for (model, least) in [("complex", 0.5), ("distmult", 0.5), ("transe", 0.2)] {
         let more = ["--epochs", "60", "--model", model, "--dim", "32"];
         let task = ["knowledge-graph", "--batch", "16", "--negatives", "64", "--min-degree", "1"];
         let report = bench.run(&task, &bench.path(model), &more);
         let found = score(&report, "test_mrr");
-        assert!(found > 0.3, "{model}: {found}");
+        assert!(found > least, "{model}: {found}");
         assert!(score(&report, "test_hits_10") >= score(&report, "test_hits_1"));
     }
 }
