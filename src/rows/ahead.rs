@@ -1,5 +1,6 @@
 //! Records that are read before they are asked for, in a thread of their own.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -44,6 +45,15 @@ struct Arrived {
     rows: RowMap<(Standing, usize)>,
     record_bytes: usize,
     records: Buffer,
+    /// How many have been asked for.
+    used: Cell<usize>,
+}
+
+impl Arrived {
+    /// Whether its batch has come; another one asks for a few of its rows at most.
+    fn is_used(&self) -> bool {
+        2 * self.used.get() >= self.rows.len()
+    }
 }
 
 /// A finished job: its memory, and what it read, if it read all of it.
@@ -84,15 +94,20 @@ impl Ahead {
         if self.pending.len() >= BATCHES { 0 } else { self.batch_bytes / record_bytes }
     }
 
-    /// Whether a row is on its way.
+    /// Whether a row is on its way, or has come for a batch that has not.
     pub(super) fn is_pending(&self, table: usize, row: u64) -> bool {
-        let has = |pending: &Pending| pending.table == table && pending.rows.binary_search(&row).is_ok();
-        self.pending.iter().any(has)
+        let is_coming =
+            |pending: &Pending| pending.table == table && pending.rows.binary_search(&row).is_ok();
+        let has_come = |arrived: &Arrived| {
+            arrived.table == table && !arrived.is_used() && arrived.rows.contains_key(&row)
+        };
+        self.pending.iter().any(is_coming) || self.arrived.iter().any(has_come)
     }
 
     /// Begins to read; there is room. `missing` are all rows of the batch, ascending, that were not in memory, also those
     /// for which there was no room, so that no other batch waits for them. Failures are left to the read that is made when the row is asked for.
     pub(super) fn begin(&mut self, wanted: Wanted, missing: Vec<u64>) -> Result<()> {
+        self.arrived.retain(|arrived| !arrived.is_used());
         let Some(mut staging) = self.staging.pop() else { return Ok(()) };
         let records = Buffer::new(wanted.rows.len() * wanted.record_bytes)?;
         self.pending
@@ -133,6 +148,7 @@ impl Ahead {
             (stood == standing).then_some(at)
         };
         let (arrived, at) = self.arrived.iter().rev().find_map(|arrived| Some((arrived, found(arrived)?)))?;
+        arrived.used.set(arrived.used.get() + 1);
         arrived.records.get(at * arrived.record_bytes..(at + 1) * arrived.record_bytes)
     }
 
@@ -163,5 +179,5 @@ fn read(wanted: Wanted, staging: &mut Buffer, mut records: Buffer) -> Result<(Ar
     let rows =
         rows.into_iter().enumerate().map(|(number, (row, standing))| (row, (standing, number))).collect();
     debug_assert!(to_u64(records.len()).is_multiple_of(to_u64(record_bytes)));
-    Ok((Arrived { table, rows, record_bytes, records }, bytes_read))
+    Ok((Arrived { table, rows, record_bytes, records, used: Cell::new(0) }, bytes_read))
 }
