@@ -177,8 +177,8 @@ impl Schema {
         self
     }
 
-    /// Bytes of the log of rows, a multiple of 4 KiB from 64 KiB to 32 GiB. Without it, half of the tensors of rows, from
-    /// 16 MiB to 4 GiB. The larger it is, the fewer times the blocks of rows are rewritten. Results do not depend on it.
+    /// Bytes of the log of rows, a multiple of 4 KiB from 64 KiB to 32 GiB. Without it, as much as the tensors of rows take,
+    /// from 16 MiB to 8 GiB. The larger it is, the fewer times the blocks of rows are rewritten. Results do not depend on it.
     #[must_use]
     pub fn row_log_bytes(mut self, bytes: u64) -> Self {
         self.row_log_bytes = Some(bytes);

@@ -14,7 +14,6 @@ pub(crate) struct RowTable {
     /// Index of the tensor.
     pub(crate) tensor: usize,
     pub(crate) rows: u64,
-    pub(crate) width: usize,
     pub(crate) init: Init,
     pub(crate) records: Records,
     per_page: usize,
@@ -54,13 +53,12 @@ impl RowTable {
         let own = directory.extents.get(first_extent..first_extent + extents)?;
         let first = own.first()?;
         let records = first.records.clone()?;
-        let &[rows, width] = spec.shape.as_slice() else { return None };
+        let &[rows, _] = spec.shape.as_slice() else { return None };
         let page_elements = u64::from(records.page_bytes) / 4;
         let per_page = records.per_page();
         Some(Self {
             tensor,
             rows,
-            width: to_usize(width),
             init: spec.init,
             per_page,
             pages_per_block: to_usize(first.block_elements / page_elements),
@@ -117,12 +115,6 @@ impl RowTable {
         start..end
     }
 
-    /// Pages of a block; those of the last one may be fewer.
-    pub(crate) fn pages_of(&self, block: BlockIndex) -> usize {
-        let rows = self.rows_of(block);
-        to_usize(rows.end - rows.start).div_ceil(self.per_page)
-    }
-
     /// Where the bytes of a block stand in each home: segment, offset, and its entry of the table.
     pub(crate) fn block_place(&self, directory: &Directory, block: BlockIndex) -> Option<super::BlockPlace> {
         let extents = directory.extents.get(self.first_extent..self.first_extent + self.extents)?;
@@ -141,12 +133,12 @@ pub(super) fn page_bytes(record_bytes: usize) -> u32 {
     u32::try_from(page).unwrap_or(4096)
 }
 
-/// Bytes of the log of rows where nobody says: half of the tables, up to 4 GiB.
+/// Bytes of the log of rows where nobody says: as much as the tables, up to 8 GiB.
 pub(super) fn default_log_bytes(record_bytes: u64) -> u64 {
-    const MOST: u64 = 4 << 30;
+    const MOST: u64 = 8 << 30;
     const LEAST: u64 = 16 << 20;
     debug_assert!(LEAST >= MIN_RING_BYTES);
-    round_up(record_bytes / 2, 1 << 20).unwrap_or(MOST).clamp(LEAST, MOST)
+    round_up(record_bytes, 1 << 20).unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
 #[cfg(test)]
@@ -192,7 +184,7 @@ mod tests {
                 let place = table.place(row);
                 assert!(place.within + table.records.bytes() <= table.page_bytes());
                 assert!(taken.insert((place.block, place.page, place.within)));
-                assert!(table.blocks().contains(&place.block.0) && place.page < table.pages_of(place.block));
+                assert!(table.blocks().contains(&place.block.0));
                 let rows = table.rows_of(place.block);
                 assert_eq!(rows.start + u64::from(place.row_in_block), row);
                 assert!(rows.contains(&row));

@@ -104,10 +104,6 @@ impl State {
         &mut self.store
     }
 
-    pub(crate) fn whole_budget_bytes(&self) -> u64 {
-        self.pool.whole_budget_bytes()
-    }
-
     /// Counters since the store was opened, with the memory in use now.
     pub(crate) fn stats(&self) -> Stats {
         let held_bytes = self.pool.used_bytes() + self.follower.plan().map_or(0, Plan::bytes);

@@ -110,8 +110,7 @@ impl Ahead {
         self.arrived.retain(|arrived| !arrived.is_used());
         let Some(mut staging) = self.staging.pop() else { return Ok(()) };
         let records = Buffer::new(wanted.rows.len() * wanted.record_bytes)?;
-        self.pending
-            .push_back(Pending { table: wanted.table, rows: wanted.rows.iter().map(|r| r.0).collect() });
+        self.pending.push_back(Pending { table: wanted.table, rows: missing });
         self.queue.submit(move || {
             let read = read(wanted, &mut staging, records);
             let (arrived, bytes_read) = read.map_or((None, 0), |(arrived, bytes)| (Some(arrived), bytes));

@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::index::{Entry, Index};
 use super::log::Log;
-use super::{Rows, State};
+use super::{Rows, State, Table};
 use crate::error::Result;
 use crate::format::row_log::RowState;
 use crate::pager::Pager;
@@ -113,24 +113,24 @@ impl State {
         let is_full = |part: u64| {
             self.log.used_bytes() > ring / 8 * part || index > self.index_bytes / 8 * to_usize(part)
         };
-        let (is_half_full, is_nearly_full) = (is_full(4), is_full(6));
+        let (is_to_do, is_urgent) = (is_full(5), is_full(7));
+        let changed = |table: &Table| to_u64(table.cache.dirty() * table.spec.records.bytes());
+        let appended = self.tables.iter().map(changed).sum::<u64>() + self.log.uncommitted_bytes();
         if self.pass.is_none() {
-            if !is_half_full {
+            if !is_to_do {
                 return Ok(());
+            }
+            if index <= self.index_bytes / 8 * 5 && self.is_mostly_dead() && !is_urgent {
+                // More than is appended, so that the log does not go on to fill.
+                return self.move_on(pager, appended.saturating_mul(2));
             }
             self.begin_pass();
         }
         let Some(pass) = &self.pass else { return Ok(()) };
-        let appended = self
-            .tables
-            .iter()
-            .map(|table| to_u64(table.cache.dirty() * table.spec.records.bytes()))
-            .sum::<u64>();
-        let appended = appended + self.log.uncommitted_bytes();
         // A pass is over by the time an eighth of the log has been filled.
         let share =
             u128::from(appended) * 8 * u128::try_from(pass.blocks).unwrap_or(0) / u128::from(ring.max(1));
-        let count = if is_nearly_full { pass.blocks } else { usize::try_from(share).unwrap_or(pass.blocks) };
+        let count = if is_urgent { pass.blocks } else { usize::try_from(share).unwrap_or(pass.blocks) };
         self.go_on(pager, count)
     }
 
@@ -178,7 +178,8 @@ impl State {
         }
         let mut state = pager.lock();
         let before = self.log.tail().position;
-        let places = self.log.append(state.store_mut(), of.tensor, &of.cache, rows)?;
+        let records: Vec<_> = rows.iter().map(|&(row, at)| (row, of.cache.record(at))).collect();
+        let places = self.log.append(state.store_mut(), of.tensor, of.spec.records.bytes(), &records)?;
         state.stats_mut().row_log_bytes_written += self.log.tail().position - before;
         drop(state);
         for (&(row, at), place) in rows.iter().zip(places) {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cache::Cache;
 use super::check::LogCheck;
 use super::index::{offset_of, place_of};
 use crate::error::{Damage, Error, Result};
@@ -183,10 +182,9 @@ impl Log {
         &mut self,
         store: &mut BlockStore,
         tensor: u32,
-        cache: &Cache,
-        rows: &[(u64, u32)],
+        record_bytes: usize,
+        rows: &[(u64, &[u8])],
     ) -> Result<Vec<u32>> {
-        let record_bytes = rows.first().map_or(0, |&(_, at)| cache.record(at).len());
         let mut places = Vec::with_capacity(rows.len());
         for part in rows.chunks(self.rows_per_batch(record_bytes).max(1)) {
             let mut head = Head {
@@ -208,7 +206,7 @@ impl Log {
                 return Err(Error::invalid("batch of rows", format!("{bytes} bytes"), "a smaller one"));
             };
             batch.fill(0);
-            for (index, &(row, at)) in part.iter().enumerate() {
+            for (index, &(row, record)) in part.iter().enumerate() {
                 if let Some(id) = batch.get_mut(HEADER_BYTES + 8 * index..).and_then(|b| b.first_chunk_mut())
                 {
                     *id = row.to_le_bytes();
@@ -216,7 +214,7 @@ impl Log {
                 let place = head.place(index);
                 let end = place + RECORD_PREFIX_BYTES + record_bytes;
                 if let Some(target) = batch.get_mut(place..end) {
-                    put_record(target, uuid, tensor, row, position + to_u64(place), cache.record(at));
+                    put_record(target, uuid, tensor, row, position + to_u64(place), record);
                 }
                 places.push(place_of(offset + to_u64(place)));
             }
@@ -290,6 +288,48 @@ impl Log {
         }
         (self.end, self.tail) = (at, at);
         Ok(())
+    }
+
+    /// Where the first batch stands that counts in the working generation.
+    pub(super) fn first(&self) -> Mark {
+        self.next_start
+    }
+
+    /// Position behind the last batch of the committed generation.
+    pub(super) fn committed_end(&self) -> u64 {
+        self.end.position
+    }
+
+    /// Reads a batch of the committed generation whole, and returns its head and where the next one stands.
+    pub(super) fn read_batch(&mut self, at: Mark, tensors: usize) -> Result<(Head, Mark)> {
+        let offset = at.position % self.ring;
+        let head = self.read_head(at, offset, tensors)?;
+        let sequence = at.sequence + 1;
+        if head.tensor.is_none() {
+            return Ok((head, Mark { position: at.position + self.ring - offset, sequence }));
+        }
+        let bytes = head.batch_bytes();
+        self.file.read_at(self.batch.get_mut(..bytes).unwrap_or_default(), offset)?;
+        Ok((head, Mark { position: at.position + to_u64(bytes), sequence }))
+    }
+
+    /// The records of the batch that was read last: row, place in the ring, and bytes, which are checked.
+    pub(super) fn records_of(&self, head: &Head) -> Result<Vec<(u64, u32, &[u8])>> {
+        let offset = head.position % self.ring;
+        let tensor = head.tensor.unwrap_or(0);
+        let record = |(index, row): (usize, u64)| {
+            let place = head.place(index);
+            let end = place + RECORD_PREFIX_BYTES + to_usize(head.record_bytes.into());
+            let bytes = self.batch.get(place..end).unwrap_or_default();
+            let record = record_at(bytes, self.uuid, tensor, row, head.position + to_u64(place));
+            let record = record.map_err(|e| {
+                let what = format!("row {row} in the log of rows");
+                let range = (offset + to_u64(place), to_u64(end - place));
+                Error::damaged(self.file.path(), what, range, e.got, e.expected)
+            })?;
+            Ok((row, place_of(offset + to_u64(place)), record))
+        };
+        ids(head, &self.batch).enumerate().map(record).collect()
     }
 
     /// Reads and checks batches from a mark on (those before it may be no part of this generation any more) until a moment

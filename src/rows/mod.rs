@@ -8,19 +8,22 @@
 mod ahead;
 mod cache;
 mod check;
+mod clean;
 mod commit;
 mod fetch;
+mod find;
 mod fold;
 mod index;
 mod log;
+mod shares;
 mod visit;
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 pub(crate) use check::{LogPlace, check_log};
+pub(crate) use shares::{budget_share, check_budget};
 
 use cache::{Cache, RowMap};
 use fold::Pass;
@@ -29,26 +32,17 @@ use log::Log;
 
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
-use crate::format::elements::as_f32_mut;
 use crate::format::records::{mark, set_mark};
 use crate::format::row_log::RowState;
-use crate::initial::{fill_record, tensor_key};
+use crate::initial::tensor_key;
 use crate::layout::{RowTable, row_tables};
-use crate::pager::{self, Pager, elapsed_ns};
-use crate::storage::{Buffer, Caching, Segment};
-use crate::store::{BlockStore, Home};
+use crate::pager::Pager;
+use crate::storage::Buffer;
+use crate::store::BlockStore;
 use crate::units::{to_u64, to_usize};
 
-use ahead::{Ahead, Standing, Wanted};
-use fetch::{InLog, InPage, from_log, from_pages};
-use log::LogReader;
-
-/// Memory for reads under way, and as much again or a block's for records on their way into blocks.
-const STAGING_BYTES: u64 = 4 << 20;
-/// Memory for rows that are read ahead.
-const AHEAD_BYTES: u64 = 64 << 20;
-/// Fewest records in memory with which it can be worked.
-const FEWEST_RECORDS: u64 = 16;
+use ahead::Ahead;
+use shares::Shares;
 
 /// The tables of rows of an open store.
 pub(crate) struct Rows {
@@ -353,230 +347,11 @@ impl State {
         let budget = to_u64(of.cache.capacity() * of.spec.records.bytes());
         Err(Error::Budget { what: "rows that are needed at once".to_owned(), needed, budget })
     }
-
-    /// Fills claimed slots with the records of their rows, ascending.
-    fn fetch(&mut self, pager: &Pager, table: usize, rows: &[u64], slots: &[u32]) -> Result<()> {
-        let start = Instant::now();
-        let mut read = self.ahead.as_mut().map_or(0, |ahead| ahead.wait_for(table, rows));
-        let waited = elapsed_ns(start);
-        let Self { tables, log, staging, ahead, .. } = self;
-        let (Some(of), log) = (tables.get_mut(table), log.reader()) else { return Ok(()) };
-        let mut found =
-            of.find(pager, &log, rows.iter().copied().zip(slots.iter().copied()), |row, standing| {
-                ahead.as_ref().and_then(|ahead| ahead.record(table, row, standing))
-            })?;
-        let record_bytes = of.spec.records.bytes();
-        for &(row, at) in &found.unborn {
-            let record = as_f32_mut(of.cache.record_mut(at));
-            fill_record(&of.spec.records, of.spec.init, of.key, row, record);
-        }
-        for &(at, record) in &found.arrived {
-            of.cache.record_mut(at).copy_from_slice(record);
-        }
-        let start = Instant::now();
-        let (cache, uuid, page_bytes) = (&mut of.cache, log.uuid, of.spec.page_bytes());
-        let mut take = |at: u32, bytes: &[u8]| {
-            if let Some(bytes) = bytes.get(..record_bytes) {
-                cache.record_mut(at).copy_from_slice(bytes);
-            }
-        };
-        for (file, wants) in &found.in_pages {
-            read += from_pages(file, uuid, page_bytes, wants, staging, &mut take)?;
-        }
-        read += from_log(&log, of.tensor, record_bytes, &mut found.in_log, staging, &mut take)?;
-        let mut state = pager.lock();
-        let stats = state.stats_mut();
-        stats.bytes_read += read;
-        stats.stall_read_ns += waited + elapsed_ns(start);
-        Ok(())
-    }
-
-    /// Begins to read those of some distinct rows, ascending, that are not in memory.
-    fn read_ahead(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<()> {
-        let (Some(ahead), Some(of)) = (&mut self.ahead, self.tables.get_mut(table)) else { return Ok(()) };
-        let record_bytes = of.spec.records.bytes();
-        let room = ahead.room(record_bytes);
-        let missing = rows.iter().copied().filter(|&row| of.cache.find(row).is_none());
-        let missing: Vec<_> = missing.filter(|&row| !ahead.is_pending(table, row)).collect();
-        if missing.is_empty() || room == 0 {
-            return Ok(());
-        }
-        let log = self.log.reader();
-        let mut standings = Vec::with_capacity(missing.len());
-        let wanted: Vec<_> = missing.iter().copied().take(room).zip(0_u32..).collect();
-        let found = of.find(pager, &log, wanted.iter().copied(), |row, standing| {
-            standings.push((row, standing));
-            None
-        })?;
-        // Rows without a standing are not read; they are born when they are asked for.
-        let mut number_of = vec![u32::MAX; wanted.len()];
-        let mut next = standings.iter().peekable();
-        let mut number = 0;
-        for &(row, tag) in &wanted {
-            if next.next_if(|(standing, _)| *standing == row).is_some() {
-                if let Some(place) = number_of.get_mut(to_usize(tag.into())) {
-                    *place = number;
-                }
-                number += 1;
-            }
-        }
-        let renumber =
-            |tag: &mut u32| *tag = number_of.get(to_usize((*tag).into())).copied().unwrap_or(u32::MAX);
-        let Found { mut in_log, mut in_pages, .. } = found;
-        in_log.iter_mut().for_each(|want| renumber(&mut want.tag));
-        in_pages.iter_mut().flat_map(|(_, wants)| wants).for_each(|want| renumber(&mut want.tag));
-        let wanted = Wanted {
-            table,
-            tensor: of.tensor,
-            uuid: log.uuid,
-            page_bytes: of.spec.page_bytes(),
-            record_bytes,
-            rows: standings,
-            in_log,
-            in_pages,
-            log,
-        };
-        ahead.begin(wanted, missing)
-    }
-}
-
-/// Where rows stand that are not in memory.
-struct Found<'a> {
-    unborn: Vec<(u64, u32)>,
-    /// Records that have been read ahead.
-    arrived: Vec<(u32, &'a [u8])>,
-    in_log: Vec<InLog>,
-    in_pages: Vec<(Arc<dyn Segment>, Vec<InPage>)>,
 }
 
 impl Table {
-    /// Finds out where rows, ascending, each with a tag, stand; `arrived` is asked for each that stands on disk.
-    fn find<'a>(
-        &self,
-        pager: &Pager,
-        log: &LogReader,
-        rows: impl Iterator<Item = (u64, u32)>,
-        mut arrived: impl FnMut(u64, Standing) -> Option<&'a [u8]>,
-    ) -> Result<Found<'a>> {
-        let mut found =
-            Found { unborn: Vec::new(), arrived: Vec::new(), in_log: Vec::new(), in_pages: Vec::new() };
-        let mut in_homes: [Vec<(usize, InPage)>; 2] = [Vec::new(), Vec::new()];
-        let mut state = pager.lock();
-        let store = state.store_mut();
-        let mut block = None;
-        for (row, tag) in rows {
-            let place = self.spec.place(row);
-            if let Some(at) = self.in_log(place.block.0, place.row_in_block) {
-                match arrived(row, Standing::Log(log.position_of(at))) {
-                    Some(record) => found.arrived.push((tag, record)),
-                    None => found.in_log.push(InLog { at, row, tag }),
-                }
-                continue;
-            }
-            let (_, standing, entry) = match block.filter(|&(number, _, _)| number == place.block) {
-                Some(known) => known,
-                None => {
-                    let standing = self.spec.block_place(pager.directory(), place.block);
-                    let standing =
-                        standing.ok_or_else(|| Error::invalid("row", row, "a row of the table"))?;
-                    (place.block, standing, store.block_entry(standing.slot)?)
-                }
-            };
-            block = Some((place.block, standing, entry));
-            if entry.generation == 0 {
-                found.unborn.push((row, tag));
-            } else if let Some(record) = arrived(row, Standing::Block(entry.generation)) {
-                found.arrived.push((tag, record));
-            } else if let Some(list) = in_homes.get_mut(usize::from(entry.home)) {
-                let offset = standing.offset + to_u64(place.page * self.spec.page_bytes());
-                let (slot, generation, number) = (standing.slot, entry.generation, place.page);
-                let want = InPage { offset, slot, generation, number, within: place.within, tag };
-                list.push((standing.segment, want));
-            }
-        }
-        for (home, list) in (0..).zip(&in_homes) {
-            for part in list.chunk_by(|a, b| a.0 == b.0) {
-                let Some(&(segment, _)) = part.first() else { continue };
-                let file = store.segment(segment, Home(home), Caching::Direct)?;
-                found.in_pages.push((file, part.iter().map(|&(_, want)| want).collect()));
-            }
-        }
-        Ok(found)
-    }
-
     /// Where a row stands in the log.
     fn in_log(&self, block: u64, row_in_block: u32) -> Option<u32> {
         self.working.get(block, row_in_block).or_else(|| self.committed.get(block, row_in_block))
-    }
-}
-
-/// The part of a budget that is for tables of rows: their share of all state, but for what the pager needs to stream.
-pub(crate) fn budget_share(directory: &Directory, budget: u64) -> u64 {
-    const STREAMING_BYTES: u64 = 64 << 20;
-    let specs = row_tables(directory);
-    if specs.is_empty() {
-        return 0;
-    }
-    let dense = pager::dense_bytes(directory);
-    let rows = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
-    let streaming = pager::smallest_budget(directory).max(STREAMING_BYTES.min(budget / 4));
-    let most = budget.saturating_sub(streaming);
-    let total = u128::from(rows) + u128::from(dense);
-    let share = u128::from(budget) * u128::from(rows) / total;
-    u64::try_from(share).unwrap_or(most).max(budget / 8).min(most)
-}
-
-/// Refuses a share of the budget that is too small for the tables.
-pub(crate) fn check_budget(directory: &Directory, share: u64) -> Result<()> {
-    let specs = row_tables(directory);
-    let log = directory.log_segment().and_then(|at| directory.segments.get(at));
-    match log {
-        Some(log) => Shares::of(&specs, log.bytes, share).map(drop),
-        None => Ok(()),
-    }
-}
-
-/// How the memory for tables is divided.
-struct Shares {
-    staging: usize,
-    arena: usize,
-    index: usize,
-    ahead: usize,
-    /// Records in memory, for each table.
-    records: Vec<usize>,
-}
-
-impl Shares {
-    fn of(specs: &[RowTable], ring: u64, budget: u64) -> Result<Self> {
-        let block = |spec: &RowTable| spec.rows_per_block() * spec.records.bytes();
-        let largest_page = specs.iter().map(RowTable::page_bytes).max().unwrap_or(0);
-        // A record in the log reaches into a page more than it needs at either end.
-        let least_staging = to_u64(2 * largest_page + (16 << 10));
-        let staging =
-            (budget / 16).clamp(least_staging, STAGING_BYTES.max(least_staging)).next_multiple_of(4096);
-        let arena = specs.iter().map(block).max().map_or(0, to_u64).max(staging);
-        let index = budget / 8;
-        // Not worth a thread where it would be a few rows.
-        let ahead = if budget < 16 << 20 { 0 } else { (budget / 12).min(AHEAD_BYTES) };
-        let slot = |spec: &RowTable| to_u64(spec.records.bytes() + cache::SLOT_BYTES);
-        let fixed = staging + arena + index + ahead + to_u64(Log::memory_bytes(ring));
-        let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();
-        let left = budget.saturating_sub(fixed);
-        if budget < needed {
-            return Err(Error::Budget { what: "tables of rows".to_owned(), needed, budget });
-        }
-        let total = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
-        let records = |spec: &RowTable| {
-            let share = u128::from(left) * u128::from(spec.bytes()) / u128::from(total);
-            let records = u64::try_from(share).unwrap_or(left) / slot(spec);
-            to_usize(records.max(FEWEST_RECORDS).min(spec.rows).min(u64::from(u32::MAX) - 1))
-        };
-        Ok(Self {
-            staging: to_usize(staging),
-            arena: to_usize(arena),
-            index: to_usize(index),
-            ahead: to_usize(ahead),
-            records: specs.iter().map(records).collect(),
-        })
     }
 }

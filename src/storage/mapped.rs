@@ -1,4 +1,4 @@
-//! Files seen in place: the one room of this floor that needs unsafe code.
+//! Files seen in place.
 
 #![cfg_attr(
     target_os = "linux",

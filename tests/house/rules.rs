@@ -4,16 +4,17 @@ use crate::code::{functions, is_name, line_of, matching, without_tests, without_
 
 /// The rooms of `src`, floor by floor, and what each may import. `docs/ARCHITECTURE.md` shows these very lines.
 pub(crate) const FLOORS: &str = "\
-10 lib            any room
-10 simulation     error units checkpoint format inspect kernel optim options pager param_store repair schema step storage store update
-10 fuzzing        any room
-9  repair         error format inspect layout storage store units
-8  checkpoint     error units format pager param_store storage store
-8  step           error units format kernel layout optim options pager param_store update
-8  inspect        error units format layout optim options pager param_store schema storage store
-7  param_store    error units format kernel layout optim options pager schema storage store update
-6  options        error kernel pager storage store
-6  update         error units format kernel layout optim pager storage
+11 lib            any room
+11 simulation     error units checkpoint format inspect kernel optim options pager param_store repair schema step storage store update
+11 fuzzing        any room
+10 repair         error format inspect layout storage store units
+9  checkpoint     error units format pager param_store rows storage store
+9  step           error units format kernel layout optim options pager param_store update
+9  inspect        error units format layout optim options pager param_store rows schema storage store
+8  param_store    error units format kernel layout optim options pager rows schema storage store update
+7  options        error kernel pager storage store
+7  update         error units format kernel layout optim pager rows storage
+6  rows           error units format initial layout pager storage store
 5  pager          error units format initial layout storage store
 4  store          error units format layout storage
 4  schema         error units format layout optim

@@ -373,7 +373,7 @@ pub(crate) struct RowsArguments {
     /// Timed steps
     #[arg(long, value_name = "S", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) steps: u64,
-    /// Bytes of the log of rows [default: half of the table, 16MiB to 4GiB]
+    /// Bytes of the log of rows [default: as much as the table, 16MiB to 8GiB]
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub(crate) log_bytes: Option<u64>,
     /// Bytes of a block of rows, a power of two from 4KiB to 256MiB [default: 256KiB]

@@ -178,7 +178,7 @@ impl<'a, M: Model> Run<'a, M> {
         record.check_data(data, &store.display().to_string())?;
         let total = asked.unwrap_or(record.total);
         record.total = record.total.max(total);
-        let budget = budget(&model, &rule, orders.memory)?;
+        let budget = budget(&model, orders.memory)?;
         let seed = record.settings.get("seed")?;
         let tables = match held {
             Held::Nothing => {
@@ -273,6 +273,9 @@ impl<'a, M: Model> Run<'a, M> {
                 );
                 ((outcome?, batch.ids), next)
             };
+            if let Some(next) = &next {
+                self.tables.prefetch(&next.ids);
+            }
             self.tables.take_step(self.rate(self.record.step), &batch_ids, &outcome.gradients)?;
             self.record.step += 1;
             done.examples += outcome.examples;
@@ -334,14 +337,14 @@ impl<'a, M: Model> Run<'a, M> {
 }
 
 /// What the store may have of the memory: all but the rows and gradients of a batch, with the ids of the next one.
-fn budget(model: &impl Model, rule: &Rule, memory: u64) -> Result<u64> {
-    let tables = model.tables();
-    let held = tables
+fn budget(model: &impl Model, memory: u64) -> Result<u64> {
+    let held = model
+        .tables()
         .iter()
         .zip(model.most_rows())
         .map(|(table, most)| most.min(table.rows) * 2 * 4 * table.width as u64 + 2 * most * BYTES_PER_ID);
     let held = held.sum::<u64>() + model.scratch_bytes();
-    let least = rule.least_budget()?;
+    let least = tables::LEAST_BUDGET;
     if memory < held + least {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         bail!(

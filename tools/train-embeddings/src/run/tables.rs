@@ -10,8 +10,8 @@ use super::report::Traffic;
 
 /// The group of all tables.
 const GROUP: &str = "rows";
-/// Bytes of a block where the state fits the budget, and where it does not: there, a row that is touched costs its block.
-const BLOCK_BYTES: [u64; 2] = [1 << 16, 1 << 12];
+/// The least budget of a store: some blocks, a batch of the log, and rows.
+pub(crate) const LEAST_BUDGET: u64 = 8 << 20;
 
 /// A table: rows of floats.
 #[derive(Debug, Clone, Copy)]
@@ -61,11 +61,6 @@ impl Rule {
         let params = tables.iter().map(Table::params).fold(0, u64::saturating_add);
         Ok(params.saturating_mul(self.planes()? * size_of::<f32>() as u64))
     }
-
-    /// The least budget of a store: some of the larger blocks with all planes.
-    pub(crate) fn least_budget(&self) -> Result<u64> {
-        Ok(8 * BLOCK_BYTES[0] * self.planes()?)
-    }
 }
 
 /// The tables of a run and their optimizer state.
@@ -84,7 +79,7 @@ impl Tables {
         budget: u64,
     ) -> Result<Self> {
         let large = rule.state_bytes(&tables)? > budget;
-        let mut schema = Schema::new().seed(seed).block_bytes(BLOCK_BYTES[usize::from(large)]);
+        let mut schema = Schema::new().seed(seed);
         schema = schema.group(ParamGroup::new(GROUP, rule.optimizer()?));
         for table in &tables {
             schema = schema.tensor(spec(table));
@@ -130,6 +125,13 @@ impl Tables {
         Ok(out)
     }
 
+    /// Says which rows the batch after this one needs, so that they are read meanwhile.
+    pub(crate) fn prefetch(&self, ids: &[Vec<u64>]) {
+        for (table, ids) in self.tables.iter().zip(ids) {
+            self.store.prefetch_rows(table.name, ids, 1);
+        }
+    }
+
     /// Takes one optimizer step: for each table the rows touched and their gradients.
     pub(crate) fn take_step(&mut self, lr: f64, ids: &[Vec<u64>], gradients: &[Vec<f32>]) -> Result<()> {
         self.store.group_mut(GROUP)?.set_lr(lr)?;
@@ -173,7 +175,7 @@ impl Tables {
 }
 
 fn spec(table: &Table) -> TensorSpec {
-    TensorSpec::new(table.name, &[table.rows, table.width as u64]).group(GROUP).init(table.init)
+    TensorSpec::new(table.name, &[table.rows, table.width as u64]).group(GROUP).init(table.init).rows()
 }
 
 /// What a directory holds.

@@ -1,0 +1,90 @@
+//! How the memory for tables is divided.
+
+use super::cache;
+use super::log::Log;
+use crate::error::{Error, Result};
+use crate::format::directory::Directory;
+use crate::layout::{RowTable, row_tables};
+use crate::pager;
+use crate::units::{to_u64, to_usize};
+
+/// Memory for reads under way.
+const STAGING_BYTES: u64 = 4 << 20;
+/// Memory for records on their way from the log into blocks, where there is plenty.
+const ARENA_BYTES: u64 = 32 << 20;
+/// Memory for rows that are read ahead.
+const AHEAD_BYTES: u64 = 64 << 20;
+/// Fewest records in memory with which it can be worked.
+const FEWEST_RECORDS: u64 = 16;
+
+/// The part of a budget that is for tables of rows: their share of all state, but for what the pager needs to stream.
+pub(crate) fn budget_share(directory: &Directory, budget: u64) -> u64 {
+    const STREAMING_BYTES: u64 = 64 << 20;
+    let specs = row_tables(directory);
+    if specs.is_empty() {
+        return 0;
+    }
+    let dense = pager::dense_bytes(directory);
+    let rows = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
+    let streaming = pager::smallest_budget(directory).max(STREAMING_BYTES.min(budget / 4));
+    let most = budget.saturating_sub(streaming);
+    let total = u128::from(rows) + u128::from(dense);
+    let share = u128::from(budget) * u128::from(rows) / total;
+    u64::try_from(share).unwrap_or(most).max(budget / 8).min(most)
+}
+
+/// Refuses a share of the budget that is too small for the tables.
+pub(crate) fn check_budget(directory: &Directory, share: u64) -> Result<()> {
+    let specs = row_tables(directory);
+    let log = directory.log_segment().and_then(|at| directory.segments.get(at));
+    match log {
+        Some(log) => Shares::of(&specs, log.bytes, share).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// How the memory for tables is divided.
+pub(super) struct Shares {
+    pub(super) staging: usize,
+    pub(super) arena: usize,
+    pub(super) index: usize,
+    pub(super) ahead: usize,
+    /// Records in memory, for each table.
+    pub(super) records: Vec<usize>,
+}
+
+impl Shares {
+    pub(super) fn of(specs: &[RowTable], ring: u64, budget: u64) -> Result<Self> {
+        let block = |spec: &RowTable| spec.rows_per_block() * spec.records.bytes();
+        let largest_page = specs.iter().map(RowTable::page_bytes).max().unwrap_or(0);
+        // A record in the log reaches into a page more than it needs at either end.
+        let least_staging = to_u64(2 * largest_page + (16 << 10));
+        let staging =
+            (budget / 16).clamp(least_staging, STAGING_BYTES.max(least_staging)).next_multiple_of(4096);
+        let arena =
+            specs.iter().map(block).max().map_or(0, to_u64).max(staging).max((budget / 32).min(ARENA_BYTES));
+        let index = budget / 8;
+        // Not worth a thread where it would be a few rows.
+        let ahead = if budget < 16 << 20 { 0 } else { (budget / 12).min(AHEAD_BYTES) };
+        let slot = |spec: &RowTable| to_u64(spec.records.bytes() + cache::SLOT_BYTES);
+        let fixed = staging + arena + index + ahead + to_u64(Log::memory_bytes(ring));
+        let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();
+        let left = budget.saturating_sub(fixed);
+        if budget < needed {
+            return Err(Error::Budget { what: "tables of rows".to_owned(), needed, budget });
+        }
+        let total = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
+        let records = |spec: &RowTable| {
+            let share = u128::from(left) * u128::from(spec.bytes()) / u128::from(total);
+            let records = u64::try_from(share).unwrap_or(left) / slot(spec);
+            to_usize(records.max(FEWEST_RECORDS).min(spec.rows).min(u64::from(u32::MAX) - 1))
+        };
+        Ok(Self {
+            staging: to_usize(staging),
+            arena: to_usize(arena),
+            index: to_usize(index),
+            ahead: to_usize(ahead),
+            records: specs.iter().map(records).collect(),
+        })
+    }
+}
