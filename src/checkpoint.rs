@@ -350,7 +350,9 @@ impl ParamStore {
             let committed = state.store_mut().commit_restored(&kept, rows)?;
             state.note_commit();
             drop(state);
-            store.tables().map_or(Ok(()), Rows::reload)?;
+            // The generation is committed; a handle that does not know what it has in the log is of no use.
+            let reloaded = store.tables().map_or(Ok(()), Rows::reload);
+            reloaded.inspect_err(|error| store.pager().lock().store_mut().poison(error))?;
             Ok((cost, committed))
         });
         let (cost, committed) = match result {

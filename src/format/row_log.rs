@@ -20,6 +20,8 @@ pub(crate) const MAX_BATCH_BYTES: usize = 1 << 21;
 pub(crate) const MIN_RING_BYTES: u64 = 1 << 16;
 /// See [`MIN_RING_BYTES`]: places are kept as 32 bits, in units of eight bytes.
 pub(crate) const MAX_RING_BYTES: u64 = 1 << 35;
+/// Largest position, and number of a batch: far beyond what can be reached, and the next ones can be counted.
+const MAX_POSITION: u64 = 1 << 62;
 /// In place of a tensor: nothing until the beginning of the ring.
 const WRAP: u32 = u32::MAX;
 
@@ -57,13 +59,17 @@ impl RowState {
     pub(super) fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
         let (start, end) = (r.u64("row log start")?, r.u64("row log end")?);
         let bytes = end.checked_sub(start);
-        if bytes.is_none_or(|bytes| bytes > MAX_RING_BYTES)
+        if end > MAX_POSITION
+            || bytes.is_none_or(|bytes| bytes > MAX_RING_BYTES)
             || start % PAGE_BYTES != 0
             || end % PAGE_BYTES != 0
         {
             return Err(r.error("row log", format!("{start} to {end}"), "pages in ascending order"));
         }
         let sequence = r.u64("row log sequence")?;
+        if sequence > MAX_POSITION {
+            return Err(r.error("row log sequence", sequence, format!("at most {MAX_POSITION}")));
+        }
         let count = r.count("row tensor count", 8)?;
         let born = (0..count).map(|_| r.u64("rows born")).collect::<Decoded<Vec<_>>>()?;
         Ok(Self { start, end, sequence, born })
@@ -100,6 +106,11 @@ impl Head {
     /// Where a record's prefix stands in the batch.
     pub(crate) fn place(&self, index: usize) -> usize {
         self.first() + index * self.stride()
+    }
+
+    /// Where a record stands in the batch, with its prefix.
+    pub(crate) fn record_range(&self, index: usize) -> std::ops::Range<usize> {
+        self.place(index)..self.place(index + 1)
     }
 
     /// Bytes of the head with its ids.
@@ -281,7 +292,11 @@ mod tests {
         };
         let decode = |bytes: &[u8]| RowState::decode(&mut Reader::new("record", bytes));
         assert_eq!(decode(&encoded(&state)).unwrap(), state);
-        for (start, end) in [(4096, 0), (1, 4096), (0, 4097), (0, MAX_RING_BYTES + 4096)] {
+        let end_of_all = u64::MAX - 4095;
+        decode(&encoded(&RowState { sequence: u64::MAX, ..state.clone() })).unwrap_err();
+        for (start, end) in
+            [(4096, 0), (1, 4096), (0, 4097), (0, MAX_RING_BYTES + 4096), (end_of_all - 4096, end_of_all)]
+        {
             decode(&encoded(&RowState { start, end, ..state.clone() })).unwrap_err();
         }
     }

@@ -184,6 +184,9 @@ fn features(superblock: &Superblock) -> Vec<String> {
     if superblock.ro_compat & RO_COMPAT_KEPT != 0 {
         names.push("kept".to_owned());
     }
+    if superblock.incompat & superblock::INCOMPAT_ROWS != 0 {
+        names.push("rows".to_owned());
+    }
     let unknown =
         [("compat", superblock.compat), ("ro_compat", superblock.ro_compat & !superblock::KNOWN_RO_COMPAT)];
     names.extend(

@@ -65,6 +65,8 @@ pub struct Rebuilt {
 struct Patch {
     place: BlockPlace,
     bytes: Buffer,
+    /// In a block of rows, what the copy says of it.
+    of_rows: Option<BlockEntry>,
 }
 
 impl Repair {
@@ -145,9 +147,10 @@ impl Repair {
             let directory = Arc::clone(self.store.directory());
             let block = BlockIndex(block);
             let found = plane_of_block(&directory, block, plane).and_then(|(at, plane)| {
-                Some((plane, block_place(directory.extents.get(at)?, block, plane)?))
+                let extent = directory.extents.get(at)?;
+                Some((plane, block_place(extent, block, plane)?, extent.records.is_some()))
             });
-            let Some((plane, place)) = found else {
+            let Some((plane, place, is_of_rows)) = found else {
                 plan.metadata += 1;
                 continue;
             };
@@ -165,7 +168,7 @@ impl Repair {
                 });
             }
             if let Some(bytes) = copy {
-                take(&mut self.store, Patch { place, bytes })?;
+                take(&mut self.store, Patch { place, bytes, of_rows: is_of_rows.then_some(entry) })?;
             }
         }
         Ok(())
@@ -198,7 +201,7 @@ fn read_copy(donor: &mut BlockStore, place: &BlockPlace, entry: BlockEntry) -> R
 
 /// Writes a block's plane by the rules of every other write: into the home that the committed generation does not use.
 fn write_patch(store: &mut BlockStore, patch: &Patch) -> Result<()> {
-    let Patch { place, bytes } = patch;
+    let Patch { place, bytes, of_rows } = patch;
     let home = store.write_home(place.slot)?;
     let caching = Caching::Cached;
     let (uuid, generation) = (store.uuid(), store.working_generation());
@@ -206,5 +209,7 @@ fn write_patch(store: &mut BlockStore, patch: &Patch) -> Result<()> {
     let file = store.segment(place.segment, home, caching)?;
     let written = file.write_at(bytes.get(..place.padded).unwrap_or_default(), place.offset);
     written.inspect_err(|error| store.poison(error))?;
-    store.note_written(place.slot, Written { segment: place.segment, home, caching, crc })
+    store.note_written(place.slot, Written { segment: place.segment, home, caching, crc })?;
+    // The generation stands in the checksums of its pages, and what is in the log since then counts on.
+    of_rows.map_or(Ok(()), |entry| store.keep_entry(place.slot, entry))
 }

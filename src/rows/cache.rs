@@ -88,6 +88,11 @@ impl Cache {
         self.dirty
     }
 
+    /// Slots that hold nothing.
+    pub(super) fn free(&self) -> usize {
+        self.free.len() + self.capacity - self.slots.len()
+    }
+
     /// Begins a call: what it finds and claims stays until the next one.
     pub(super) fn begin(&mut self) {
         self.call += 1;

@@ -50,7 +50,11 @@ impl State {
         now.reverse();
         for part in now.chunk_by(|a, b| a.0 == b.0) {
             let blocks: Vec<_> = part.iter().map(|&(_, block)| block).collect();
-            self.fold(pager, part.first().map_or(0, |&(table, _)| table), &blocks)?;
+            if let Err(error) = self.fold(pager, part.first().map_or(0, |&(table, _)| table), &blocks) {
+                // Blocks of this pass are left that it does not know of any more.
+                self.pass = None;
+                return Err(error);
+            }
         }
         if let Some(pass) = self.pass.take_if(|pass| pass.left.is_empty()) {
             self.log.folded_to(pass.mark);
@@ -62,6 +66,13 @@ impl State {
     /// in memory, which are clean afterwards.
     pub(super) fn fold(&mut self, pager: &Pager, table: usize, blocks: &[u64]) -> Result<()> {
         let Some(of) = self.tables.get(table) else { return Ok(()) };
+        if blocks.iter().any(|block| of.folded.contains(block)) {
+            // What was read from them has the generation that it will have again, and may be something else.
+            self.ahead.iter_mut().for_each(super::Ahead::clear);
+        }
+        let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
+        // Also if this fails half way: from here on they may be written.
+        of.folded.extend(blocks);
         let changed = of.cache.all_dirty();
         let room = self.arena.len() / of.spec.records.bytes();
         let pieces = blocks.iter().map(|&block| piece_of(BlockIndex(block)));
@@ -113,7 +124,6 @@ impl Table {
         for &at in &job.changed {
             self.cache.set_dirty(at, false);
         }
-        self.folded.insert(block);
     }
 }
 

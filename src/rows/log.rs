@@ -133,42 +133,45 @@ impl Log {
             <= self.ring - (self.tail.position - self.start.position)
     }
 
-    /// Appends all batches of this log, a checkpoint's, to another one. Their blocks have just been restored in the
-    /// working generation; so that they count beside these, they are said to be of the next.
+    /// Appends what counts of this log, a checkpoint's, to another one; `counting` says which of a batch's rows do, by number.
+    /// Their blocks have just been restored in the working generation; so that they count beside these, they are said to be
+    /// of the next. Rows that did not count any more must not come back by that.
     pub(super) fn copy_to(
         &mut self,
         tensors: usize,
         target: &mut Self,
         store: &mut BlockStore,
+        mut counting: impl FnMut(&Head, &[u64]) -> Result<Vec<usize>>,
     ) -> Result<()> {
         let (file, uuid) = (Arc::clone(&self.file), self.uuid);
-        self.scan(tensors, |head, _, offset| {
-            let bytes = head.batch_bytes();
+        let mut source = Buffer::new(self.batch.len())?;
+        self.scan(tensors, |head, bytes, offset| {
+            let rows: Vec<_> = ids(head, bytes).collect();
+            let chosen = counting(head, &rows)?;
+            if chosen.is_empty() {
+                return Ok(());
+            }
+            let mut moved = Head { rows: u32::try_from(chosen.len()).unwrap_or(u32::MAX), ..*head };
+            let bytes = moved.batch_bytes();
             if target.tail.position % target.ring + to_u64(bytes) > target.ring {
                 target.wrap(store)?;
             }
             let Mark { position, sequence } = target.tail;
-            let moved = Head { sequence, position, generation: store.working_generation() + 1, ..*head };
+            (moved.sequence, moved.position) = (sequence, position);
+            moved.generation = store.working_generation() + 1;
+            file.read_at(source.get_mut(..head.batch_bytes()).unwrap_or_default(), offset)?;
             let batch = target.batch.get_mut(..bytes).unwrap_or_default();
-            file.read_at(batch, offset)?;
-            let rows: Vec<_> = ids(head, batch).collect();
-            for (index, row) in rows.into_iter().enumerate() {
-                let place = head.place(index);
-                let end = place + RECORD_PREFIX_BYTES + to_usize(head.record_bytes.into());
-                let place_bytes = batch.get_mut(place..end).unwrap_or_default();
-                let (tensor, at) = (head.tensor.unwrap_or(0), to_u64(place));
-                let record = record_at(place_bytes, uuid, tensor, row, head.position + at).map_err(|e| {
-                    let range = (offset + at, to_u64(end - place));
-                    Error::damaged(
-                        file.path(),
-                        format!("row {row} in the log of rows"),
-                        range,
-                        e.got,
-                        e.expected,
-                    )
+            batch.fill(0);
+            for (number, index) in chosen.into_iter().enumerate() {
+                let (row, at) = (rows.get(index).copied().unwrap_or(u64::MAX), to_u64(head.place(index)));
+                let place = source.get(head.record_range(index)).unwrap_or_default();
+                let tensor = head.tensor.unwrap_or(0);
+                let record = record_at(place, uuid, tensor, row, head.position + at).map_err(|e| {
+                    let what = format!("row {row} in the log of rows");
+                    let range = (offset + at, to_u64(place.len()));
+                    Error::damaged(file.path(), what, range, e.got, e.expected)
                 })?;
-                let record = record.to_vec();
-                put_record(place_bytes, uuid, tensor, row, position + at, &record);
+                put(batch, &moved, uuid, (number, row), record);
             }
             moved.seal(uuid, batch);
             store.write_log(position % target.ring, target.batch.get(..bytes).unwrap_or_default())?;
@@ -201,22 +204,14 @@ impl Log {
             }
             let offset = self.tail.position % self.ring;
             let bytes = head.batch_bytes();
-            let (uuid, position) = (self.uuid, head.position);
+            let uuid = self.uuid;
             let Some(batch) = self.batch.get_mut(..bytes) else {
                 return Err(Error::invalid("batch of rows", format!("{bytes} bytes"), "a smaller one"));
             };
             batch.fill(0);
             for (index, &(row, record)) in part.iter().enumerate() {
-                if let Some(id) = batch.get_mut(HEADER_BYTES + 8 * index..).and_then(|b| b.first_chunk_mut())
-                {
-                    *id = row.to_le_bytes();
-                }
-                let place = head.place(index);
-                let end = place + RECORD_PREFIX_BYTES + record_bytes;
-                if let Some(target) = batch.get_mut(place..end) {
-                    put_record(target, uuid, tensor, row, position + to_u64(place), record);
-                }
-                places.push(place_of(offset + to_u64(place)));
+                put(batch, &head, uuid, (index, row), record);
+                places.push(place_of(offset + to_u64(head.place(index))));
             }
             head.seal(uuid, batch);
             store.write_log(offset, self.batch.get(..bytes).unwrap_or_default())?;
@@ -414,6 +409,17 @@ pub(super) fn rows_of<'a>(
     offset: u64,
 ) -> impl Iterator<Item = (u64, u32)> + 'a {
     ids(head, bytes).enumerate().map(move |(index, row)| (row, place_of(offset + to_u64(head.place(index)))))
+}
+
+/// Puts a row, by its number in the batch, into a batch: its id and its record.
+fn put(batch: &mut [u8], head: &Head, uuid: Uuid, (index, row): (usize, u64), record: &[u8]) {
+    if let Some(id) = batch.get_mut(HEADER_BYTES + 8 * index..).and_then(|b| b.first_chunk_mut()) {
+        *id = row.to_le_bytes();
+    }
+    let position = head.position + to_u64(head.place(index));
+    if let Some(place) = batch.get_mut(head.record_range(index)) {
+        put_record(place, uuid, head.tensor.unwrap_or(0), row, position, record);
+    }
 }
 
 fn max_batch(ring: u64) -> usize {

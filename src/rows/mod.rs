@@ -323,23 +323,16 @@ impl State {
     /// Slots for rows that are not in memory; others make room for them.
     fn claim(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
         let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
-        let mut claimed = of.cache.claim_free(rows);
-        let rest = rows.get(claimed.len()..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(claimed);
-        }
-        let victims = of.cache.victims(rest.len());
-        let needed = to_u64((rows.len() - victims.len()) * of.spec.records.bytes());
+        let lacking = rows.len().saturating_sub(of.cache.free());
+        let victims = if lacking > 0 { of.cache.victims(lacking) } else { Vec::new() };
+        let needed = to_u64(rows.len() * of.spec.records.bytes());
         if victims.iter().any(|&at| of.cache.is_dirty(at)) {
-            let spilled = self.spill(pager, table, &victims);
-            if let Err(error) = spilled {
-                self.tables.get_mut(table).into_iter().for_each(|of| of.cache.give_up_all(&claimed));
-                return Err(error);
-            }
+            // Before a slot is claimed: what it holds until it is filled would be taken for its row's record.
+            self.spill(pager, table, &victims)?;
         }
         let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
         of.cache.give_up_all(&victims);
-        claimed.extend(of.cache.claim_free(rest));
+        let claimed = of.cache.claim_free(rows);
         if claimed.len() == rows.len() {
             return Ok(claimed);
         }

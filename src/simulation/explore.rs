@@ -2,8 +2,9 @@
 
 use super::operation::Operation;
 use super::profile::Profile;
+use super::promise::{Promise, Violation};
 use super::rng::Rng;
-use super::runner::{Promise, Runner, Violation};
+use super::runner::Runner;
 use super::schedule::{Cut, Round, Schedule, disk_after};
 use super::{Failure, Summary};
 use crate::storage::Barrier;
@@ -65,6 +66,11 @@ impl<'p> Explorer<'p> {
         self.runner(script, &[], None, Promise::default())
     }
 
+    /// Random operations; stores with tensors of rows have more of these.
+    pub(super) fn script(&self, rng: &mut Rng, len: usize) -> Vec<Operation> {
+        if self.profile.has_rows() { Operation::rows_script(rng, len) } else { Operation::script(rng, len) }
+    }
+
     /// Cuts the power after `event` events of a run, and goes on with another script on what is found.
     pub(super) fn cut(
         &mut self,
@@ -97,8 +103,13 @@ impl<'p> Explorer<'p> {
     /// A random script, random cuts in it, and cuts in what follows these.
     pub(super) fn random(&mut self, rng: &mut Rng) -> Result<(), Box<Broken>> {
         let len = 2 + rng.below(11);
-        let script = Operation::script(rng, len);
-        let run = self.record(&script)?;
+        let script = self.script(rng, len);
+        self.cuts_of(&script, rng)
+    }
+
+    /// Random cuts in a script, and cuts in what follows these.
+    pub(super) fn cuts_of(&mut self, script: &[Operation], rng: &mut Rng) -> Result<(), Box<Broken>> {
+        let run = self.record(script)?;
         let events = run.events();
         let created = run.starts().get(1).copied().unwrap_or(0);
         let mut cuts: Vec<usize> = (0..CUTS)
@@ -119,7 +130,7 @@ impl<'p> Explorer<'p> {
             }
             events.iter().take(event).skip(done).for_each(|event| disk.apply(event));
             done = event;
-            let mut path = vec![Round { script: script.clone(), cut: None }];
+            let mut path = vec![Round { script: script.to_vec(), cut: None }];
             self.descend(&mut path, &run, (event, &disk), rng)?;
         }
         Ok(())
@@ -135,7 +146,7 @@ impl<'p> Explorer<'p> {
     ) -> Result<(), Box<Broken>> {
         let len = rng.below(4);
         let picks = random_picks(&at.1.unsynced(), rng);
-        let script = Operation::script(rng, len);
+        let script = self.script(rng, len);
         let mut next = self.cut(path, run, at, &picks, &script)?;
         let mut script = script;
         while path.len() < 4 && rng.one_in(3) {
@@ -148,7 +159,7 @@ impl<'p> Explorer<'p> {
             let disk = disk_after(&next, &events, event);
             let picks = random_picks(&disk.unsynced(), rng);
             let len = rng.below(4);
-            script = Operation::script(rng, len);
+            script = self.script(rng, len);
             self.summary.again += 1;
             self.summary.points += 1;
             next = self.cut(path, &next, (event, &disk), &picks, &script)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::model::Snapshot;
-use super::runner::{Trouble, compare, violation};
+use super::promise::{Trouble, compare, violation};
 use crate::checkpoint::{Checkpoint, CheckpointState};
 use crate::options::Options;
 use crate::param_store::ParamStore;

@@ -7,6 +7,7 @@
 //! it. The program goes on, commits, and is compared again; and in all that the power may go again. Everything runs in
 //! one thread and repeats exactly from a seed.
 
+mod checkpoints;
 #[cfg(test)]
 mod exhaustive;
 mod explore;
@@ -14,7 +15,9 @@ mod kept;
 mod model;
 mod operation;
 mod profile;
+mod promise;
 mod rng;
+mod rows;
 mod runner;
 mod schedule;
 mod shrink;
@@ -165,8 +168,12 @@ impl Campaign {
         loop {
             let run = shared.next.fetch_add(1, Ordering::Relaxed);
             let mut rng = Rng::new(self.seed, run);
-            // The last store has the most tensors and costs most.
-            let number = rng.below(3 * Profile::COUNT - 2) / 3;
+            let number = match run % 5 {
+                // Stores with tensors of rows.
+                1 | 3 => Profile::WITHOUT_ROWS + rng.below(Profile::COUNT - Profile::WITHOUT_ROWS),
+                // The last of the others has the most tensors and costs most.
+                _ => rng.below(3 * Profile::WITHOUT_ROWS - 2) / 3,
+            };
             let Some(profile) = profiles.get(number) else { return };
             let mut explorer = Explorer::new(profile, self.left_out);
             let result = explorer.random(&mut rng);

@@ -14,6 +14,8 @@ use crate::units::to_usize;
 pub(super) struct Plain {
     pub(super) name: String,
     group: usize,
+    /// Elements of a row, of a tensor of rows.
+    width: Option<usize>,
     clock: TensorClock,
     planes: Vec<(String, Vec<f32>)>,
 }
@@ -33,6 +35,13 @@ pub(super) struct Snapshot {
     pub(super) user: Vec<u8>,
 }
 
+impl Snapshot {
+    /// The same once more, as the next generation.
+    pub(super) fn again(&self) -> Self {
+        Self { generation: self.generation + 1, model: self.model.clone(), user: self.user.clone() }
+    }
+}
+
 /// A gradient that depends on tensor, element, step and salt, with some exact zeros.
 pub(super) fn gradient(tensor: usize, elements: usize, step: u64, salt: u8) -> Vec<f32> {
     let start = step * 131 + u64::from(salt) * 977 + (tensor as u64) * 31;
@@ -48,6 +57,7 @@ impl Model {
     /// What a store holds now.
     pub(super) fn of(store: &ParamStore) -> Result<Self> {
         let mut tensors = Vec::new();
+        let tables: Vec<_> = store.row_uses().into_iter().map(|table| table.tensor).collect();
         for info in store.tensors() {
             let mut planes = Vec::new();
             for plane in info.planes() {
@@ -57,7 +67,9 @@ impl Model {
             }
             let group = store.groups().iter().position(|group| group.name() == info.group()).unwrap_or(0);
             let clock = store.tensor_clock(info.name())?;
-            tensors.push(Arc::new(Plain { name: info.name().to_owned(), group, clock, planes }));
+            let is_table = tables.iter().any(|table| table == info.name());
+            let width = info.shape().last().filter(|_| is_table).map(|&width| to_usize(width));
+            tensors.push(Arc::new(Plain { name: info.name().to_owned(), group, width, clock, planes }));
         }
         Ok(Self { tensors, groups: store.groups().to_vec(), step: store.step() })
     }
@@ -78,6 +90,49 @@ impl Model {
         let (Some(param), Some(group)) = (planes.next(), self.groups.get(*group)) else { return Ok(()) };
         let mut state: Vec<_> = planes.collect();
         group.optimizer().update(InstructionSet::portable(), clock, param, gradient, &mut state)
+    }
+
+    pub(super) fn is_of_rows(&self, tensor: usize) -> bool {
+        self.width(tensor).is_some()
+    }
+
+    /// Elements of a row, of a tensor of rows.
+    pub(super) fn width(&self, tensor: usize) -> Option<usize> {
+        self.tensors.get(tensor)?.width
+    }
+
+    /// Updates some rows of a tensor, by the book: every sum in the order of positions, every row on its own.
+    pub(super) fn update_rows(&mut self, tensor: usize, ids: &[u64], gradients: &[f32]) -> Result<()> {
+        let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return Ok(()) };
+        let Plain { group, width: Some(width), clock, planes, .. } = plain else { return Ok(()) };
+        let Some(group) = self.groups.get(*group) else { return Ok(()) };
+        let (rule, after) = group.optimizer().prepare_rows(*clock, "rows")?;
+        let mut sums = std::collections::BTreeMap::<u64, Vec<f32>>::new();
+        for (&id, gradient) in ids.iter().zip(gradients.chunks(*width)) {
+            match sums.get_mut(&id) {
+                None => drop(sums.insert(id, gradient.to_vec())),
+                Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g),
+            }
+        }
+        for (id, sum) in sums {
+            let start = to_usize(id) * *width;
+            let mut row = planes.iter_mut().filter_map(|(_, values)| values.get_mut(start..start + *width));
+            let Some(param) = row.next() else { continue };
+            let mut state: Vec<_> = row.collect();
+            rule.run(InstructionSet::portable(), param, &sum, &mut state);
+        }
+        *clock = after;
+        Ok(())
+    }
+
+    /// Sets some of a tensor's parameters.
+    pub(super) fn write_range(&mut self, tensor: usize, start: usize, values: &[f32]) {
+        let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return };
+        let target =
+            plain.planes.first_mut().and_then(|(_, param)| param.get_mut(start..start + values.len()));
+        if let Some(target) = target {
+            target.copy_from_slice(values);
+        }
     }
 
     /// Sets a tensor's parameters.

@@ -7,6 +7,12 @@ use super::rng::Rng;
 pub(super) enum Operation {
     /// An optimizer step; bits say which of the active tensors take part, and which of these by way of the `grad` plane.
     Step { tensors: u8, staged: u8, salt: u8 },
+    /// An optimizer step on rows of tensors of rows, and of no others.
+    Rows { tensors: u8, salt: u8 },
+    /// Rows of such a tensor, compared.
+    Gather { tensor: u8, salt: u8 },
+    /// Values for a range of such a tensor, from elsewhere.
+    WriteRows { tensor: u8, salt: u8 },
     /// Values for a tensor from elsewhere.
     Write { tensor: u8, salt: u8 },
     /// Another learning rate for a group.
@@ -74,6 +80,18 @@ impl Operation {
             40 => Self::DropNewest,
             _ => Self::Fault { fault: Fault::Kill, after: rng.byte() & 127 },
         }
+    }
+
+    /// A few operations on a store with tensors of rows.
+    pub(super) fn rows_script(rng: &mut Rng, len: usize) -> Vec<Self> {
+        let one = |rng: &mut Rng| match rng.below(20) {
+            0..6 => Self::Rows { tensors: rng.byte() | 1 << rng.below(2), salt: rng.byte() },
+            6..10 => Self::Commit { user: rng.byte() & 3 },
+            10 => Self::Gather { tensor: rng.byte(), salt: rng.byte() },
+            11 => Self::WriteRows { tensor: rng.byte(), salt: rng.byte() },
+            _ => Self::random(rng),
+        };
+        (0..len).map(|_| one(rng)).collect()
     }
 
     /// A few operations.

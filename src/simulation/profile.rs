@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::model::{Model, Plain};
 use crate::error::Result;
 use crate::format::directory::Init;
-use crate::optim::{AdamW, NAdam, Optimizer, Sgd};
+use crate::optim::{Adagrad, AdamW, NAdam, Optimizer, Sgd, SparseAdam};
 use crate::options::Options;
 use crate::pager::IoPath;
 use crate::param_store::ParamStore;
@@ -25,6 +25,8 @@ pub(super) struct Profile {
     pub(super) can_share: bool,
     /// Tensors that operations touch.
     pub(super) active: Vec<usize>,
+    /// Those of them that are kept by rows.
+    pub(super) tables: Vec<usize>,
 }
 
 /// Blocks of 4 KiB: the smallest there are.
@@ -32,7 +34,9 @@ const BLOCK_BYTES: u64 = 4096;
 
 impl Profile {
     /// How many there are.
-    pub(super) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 7;
+    /// The first of them have no tensors of rows.
+    pub(super) const WITHOUT_ROWS: usize = 4;
 
     /// Makes the one with this number.
     pub(super) fn new(number: usize) -> Result<Self> {
@@ -40,7 +44,11 @@ impl Profile {
             0 => Self::with("roomy", small(), 64, IoPath::Auto, false),
             1 => Self::with("tight", small(), 13, IoPath::Direct, false),
             2 => Self::with("mapped", small(), 13, IoPath::Mapped, true),
-            _ => Self::with("tree", tree(), 40, IoPath::Auto, true),
+            3 => Self::with("tree", tree(), 40, IoPath::Auto, true),
+            4 => Self::with("rows", rows(), ROOMY_BLOCKS, IoPath::Auto, false),
+            // So little memory that changed rows have to go before a commit.
+            5 => Self::with("tight rows", rows(), TIGHT_BLOCKS, IoPath::Direct, true),
+            _ => Self::with("mapped rows", rows(), TIGHT_BLOCKS, IoPath::Mapped, false),
         }
     }
 
@@ -51,11 +59,41 @@ impl Profile {
         let store = ParamStore::create_in(volume, &schema, &options)?;
         let initial = Model::of(&store)?;
         let is_active = |tensor: &Arc<Plain>| !tensor.name.starts_with('t') || tensor.name.ends_with('9');
-        let active = (0..initial.tensors.len()).filter(|&at| is_active(&initial.tensors[at])).collect();
+        let active: Vec<_> =
+            (0..initial.tensors.len()).filter(|&at| is_active(&initial.tensors[at])).collect();
         // One of those that are allocated, and one of those that are not.
-        let can_share = matches!(name, "tight" | "mapped");
-        Ok(Self { name, schema, options, initial, can_share, active })
+        let can_share = matches!(name, "tight" | "mapped" | "tight rows");
+        let tables = active.iter().copied().filter(|&at| initial.is_of_rows(at)).collect();
+        Ok(Self { name, schema, options, initial, can_share, active, tables })
     }
+}
+
+impl Profile {
+    pub(super) fn has_rows(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
+    /// One of the tensors of rows.
+    pub(super) fn table(&self, number: u8) -> Option<usize> {
+        self.tables.get(usize::from(number) % self.tables.len().max(1)).copied()
+    }
+}
+
+/// Budgets with which all rows stay in memory, and a few.
+const ROOMY_BLOCKS: u64 = 256;
+const TIGHT_BLOCKS: u64 = 60;
+
+/// Two tensors of rows, of several blocks each, with the smallest log, so that it goes round; and a dense one.
+fn rows() -> Schema {
+    let schema = Schema::new().seed(11).block_bytes(BLOCK_BYTES).row_log_bytes(64 << 10);
+    let normal = Init::Normal { mean: 0.0, std: 0.5 };
+    schema
+        .group(ParamGroup::new("sparseadam", Optimizer::SparseAdam(SparseAdam::default())))
+        .group(ParamGroup::new("adagrad", Optimizer::Adagrad(Adagrad::default())))
+        .group(ParamGroup::new("adamw", Optimizer::AdamW(AdamW::default())))
+        .tensor(TensorSpec::new("words", &[150, 24]).init(normal).rows())
+        .tensor(TensorSpec::new("dense", &[37]).group("adamw").init(Init::Constant(1.0)))
+        .tensor(TensorSpec::new("counts", &[300, 5]).group("adagrad").rows())
 }
 
 fn groups() -> Schema {

@@ -2,70 +2,27 @@
 
 use std::sync::Arc;
 
-use super::kept::{Kept, State};
 use super::model::{Model, Snapshot, first_difference, gradient};
-use super::operation::{Fault, NAMES, Operation, name_of, user_record};
+use super::operation::{Fault, Operation, user_record};
 use super::profile::{PATH, Profile};
+use super::promise::{Mark, Promise, Trouble, Violation, compare, violation};
 use crate::error::{Error, Result};
-use crate::inspect::VerifyOptions;
 use crate::param_store::ParamStore;
-use crate::repair::Repair;
 use crate::step::Step;
 use crate::storage::fault::{FaultVolume, Lasting};
 use crate::storage::sim::{Disk, Event, Image, SimVolume};
 use crate::storage::{Barrier, Volume};
 
-/// A promise of the store that was not kept.
-#[derive(Debug, Clone)]
-pub(crate) struct Violation(pub(crate) String);
-
-/// What has to be found after a power cut: the committed generation, or that of a commit under way. Nothing committed
-/// means that a `create` is under way: no store, or a whole one.
-#[derive(Clone, Default)]
-pub(super) struct Promise {
-    pub(super) committed: Option<Arc<Snapshot>>,
-    pub(super) in_flight: Option<Arc<Snapshot>>,
-    /// What the generation before the committed one holds.
-    previous: Option<Arc<Snapshot>>,
-    /// What may be found too while a repair goes back to that one.
-    dropping: Vec<Arc<Snapshot>>,
-    /// What may be found of each checkpoint.
-    pub(super) kept: [Kept; NAMES.len()],
-}
-
-/// What was promised from an event on.
-pub(super) struct Mark {
-    pub(super) event: usize,
-    promise: Promise,
-}
-
-/// How an operation ended that did not end well.
-pub(super) enum Trouble {
-    /// The store said so. That is right if something was made to fail.
-    Store(Error),
-    Violation(Violation),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Store(error)
-    }
-}
-
-pub(super) fn violation(text: impl Into<String>) -> Trouble {
-    Trouble::Violation(Violation(text.into()))
-}
-
 /// A program and its store between two losses of power.
 pub(super) struct Runner<'p> {
-    profile: &'p Profile,
+    pub(super) profile: &'p Profile,
     disk: Disk,
     sim: SimVolume,
     volume: FaultVolume,
     store: Option<ParamStore>,
     reader: Option<(ParamStore, Arc<Snapshot>)>,
-    model: Model,
-    promise: Promise,
+    pub(super) model: Model,
+    pub(super) promise: Promise,
     marks: Vec<Mark>,
     /// Failures on demand before the one that is armed.
     failures: usize,
@@ -168,7 +125,7 @@ impl<'p> Runner<'p> {
         }
     }
 
-    fn mark(&mut self) {
+    pub(super) fn mark(&mut self) {
         self.marks.push(Mark { event: self.sim.event_count(), promise: self.promise.clone() });
     }
 
@@ -221,13 +178,13 @@ impl<'p> Runner<'p> {
         Ok(())
     }
 
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.reader = None;
         self.store = None;
         self.noted = None;
     }
 
-    fn volume(&self) -> Arc<dyn Volume> {
+    pub(super) fn volume(&self) -> Arc<dyn Volume> {
         Arc::new(self.volume.clone())
     }
 
@@ -275,8 +232,8 @@ impl<'p> Runner<'p> {
     /// Which of the generations that may be there this is, bit for bit.
     fn promised(&self, store: &ParamStore, compared: &[usize]) -> Result<Arc<Snapshot>, Trouble> {
         let generation = store.generation();
-        let Promise { committed, in_flight, dropping, .. } = &self.promise;
-        let promised = committed.iter().chain(in_flight).chain(dropping);
+        let Promise { committed, in_flight, others, .. } = &self.promise;
+        let promised = committed.iter().chain(in_flight).chain(others);
         let mut trouble =
             violation(format!("generation {generation} was opened; promised: {}", self.promise));
         for snapshot in promised.filter(|snapshot| snapshot.generation == generation) {
@@ -352,21 +309,38 @@ impl<'p> Runner<'p> {
                 self.back();
             }
             Operation::Abandon => {
-                let tensor = self.active(0);
-                let gradient = gradient(tensor, self.model.elements(tensor), 5, 0);
                 let mut step = store.begin_step()?;
-                step.apply(self.model.name(tensor), &gradient)?;
+                let tensors: Vec<_> = self.profile.active.iter().copied().take(2).collect();
+                let mut forgotten = self.model.clone();
+                for tensor in tensors {
+                    if forgotten.is_of_rows(tensor) {
+                        forgotten.apply_rows(&mut step, tensor, (5, 0))?;
+                    } else {
+                        let gradient = gradient(tensor, forgotten.elements(tensor), 5, 0);
+                        step.apply(forgotten.name(tensor), &gradient)?;
+                    }
+                }
                 drop(step);
                 store.rollback()?;
                 self.back();
             }
             Operation::View { tensor } => {
                 let tensor = self.active(tensor);
+                if self.model.is_of_rows(tensor) {
+                    return self.gather(store, tensor, 0);
+                }
                 let view = store.view(self.model.name(tensor))?;
                 if let Some(at) = first_difference(&view, self.model.params(tensor)) {
                     return Err(violation(format!("view of {:?}, element {at}", self.model.name(tensor))));
                 }
             }
+            Operation::Rows { tensors, salt } => self.step_on_rows(store, tensors, salt)?,
+            Operation::Gather { tensor, salt } => {
+                if let Some(tensor) = self.profile.table(tensor) {
+                    self.gather(store, tensor, salt)?;
+                }
+            }
+            Operation::WriteRows { tensor, salt } => self.write_rows(store, tensor, salt)?,
             Operation::Keep { name } => self.keep(store, name)?,
             Operation::RollbackTo { name } => self.roll_back_to(store, name)?,
             Operation::Prune { name } => self.prune(store, name)?,
@@ -389,6 +363,10 @@ impl<'p> Runner<'p> {
         for (bit, &tensor) in
             self.profile.active.iter().enumerate().filter(|(bit, _)| tensors >> (bit % 8) & 1 == 1)
         {
+            if model.is_of_rows(tensor) {
+                model.apply_rows(&mut step, tensor, (now, salt))?;
+                continue;
+            }
             let elements = model.elements(tensor);
             let mut values = gradient(tensor, elements, now, salt);
             if staged >> (bit % 8) & 1 == 1 {
@@ -427,103 +405,13 @@ impl<'p> Runner<'p> {
     }
 
     /// A commit has ended well.
-    fn committed(&mut self, next: Arc<Snapshot>) -> Result<(), Trouble> {
+    pub(super) fn committed(&mut self, next: Arc<Snapshot>) -> Result<(), Trouble> {
         let before = self.promise.committed.replace(next);
         (self.promise.previous, self.promise.in_flight) = (before, None);
         self.mark();
         if let Some((reader, snapshot)) = self.reader.take() {
             compare(&reader, &snapshot, &self.profile.active)?;
         }
-        Ok(())
-    }
-
-    /// What may be found of a checkpoint.
-    fn kept(&mut self, number: u8) -> &mut Kept {
-        &mut self.promise.kept[usize::from(number & 1)]
-    }
-
-    fn keep(&mut self, store: &mut ParamStore, number: u8) -> Result<(), Trouble> {
-        let Some(committed) = self.promise.committed.clone() else { return Ok(()) };
-        // What is there for certain is refused, and stays there for certain.
-        if !self.kept(number).is_kept() {
-            self.kept(number).may_be([State::Left, State::Kept(committed.clone())]);
-            self.mark();
-        }
-        let now = match store.keep(name_of(number)) {
-            Ok(_) => State::Kept(committed),
-            // Then it is there, and stays.
-            Err(Error::AlreadyExists { .. }) => self.seen(store, number)?,
-            Err(error) => return Err(error.into()),
-        };
-        self.kept(number).is(now);
-        self.mark();
-        Ok(())
-    }
-
-    fn prune(&mut self, store: &mut ParamStore, number: u8) -> Result<(), Trouble> {
-        self.kept(number).may_be([State::Left, State::Gone]);
-        self.mark();
-        match store.prune(name_of(number)) {
-            Ok(_) => self.kept(number).is(State::Gone),
-            // What is not there was never promised to stay away.
-            Err(Error::Unknown { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.mark();
-        Ok(())
-    }
-
-    fn roll_back_to(&mut self, store: &mut ParamStore, number: u8) -> Result<(), Trouble> {
-        let State::Kept(kept) = self.seen(store, number)? else { return Ok(()) };
-        let generation = self.promise.committed.as_ref().map_or(0, |snapshot| snapshot.generation) + 1;
-        let next = Snapshot { generation, model: kept.model.clone(), user: kept.user.clone() };
-        let next = Arc::new(next);
-        self.promise.in_flight = Some(Arc::clone(&next));
-        self.mark();
-        store.roll_back_to(name_of(number))?;
-        self.model = next.model.clone();
-        compare(store, &next, &self.profile.active)?;
-        self.committed(next)
-    }
-
-    /// What a program sees of a checkpoint; it has to be one of the things that may be.
-    fn seen(&self, store: &ParamStore, number: u8) -> Result<State, Trouble> {
-        let kept = &self.promise.kept[usize::from(number & 1)];
-        kept.seen(&self.volume(), &store.checkpoints()?, name_of(number), &self.profile.options)
-    }
-
-    /// What is found of the checkpoints after a loss of power is durable, whatever it is.
-    fn compare_kept(&mut self, store: &ParamStore) -> Result<(), Trouble> {
-        for number in [0, 1] {
-            let state = self.seen(store, number)?;
-            self.kept(number).is(state);
-        }
-        Ok(())
-    }
-
-    /// Back by one generation, whether the newest is damaged or not.
-    fn drop_newest(&mut self) -> Result<(), Trouble> {
-        self.close();
-        let Promise { committed: Some(newest), previous: Some(previous), .. } = self.promise.clone() else {
-            return Ok(());
-        };
-        let repair = Repair::open_in(self.volume())?;
-        let next = Snapshot {
-            generation: newest.generation,
-            model: previous.model.clone(),
-            user: previous.user.clone(),
-        };
-        let next = Arc::new(next);
-        self.promise.dropping = vec![Arc::clone(&next), previous];
-        self.mark();
-        match repair.drop_newest(&VerifyOptions::new().in_place()) {
-            Ok(_) => self.promise.committed = Some(next),
-            // Steps after the last commit have taken the place of its blocks.
-            Err(Error::Invalid { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.promise.dropping.clear();
-        self.mark();
         Ok(())
     }
 
@@ -545,50 +433,4 @@ impl<'p> Runner<'p> {
 /// Gives a gradient in two halves.
 fn accumulate(step: &mut Step<'_>, name: &str, halves: [&[f32]; 2]) -> Result<()> {
     halves.iter().try_for_each(|half| step.accumulate(name, half, 0.5))
-}
-
-pub(super) fn compare(store: &ParamStore, snapshot: &Snapshot, tensors: &[usize]) -> Result<(), Trouble> {
-    if store.generation() != snapshot.generation {
-        let (got, expected) = (store.generation(), snapshot.generation);
-        return Err(violation(format!("generation {got}, expected {expected}")));
-    }
-    if store.user_record() != snapshot.user {
-        return Err(violation(format!("another user record in generation {}", snapshot.generation)));
-    }
-    match snapshot.model.difference(store, tensors)? {
-        Some(difference) => Err(violation(format!("generation {}: {difference}", snapshot.generation))),
-        None => Ok(()),
-    }
-}
-
-impl Promise {
-    /// Takes one of the generations that were promised as the one that is there.
-    fn is_found(&mut self, found: Arc<Snapshot>) {
-        let before = self.committed.take();
-        self.previous = match &before {
-            // A repair was cut off, and tore the superblock of the newest.
-            Some(before) if found.generation < before.generation => None,
-            Some(before) if found.generation == before.generation => self.previous.take(),
-            _ => before,
-        };
-        (self.committed, self.in_flight) = (Some(found), None);
-        self.dropping.clear();
-    }
-
-    /// The committed generation, and that under way.
-    pub(super) fn generations(&self) -> (Option<u64>, Option<u64>) {
-        let generation = |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().map(|s| s.generation);
-        (generation(&self.committed), generation(&self.in_flight))
-    }
-}
-
-impl std::fmt::Display for Promise {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.generations() {
-            (Some(committed), Some(next)) => write!(f, "generation {committed} or {next}"),
-            (Some(committed), None) => write!(f, "generation {committed}"),
-            (None, Some(next)) => write!(f, "no store, or generation {next}"),
-            (None, None) => write!(f, "no store"),
-        }
-    }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::operation::Operation;
 use super::profile::Profile;
-use super::runner::{Promise, Runner, Violation};
+use super::promise::{Promise, Violation};
+use super::runner::Runner;
 use crate::storage::Barrier;
 use crate::storage::sim::{Disk, Event, Image, ItemKey, Picks};
 

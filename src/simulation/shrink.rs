@@ -3,7 +3,7 @@
 use super::Failure;
 use super::explore::Broken;
 use super::profile::Profile;
-use super::runner::Violation;
+use super::promise::Violation;
 use super::schedule::{Round, Schedule};
 
 /// Replays spent on it.

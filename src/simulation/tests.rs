@@ -103,6 +103,60 @@ fn every_loss_of_power_in_a_repair_leaves_the_newest_generation_or_the_one_befor
     }
 }
 
+/// A step on a few rows, and nothing else.
+const ROWS: Operation = Operation::Rows { tensors: ALL, salt: 1 };
+
+#[test]
+fn every_loss_of_power_where_rows_go_to_the_log_leaves_a_promised_generation() {
+    let script = [ROWS, Operation::Commit { user: 1 }, ROWS, Operation::Commit { user: 1 }, ROWS];
+    let summary = explore_every_point([4, 5], &script, &[ROWS]);
+    assert!(summary.schedules > 1000 && summary.older > 100 && summary.newer > 20, "{summary:?}");
+}
+
+/// Steps on many rows, so that the log is folded and goes round.
+#[test]
+fn losses_of_power_where_the_log_goes_round_leave_a_promised_generation() {
+    let many = Operation::Rows { tensors: ALL, salt: 3 };
+    let [keep, back] = [Operation::Keep { name: 0 }, Operation::RollbackTo { name: 0 }];
+    let mut script = vec![keep];
+    for turn in 0..9 {
+        script.extend([many, Operation::Commit { user: 1 }]);
+        script.extend([keep].iter().filter(|_| turn == 5));
+    }
+    script.extend([back, many]);
+    for number in 4..Profile::COUNT {
+        let profile = Profile::new(number).unwrap();
+        let mut explorer = Explorer::new(&profile, None);
+        let mut rng = Rng::new(3, number as u64);
+        let pool = build_threads(1).unwrap();
+        let result = on_threads(Some(&pool), || explorer.cuts_of(&script, &mut rng));
+        if let Err(broken) = result {
+            panic!("store {:?}:\n{}", profile.name, broken.failure(&profile).story);
+        }
+    }
+}
+
+/// Where a commit wrote to the log of rows and to no block, the barrier for segments is that of the log.
+#[test]
+fn a_log_that_was_not_made_durable_is_missed() {
+    let script = [ROWS, Operation::Commit { user: 1 }, ROWS, Operation::Commit { user: 1 }];
+    let profile = Profile::new(4).unwrap();
+    let explore = |left_out| {
+        let mut explorer = Explorer::new(&profile, left_out);
+        explorer.every_point(&script, &[], &mut Rng::new(1, 1))
+    };
+    let run = Explorer::new(&profile, None).record(&script).map_err(|broken| broken.violation).unwrap();
+    let disk = super::schedule::disk_after(&run, &run.events(), usize::MAX);
+    let committed: Vec<_> = run.events().split_off(run.starts()[1]);
+    let lines: Vec<_> = committed.iter().map(|event| event.describe(|file| disk.name_of(file))).collect();
+    let names = |name: &str| lines.iter().filter(|line| line.contains(name)).count();
+    assert!(names("row_log.") > 2 && names("record.") == 0 && names("param.") == 0, "{lines:?}");
+    assert!(explore(None).is_ok());
+    let barrier = crate::store::barriers::ALL.iter().find(|barrier| barrier.0 == "commit: segment");
+    let broken = explore(barrier.copied()).err().unwrap();
+    println!("{}", broken.failure(&profile).story);
+}
+
 #[test]
 fn a_random_campaign_finds_every_promise_kept() {
     let start = Instant::now();
@@ -161,7 +215,9 @@ fn the_same_seed_gives_the_same_events_and_the_same_summary() {
     for number in 0..Profile::COUNT {
         let profile = Profile::new(number).unwrap();
         for stream in 0..12 {
-            let script = Operation::script(&mut Rng::new(5, stream), 10);
+            let mut rng = Rng::new(5, stream);
+            let explorer = Explorer::new(&profile, None);
+            let script = explorer.script(&mut rng, 10);
             let events = || {
                 let run = Explorer::new(&profile, None).record(&script);
                 let run = run.map_err(|broken| broken.violation).unwrap();

@@ -160,6 +160,12 @@ impl BlockStore {
         self.table.set_block(&self.meta, slot, BlockEntry { generation, crc, home: home.0 })
     }
 
+    /// Says of a block's plane that has just been written that it is what another copy of the store has, also by its generation.
+    pub(crate) fn keep_entry(&mut self, slot: SlotIndex, copied: BlockEntry) -> Result<()> {
+        let home = self.block_entry(slot)?.home;
+        self.table.set_block(&self.meta, slot, BlockEntry { home, ..copied })
+    }
+
     /// Makes a block's plane one that was never written, in the working generation: it has its initial values again.
     ///
     /// Only for a generation that is committed before anything else is written: until then home 0, where a plane goes

@@ -16,6 +16,8 @@ mod power;
 mod recovery;
 mod repair;
 mod rows;
+mod rows_faults;
+mod rows_kept;
 
 use std::sync::Arc;
 
