@@ -385,6 +385,8 @@ impl ParamStore {
         tables.fold_all()?;
         let user = self.user_record().to_vec();
         self.commit(&user)?;
+        // Blocks that are near now are going to be written past the pager.
+        self.rollback()?;
         Ok(())
     }
 
