@@ -3,15 +3,13 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use paramstore::optim::{
-    Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RmsProp, Sgd, SparseAdam,
-};
-use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Result, Schema, Step, TensorSpec};
+use paramstore::optim::{Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RmsProp, Sgd};
+use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Result, Schema, TensorSpec};
 
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 11] = [
+pub(crate) const STORES: [(&str, Make); 10] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -24,7 +22,6 @@ pub(crate) const STORES: [(&str, Make); 11] = [
     ("cut_commit", cut_commit),
     ("torn_superblock", torn_superblock),
     ("kept", kept),
-    ("rows", rows),
 ];
 
 fn options() -> Options {
@@ -80,16 +77,9 @@ fn many() -> Schema {
 /// One step over every tensor but those that are never touched.
 pub(crate) fn one_step(store: &mut ParamStore) -> Result<()> {
     let tensors: Vec<_> = store.tensors().map(|t| (t.name().to_owned(), t.elements())).collect();
-    let shape = |name: &str| store.tensor(name).map(|tensor| tensor.shape().to_vec());
-    let tables: Vec<_> = store.row_uses().into_iter().map(|table| table.tensor).collect();
-    let tables = tables.into_iter().map(|name| Ok((shape(&name)?, name))).collect::<Result<Vec<_>>>()?;
     let now = store.step();
     let mut step = store.begin_step()?;
-    for (shape, name) in &tables {
-        rows_of_step(&mut step, name, shape, now)?;
-    }
-    let is_dense = |name: &str| name != "never touched" && tables.iter().all(|table| table.1 != name);
-    for (name, elements) in tensors.iter().filter(|(name, _)| is_dense(name)) {
+    for (name, elements) in tensors.iter().filter(|(name, _)| name != "never touched") {
         let value = |i: u64| f32::from(u8::try_from((i * 31 + now * 7) % 251).unwrap()) / 125.0 - 1.0;
         step.apply(name, &(0..*elements).map(value).collect::<Vec<_>>())?;
     }
@@ -157,33 +147,6 @@ fn kept(path: &Path) -> Result<()> {
     train(&mut store, 2)?;
     store.keep("best")?;
     train(&mut store, 2)
-}
-
-/// Two tensors of rows beside a dense one, with the smallest log: some rows stand in the log, which has gone round, some in
-/// blocks, and some were never touched. Below it a checkpoint that was kept early.
-fn rows(path: &Path) -> Result<()> {
-    let schema = Schema::new()
-        .seed(29)
-        .block_bytes(4096)
-        .row_log_bytes(64 << 10)
-        .group(ParamGroup::new("sparse", Optimizer::SparseAdam(SparseAdam::default())))
-        .group(ParamGroup::new("dense", Optimizer::AdamW(AdamW::default())))
-        .tensor(TensorSpec::new("words", &[150, 24]).init(Init::Normal { mean: 0.0, std: 0.5 }).rows())
-        .tensor(TensorSpec::new("bias", &[37]).group("dense"))
-        .tensor(TensorSpec::new("pairs", &[400, 3]).init(Init::Constant(0.25)).rows());
-    let mut store = create(path, &schema, &options())?;
-    train(&mut store, 3)?;
-    store.keep("best")?;
-    train(&mut store, 12)
-}
-
-/// One call for rows that the step chooses, some of them twice.
-fn rows_of_step(step: &mut Step<'_>, name: &str, shape: &[u64], now: u64) -> Result<()> {
-    let (rows, width) = (shape[0], shape[1]);
-    let ids: Vec<_> = (0..30).map(|i| (i * i * 7 + now * 31) % (rows * 3 / 4)).collect();
-    let value = |i: u64| f32::from(u16::try_from((i * 7919 + now * 104_729) % 2003).unwrap()) / 1001.0 - 1.0;
-    let gradients: Vec<_> = (0..30 * width).map(value).collect();
-    step.apply_rows(name, &ids, &gradients)
 }
 
 fn slots(path: &Path) -> Vec<u8> {
