@@ -12,6 +12,7 @@ use crate::format::{META_FILE, is_store_file, superblock};
 use crate::optim::Optimizer;
 use crate::options::Options;
 use crate::param_store::{ParamStore, Recovery};
+use crate::rows::RowUse;
 use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
 
@@ -51,6 +52,8 @@ pub struct Summary {
     pub bytes_allocated: u64,
     /// Block sizes in use, small ones first.
     pub blocks: Vec<BlockSize>,
+    /// What each tensor of rows takes, in the schema's order.
+    pub rows: Vec<RowUse>,
     /// The block table.
     pub table: TableSummary,
     /// Bytes of the user record of the generation.
@@ -166,6 +169,7 @@ impl ParamStore {
             bytes_on_disk,
             bytes_allocated,
             blocks: block_sizes(&directory.extents),
+            rows: self.row_uses(),
             table: table(superblock.table_slots),
             user_record_bytes,
             recovery: self.recovery().clone(),

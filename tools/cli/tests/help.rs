@@ -17,6 +17,7 @@ fn help_is_what_the_files_say() {
         "plan",
         "bench",
         "bench sweep",
+        "bench rows",
         "checkpoint",
         "checkpoint keep",
         "checkpoint list",

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 
-use paramstore::TensorInfo;
+use paramstore::{RowUse, TensorInfo};
 use paramstore::inspect::{BlockRun, Blocks, DiskUse, PlaneUse, Summary};
 use paramstore::optim::Setting;
 use serde::ser::{Error as _, SerializeSeq};
@@ -96,6 +96,7 @@ fn summary(summary: &Summary) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "planes": summary.planes.iter().map(plane).collect::<Vec<_>>(),
         "block_sizes": blocks.collect::<Vec<_>>(),
+        "row_tensors": summary.rows.iter().map(row_tensor).collect::<Vec<_>>(),
         "table": {
             "entries": summary.table.entries,
             "pages": summary.table.pages,
@@ -186,4 +187,15 @@ fn block(run: &Result<BlockRun, paramstore::Error>) -> Value {
         Ok(_) => Value::Null,
         Err(error) => json!({ "error": error.to_string() }),
     }
+}
+
+fn row_tensor(rows: &RowUse) -> Value {
+    json!({
+        "tensor": rows.tensor,
+        "rows": rows.rows,
+        "born": rows.born,
+        "in_log": rows.in_log,
+        "record_bytes": rows.record_bytes,
+        "page_bytes": rows.page_bytes,
+    })
 }

@@ -19,6 +19,7 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
         writeln!(out, "digest      {digest}")?;
     }
     groups(summary, out)?;
+    rows(summary, out)?;
     writeln!(out, "\nplanes")?;
     planes(&summary.planes, out)?;
     writeln!(out, "\ndisk")?;
@@ -79,6 +80,26 @@ fn head(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the tensors of rows hold.
+fn rows(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
+    if summary.rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nrows")?;
+    let mut table = Table::new(&["tensor", ">rows", ">born", ">in the log", ">record", ">page"]);
+    for tensor in &summary.rows {
+        table.row(vec![
+            tensor.tensor.clone(),
+            grouped(tensor.rows),
+            grouped(tensor.born),
+            grouped(tensor.in_log),
+            bytes(tensor.record_bytes),
+            bytes(tensor.page_bytes),
+        ]);
+    }
+    table.write(out)
 }
 
 fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
