@@ -2,7 +2,7 @@
 #![cfg(feature = "rocksdb")]
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, SstFileWriter,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, SstFileWriter,
     WriteBatch, WriteOptions,
 };
 use serde_json::{Value, json};
@@ -67,7 +67,8 @@ impl Rocks {
 
 impl Table for Rocks {
     fn version(&self) -> String {
-        "RocksDB 10.4.2, rocksdb 0.24".to_owned()
+        let library = if option_env!("ROCKSDB_LIB_DIR").is_some() { "of the system's package" } else { "10.4.2" };
+        format!("RocksDB {library}, rocksdb 0.24")
     }
 
     fn settings(&self) -> Value {
@@ -105,10 +106,8 @@ impl Table for Rocks {
         let record_len = 3 * self.dim;
         let family = self.database.cf_handle(FAMILY).ok_or("no column family")?;
         self.readers.each(rows, records, |rows, records| {
-            let mut options = ReadOptions::default();
-            options.set_async_io(true);
             let keys: Vec<_> = rows.iter().map(|row| row.to_be_bytes()).collect();
-            let values = self.database.batched_multi_get_cf_opt(&family, &keys, true, &options);
+            let values = self.database.batched_multi_get_cf(&family, &keys, true);
             for ((row, value), record) in rows.iter().zip(values).zip(records.chunks_exact_mut(record_len)) {
                 copy(*row, value?.as_deref(), record)?;
             }
