@@ -39,7 +39,8 @@ impl Times {
 impl Work {
     pub(crate) fn new(arguments: &Arguments) -> Outcome<Self> {
         let elements = arguments.batch * arguments.dim;
-        let draw = Draw::new(arguments.rows, arguments.zipf, arguments.seed).ok_or("--zipf is no exponent")?;
+        let draw =
+            Draw::new(arguments.rows, arguments.zipf, arguments.seed).ok_or("--zipf is no exponent")?;
         Ok(Self {
             draw,
             dim: arguments.dim,
@@ -161,7 +162,12 @@ fn report(
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
     let per_row = |bytes: u64| bytes as f64 / distinct as f64;
     let drawn = arguments.batch as f64;
-    eprintln!("{}: {:.0} drawn rows/s, median {:.0}", mode.name(), drawn * rounds.len() as f64 / seconds, drawn / median);
+    eprintln!(
+        "{}: {:.0} drawn rows/s, median {:.0}",
+        mode.name(),
+        drawn * rounds.len() as f64 / seconds,
+        drawn / median
+    );
     json!({
         "mode": mode.name(),
         "warm_up": warm_up,

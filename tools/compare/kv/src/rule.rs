@@ -55,18 +55,22 @@ impl Batch {
     /// The update of step `step`, from 1; `gradients` has one row for every draw, and those of a row are summed first.
     pub(crate) fn update(&self, step: u64, records: &mut [f32], dim: usize, gradients: &[f32]) {
         let rule = Rule::new(step);
-        records.par_chunks_exact_mut(3 * dim).zip(self.starts.par_windows(2)).with_min_len(MIN_LEN).for_each_init(
-            || vec![0.0_f32; dim],
-            |sum, (record, bounds)| {
-                sum.fill(0.0);
-                for &position in &self.order[bounds[0]..bounds[1]] {
-                    for (sum, g) in sum.iter_mut().zip(&gradients[position * dim..][..dim]) {
-                        *sum += *g;
+        records
+            .par_chunks_exact_mut(3 * dim)
+            .zip(self.starts.par_windows(2))
+            .with_min_len(MIN_LEN)
+            .for_each_init(
+                || vec![0.0_f32; dim],
+                |sum, (record, bounds)| {
+                    sum.fill(0.0);
+                    for &position in &self.order[bounds[0]..bounds[1]] {
+                        for (sum, g) in sum.iter_mut().zip(&gradients[position * dim..][..dim]) {
+                            *sum += *g;
+                        }
                     }
-                }
-                rule.update(record, sum);
-            },
-        );
+                    rule.update(record, sum);
+                },
+            );
     }
 }
 

@@ -2,8 +2,8 @@
 #![cfg(feature = "rocksdb")]
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, SstFileWriter,
-    WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, SstFileWriter, WriteBatch,
+    WriteOptions,
 };
 use serde_json::{Value, json};
 
@@ -67,7 +67,8 @@ impl Rocks {
 
 impl Table for Rocks {
     fn version(&self) -> String {
-        let library = if option_env!("ROCKSDB_LIB_DIR").is_some() { "of the system's package" } else { "10.4.2" };
+        let library =
+            if option_env!("ROCKSDB_LIB_DIR").is_some() { "of the system's package" } else { "10.4.2" };
         format!("RocksDB {library}, rocksdb 0.24")
     }
 
