@@ -9,7 +9,7 @@ mod tables;
 
 /// The very draws of `paramstore bench rows`.
 #[path = "../../../cli/src/bench/rows/ids.rs"]
-#[expect(dead_code, reason = "the bound for caches is used there alone")]
+#[expect(dead_code, clippy::precedence, reason = "the bound for caches is used there alone; lints differ")]
 mod ids;
 
 use std::error::Error;
