@@ -190,7 +190,7 @@ impl Placer<'_> {
         };
         if request.rows {
             let first = self.extents.len();
-            self.rows(request)?;
+            self.rows(request);
             tensor.extent = index(first)?;
             tensor.extents = index(self.extents.len() - first)?;
             return Ok(tensor);
@@ -254,7 +254,7 @@ impl Placer<'_> {
     }
 
     /// The extents of a tensor of rows: pages of records, and as many of them as the rows need.
-    fn rows(&mut self, request: &TensorRequest) -> Result<()> {
+    fn rows(&mut self, request: &TensorRequest) {
         let (rows, width) = match *request.shape.as_slice() {
             [rows, width] => (rows, u32::try_from(width).unwrap_or(u32::MAX)),
             _ => (0, 0),
@@ -282,7 +282,6 @@ impl Placer<'_> {
             });
             left -= elements;
         }
-        Ok(())
     }
 
     /// Bytes of all records, without paddings of blocks.

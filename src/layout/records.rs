@@ -137,7 +137,7 @@ pub(super) fn page_bytes(record_bytes: usize) -> u32 {
 pub(super) fn default_log_bytes(record_bytes: u64) -> u64 {
     const MOST: u64 = 8 << 30;
     const LEAST: u64 = 16 << 20;
-    debug_assert!(LEAST >= MIN_RING_BYTES);
+    const { assert!(LEAST >= MIN_RING_BYTES) };
     round_up(record_bytes, 1 << 20).unwrap_or(MOST).clamp(LEAST, MOST)
 }
 

@@ -174,7 +174,7 @@ impl ParamStore {
         out: &mut [f32],
     ) -> Result<()> {
         if let Some(tables) = self.table_of(tensor) {
-            return self.read_table(tables, tensor, plane, range, out);
+            return Self::read_table(tables, tensor, plane, range, out);
         }
         self.background.settle(tensor);
         self.pager().read_into(tensor, plane, range, out)

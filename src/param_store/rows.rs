@@ -105,7 +105,6 @@ impl ParamStore {
 
     /// Copies elements of a plane of a tensor of rows, past the cache.
     pub(super) fn read_table(
-        &self,
         tables: &Tables,
         tensor: usize,
         plane: usize,

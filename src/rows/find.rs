@@ -94,8 +94,12 @@ impl State {
         let renumber =
             |tag: &mut u32| *tag = number_of.get(to_usize((*tag).into())).copied().unwrap_or(u32::MAX);
         let Found { mut in_log, mut in_pages, .. } = found;
-        in_log.iter_mut().for_each(|want| renumber(&mut want.tag));
-        in_pages.iter_mut().flat_map(|(_, wants)| wants).for_each(|want| renumber(&mut want.tag));
+        for want in &mut in_log {
+            renumber(&mut want.tag);
+        }
+        for want in in_pages.iter_mut().flat_map(|(_, wants)| wants) {
+            renumber(&mut want.tag);
+        }
         let wanted = Wanted {
             table,
             tensor: of.tensor,
@@ -135,14 +139,13 @@ impl Table {
                 }
                 continue;
             }
-            let (_, standing, entry) = match block.filter(|&(number, _, _)| number == place.block) {
-                Some(known) => known,
-                None => {
-                    let standing = self.spec.block_place(pager.directory(), place.block);
-                    let standing =
-                        standing.ok_or_else(|| Error::invalid("row", row, "a row of the table"))?;
-                    (place.block, standing, store.block_entry(standing.slot)?)
-                }
+            let known = block.filter(|&(number, _, _)| number == place.block);
+            let (_, standing, entry) = if let Some(known) = known {
+                known
+            } else {
+                let standing = self.spec.block_place(pager.directory(), place.block);
+                let standing = standing.ok_or_else(|| Error::invalid("row", row, "a row of the table"))?;
+                (place.block, standing, store.block_entry(standing.slot)?)
             };
             block = Some((place.block, standing, entry));
             if entry.generation == 0 {

@@ -392,10 +392,10 @@ impl Log {
             return Err(Error::damaged(self.file.path(), what, (offset, PAGE_BYTES), got, expected));
         }
         let end = head.ids_end().next_multiple_of(first);
-        if let Some(more) = self.batch.get_mut(first..end.max(first)) {
-            if !more.is_empty() {
-                self.file.read_at(more, offset + to_u64(first))?;
-            }
+        if let Some(more) = self.batch.get_mut(first..end)
+            && !more.is_empty()
+        {
+            self.file.read_at(more, offset + to_u64(first))?;
         }
         head.check(&self.batch).map_err(|e| damaged(&self.file, e))?;
         Ok(head)

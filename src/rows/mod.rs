@@ -288,12 +288,11 @@ impl State {
         let mut slots = vec![u32::MAX; rows.len()];
         let (mut missing, mut places) = (Vec::new(), Vec::new());
         for (place, (&row, slot)) in rows.iter().zip(&mut slots).enumerate() {
-            match of.cache.touch(row) {
-                Some(at) => *slot = at,
-                None => {
-                    missing.push(row);
-                    places.push(place);
-                }
+            if let Some(at) = of.cache.touch(row) {
+                *slot = at;
+            } else {
+                missing.push(row);
+                places.push(place);
             }
         }
         let mut state = pager.lock();

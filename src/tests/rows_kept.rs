@@ -58,7 +58,7 @@ pub(super) fn one_step(store: &mut ParamStore, most: u64) -> Result<()> {
         let gradients = super::gradient(name, len * width, now);
         step.apply_rows(name, &ids, &gradients)?;
     }
-    if now % 2 == 0 {
+    if now.is_multiple_of(2) {
         step.apply("dense", &super::gradient("dense", 37, now))?;
     }
     step.finish().map(drop)

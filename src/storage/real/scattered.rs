@@ -141,7 +141,7 @@ mod tests {
         let pieces: Vec<_> = (0..8).map(|at| (999_650 + 50 * at, 100)).collect();
         let asked = AtomicUsize::new(0);
         let mut seen = 0;
-        let result = read(&file, &pieces, &mut [0; 1 << 16], &mut |_, _| seen += 1, |buffer, offset| {
+        let result = read(&file, &pieces, &mut vec![0; 1 << 16], &mut |_, _| seen += 1, |buffer, offset| {
             asked.fetch_add(1, Ordering::Relaxed);
             ordinary(&file)(buffer, offset)
         });

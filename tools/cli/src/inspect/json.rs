@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::io::Write;
 
-use paramstore::{RowUse, TensorInfo};
 use paramstore::inspect::{BlockRun, Blocks, DiskUse, PlaneUse, Summary};
 use paramstore::optim::Setting;
+use paramstore::{RowUse, TensorInfo};
 use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};

@@ -338,8 +338,8 @@ impl<'a, M: Model> Run<'a, M> {
 
 /// What the store may have of the memory: all but the rows and gradients of a batch, with the ids of the next one.
 fn budget(model: &impl Model, memory: u64) -> Result<u64> {
-    let held = model
-        .tables()
+    let tables = model.tables();
+    let held = tables
         .iter()
         .zip(model.most_rows())
         .map(|(table, most)| most.min(table.rows) * 2 * 4 * table.width as u64 + 2 * most * BYTES_PER_ID);

@@ -25,7 +25,7 @@ impl Draw {
     pub(super) fn new(rows: u64, exponent: f64, seed: u64) -> Option<Self> {
         #[expect(clippy::cast_precision_loss, reason = "a number of rows below 2^53")]
         let law = if exponent == 0.0 { Law::Even } else { Law::Zipf(Zipf::new(rows as f64, exponent).ok()?) };
-        let mut factor = (rows / 2 | 1).max(1);
+        let mut factor = (rows / 2) | 1;
         while gcd(factor, rows) != 1 {
             factor += 2;
         }
@@ -106,7 +106,9 @@ mod tests {
             let ids = draw.batch(20_000);
             assert!(ids.iter().all(|&id| id < 1000));
             let mut counts = vec![0_u32; 1000];
-            ids.iter().for_each(|&id| counts[usize::try_from(id).unwrap()] += 1);
+            for &id in &ids {
+                counts[usize::try_from(id).unwrap()] += 1;
+            }
             counts.sort_unstable_by(|a, b| b.cmp(a));
             // The most frequent of 1,000 ranks has about one draw of seven by Zipf's law of 1.05.
             assert!(

@@ -46,7 +46,7 @@ fn sums(arguments: &RowsArguments, measured: &Measured) -> Sums {
 /// The share of rows of each batch that the batch found in memory. A step needs each row twice, for the gathering and for
 /// the update, which always finds it.
 fn hit_rate(sums: &Sums) -> f64 {
-    1.0 - sums.missed / ((sums.hit + sums.missed) / 2.0).max(1.0)
+    1.0 - sums.missed / f64::midpoint(sums.hit, sums.missed).max(1.0)
 }
 
 pub(super) fn to_json(arguments: &RowsArguments, measured: &Measured) -> Value {
@@ -97,7 +97,7 @@ pub(super) fn to_text(arguments: &RowsArguments, measured: &Measured, out: &mut 
     let sums = sums(arguments, measured);
     let usage = &measured.usage;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for people")]
-    let whole = |x: f64| count(x.max(0.0).min(1e18) as u64);
+    let whole = |x: f64| count(x.clamp(0.0, 1e18) as u64);
     let ms = |of: fn(&Round) -> f64| {
         let mut all: Vec<_> = measured.rounds.iter().map(of).collect();
         all.sort_unstable_by(f64::total_cmp);
