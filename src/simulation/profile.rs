@@ -85,7 +85,7 @@ const TIGHT_BLOCKS: u64 = 60;
 
 /// Two tensors of rows, of several blocks each, with the smallest log, so that it goes round; and a dense one.
 fn rows() -> Schema {
-    let schema = Schema::new().seed(11).block_bytes(BLOCK_BYTES).row_log_bytes(64 << 10);
+    let schema = Schema::new().seed(11).block_bytes(BLOCK_BYTES).gradient_plane(true).row_log_bytes(64 << 10);
     let normal = Init::Normal { mean: 0.0, std: 0.5 };
     schema
         .group(ParamGroup::new("sparseadam", Optimizer::SparseAdam(SparseAdam::default())))
