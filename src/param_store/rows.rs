@@ -180,8 +180,8 @@ impl ParamStore {
     pub fn prefetch_rows(&self, name: &str, ids: &[u64], ahead: u32) {
         let Some(&tensor) = self.names.get(name) else { return };
         if let Some(tables) = self.table_of(tensor) {
-            // Cannot fail for a tensor of rows.
-            tables.expect(tensor, ids, ahead).unwrap_or_default();
+            // What fails here fails again, and is told, when the rows are asked for.
+            drop(tables.expect(tensor, ids, ahead));
         }
     }
 

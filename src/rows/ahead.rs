@@ -10,7 +10,7 @@ use super::log::LogReader;
 use crate::error::Result;
 use crate::format::Uuid;
 use crate::storage::{Buffer, Queue, Segment};
-use crate::units::{to_u64, to_usize};
+use crate::units::to_usize;
 
 /// Batches that are read ahead, or have been and wait, at once.
 const BATCHES: usize = 2;
@@ -26,14 +26,14 @@ pub(super) enum Standing {
     Block(u64),
 }
 
-/// What is to be read: rows of a table with their numbers in the batch, and where they stand.
+/// What is to be read: rows of a table with their tags, which count from 0, and where they stand.
 pub(super) struct Wanted {
     pub(super) table: usize,
     pub(super) tensor: u32,
     pub(super) uuid: Uuid,
     pub(super) page_bytes: usize,
     pub(super) record_bytes: usize,
-    pub(super) rows: Vec<(u64, Standing)>,
+    pub(super) rows: Vec<(u64, u32, Standing)>,
     pub(super) in_log: Vec<InLog>,
     pub(super) in_pages: Vec<(Arc<dyn Segment>, Vec<InPage>)>,
     pub(super) log: LogReader,
@@ -105,11 +105,13 @@ impl Ahead {
     }
 
     /// Begins to read; there is room. `missing` are all rows of the batch, ascending, that were not in memory, also those
-    /// for which there was no room, so that no other batch waits for them. Failures are left to the read that is made when the row is asked for.
+    /// for which there was no room, so that no other batch waits for them. Failures are left to the read that is made when
+    /// the row is asked for.
     pub(super) fn begin(&mut self, wanted: Wanted, missing: Vec<u64>) -> Result<()> {
         self.arrived.retain(|arrived| !arrived.is_used());
         let Some(mut staging) = self.staging.pop() else { return Ok(()) };
-        let records = Buffer::new(wanted.rows.len() * wanted.record_bytes)?;
+        let tags = wanted.rows.last().map_or(0, |&(_, tag, _)| to_usize(tag.into()) + 1);
+        let records = Buffer::new(tags * wanted.record_bytes)?;
         self.pending.push_back(Pending { table: wanted.table, rows: missing });
         self.queue.submit(move || {
             let read = read(wanted, &mut staging, records);
@@ -175,8 +177,7 @@ fn read(wanted: Wanted, staging: &mut Buffer, mut records: Buffer) -> Result<(Ar
         bytes_read += from_pages(file, uuid, page_bytes, wants, staging, &mut take)?;
     }
     bytes_read += from_log(&log, tensor, record_bytes, &mut in_log, staging, &mut take)?;
-    let rows =
-        rows.into_iter().enumerate().map(|(number, (row, standing))| (row, (standing, number))).collect();
-    debug_assert!(to_u64(records.len()).is_multiple_of(to_u64(record_bytes)));
+    let place = |(row, tag, standing): (u64, u32, Standing)| (row, (standing, to_usize(tag.into())));
+    let rows = rows.into_iter().map(place).collect();
     Ok((Arrived { table, rows, record_bytes, records, used: Cell::new(0) }, bytes_read))
 }

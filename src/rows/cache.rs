@@ -60,6 +60,9 @@ pub(super) struct Cache {
     free: Vec<u32>,
     hand: usize,
     dirty: usize,
+    /// Every changed slot, some of them more than once, and slots that are not changed any more: looking through all slots
+    /// would take a commit longer than what it does with those that changed.
+    changed: Vec<u32>,
     /// The number of the call at hand.
     call: u32,
 }
@@ -76,6 +79,7 @@ impl Cache {
             free: Vec::new(),
             hand: 0,
             dirty: 0,
+            changed: Vec::new(),
             call: 0,
         })
     }
@@ -209,22 +213,16 @@ impl Cache {
         self.slots.clear();
         self.map.clear();
         self.free.clear();
+        self.changed.clear();
         (self.hand, self.dirty) = (0, 0);
     }
 
     /// Up to `count` changed slots that the call at hand does not use, from the hand on.
     pub(super) fn dirty_ahead(&self, count: usize) -> Vec<u32> {
-        let (before, after) = self.slots.split_at(self.hand.min(self.slots.len()));
-        let numbered = |slots: &[Slot], from: usize| {
-            let number = move |at| u32::try_from(from + at).unwrap_or(NEVER);
-            slots.iter().enumerate().map(move |(at, slot)| (number(at), *slot)).collect::<Vec<_>>()
-        };
-        let all = numbered(after, before.len()).into_iter().chain(numbered(before, 0));
-        let call = self.call;
-        all.filter(|(_, slot)| slot.used && slot.dirty && slot.call != call)
-            .map(|(at, _)| at)
-            .take(count)
-            .collect()
+        let numbers = (self.hand..self.slots.len()).chain(0..self.hand);
+        let is_to_go =
+            |at: &usize| self.slots.get(*at).is_some_and(|slot| slot.dirty && slot.call != self.call);
+        numbers.filter(is_to_go).take(count).map(|at| u32::try_from(at).unwrap_or(NEVER)).collect()
     }
 
     /// Rows in memory.
@@ -247,17 +245,26 @@ impl Cache {
             slot.dirty = dirty;
             if dirty {
                 self.dirty += 1;
+                self.changed.push(at);
             } else {
                 self.dirty -= 1;
             }
+        }
+        if self.changed.len() > 2 * self.dirty + 1024 {
+            let mut changed = std::mem::take(&mut self.changed);
+            changed.sort_unstable();
+            changed.dedup();
+            changed.retain(|&at| self.is_dirty(at));
+            self.changed = changed;
         }
     }
 
     /// All changed records: row and slot, ascending by row.
     pub(super) fn all_dirty(&self) -> Vec<(u64, u32)> {
-        let slots = (0..).zip(&self.slots).filter(|(_, slot)| slot.used && slot.dirty);
-        let mut all: Vec<_> = slots.map(|(at, slot)| (slot.row, at)).collect();
+        let dirty = self.changed.iter().copied().filter(|&at| self.is_dirty(at));
+        let mut all: Vec<_> = dirty.map(|at| (self.row(at), at)).collect();
         all.sort_unstable();
+        all.dedup();
         all
     }
 

@@ -30,11 +30,14 @@ impl State {
         while at.position < until.min(self.log.committed_end()) {
             let Self { tables, log, .. } = self;
             let (head, next) = log.read_batch(at, tensors)?;
-            let table = head.tensor.and_then(|tensor| tables.iter_mut().find(|table| table.tensor == tensor));
+            let table = tables.iter_mut().find(|table| Some(table.tensor) == head.tensor);
             let Some(table) = table else {
+                // The end of the ring.
+                log.folded_to(next);
                 at = next;
                 continue;
             };
+            pager.lock().stats_mut().bytes_read += to_u64(head.batch_bytes());
             let mut moved: Vec<(u64, Vec<u8>)> = Vec::new();
             for (row, place, record) in log.records_of(&head)? {
                 let standing = table.spec.place(row);
@@ -57,19 +60,16 @@ impl State {
                 let before = log.tail().position;
                 let records: Vec<_> = moved.iter().map(|(row, record)| (*row, record.as_slice())).collect();
                 let places = log.append(state.store_mut(), table.tensor, record_bytes, &records)?;
-                let stats = state.stats_mut();
-                stats.row_log_bytes_written += log.tail().position - before;
-                stats.bytes_read += to_u64(head.batch_bytes());
+                state.stats_mut().row_log_bytes_written += log.tail().position - before;
                 for (&(row, _), at) in records.iter().zip(places) {
                     let standing = table.spec.place(row);
                     let entry = Entry { row_in_block: standing.row_in_block, at };
                     table.working.set(standing.block.0, entry);
                 }
             }
+            log.folded_to(next);
             at = next;
-            self.log.folded_to(at);
         }
-        self.log.folded_to(at);
         Ok(())
     }
 }

@@ -1,13 +1,11 @@
 //! What a commit wants of the tables, and what it leaves behind.
 
-use std::sync::Arc;
-
 use super::ahead::Ahead;
 use super::index::{Entry, Index};
 use super::log::Log;
-use super::{Rows, State, Table};
-use crate::error::{Error, Result};
-use crate::format::row_log::{Head, RowState};
+use super::{Rows, State, Table, counting};
+use crate::error::Result;
+use crate::format::row_log::RowState;
 use crate::pager::Pager;
 use crate::store::BlockStore;
 use crate::units::{to_u64, to_usize};
@@ -93,7 +91,7 @@ impl Rows {
         let mut pager = self.pager.lock();
         let State { tables, log: own, .. } = &mut *state;
         let tensors = kept.directory().tensors.len();
-        log.copy_to(tensors, own, pager.store_mut(), |head, rows| counting(tables, kept, head, rows))?;
+        log.copy_to(tensors, own, pager.store_mut(), |head, rows| Ok(counting(tables, kept, head, rows)?.1))?;
         Ok(state.log.state(theirs.born))
     }
 
@@ -104,27 +102,6 @@ impl Rows {
         let blocks = state.pass.as_ref().map_or(0, |pass| pass.blocks);
         state.go_on(&self.pager, blocks)
     }
-}
-
-/// Which rows of a batch count in a store, by number: those whose blocks were not written since.
-fn counting(tables: &[Table], store: &mut BlockStore, head: &Head, rows: &[u64]) -> Result<Vec<usize>> {
-    let directory = Arc::clone(store.directory());
-    let table = tables.iter().find(|table| Some(table.tensor) == head.tensor);
-    let Some(table) = table.filter(|table| table.spec.records.bytes() == to_usize(head.record_bytes.into()))
-    else {
-        let got = format!("records of {} bytes of tensor {:?}", head.record_bytes, head.tensor);
-        let what = "batch in the log of rows";
-        return Err(Error::damaged(store.path(), what, (head.position, 4096), got, "a tensor of rows"));
-    };
-    let mut chosen = Vec::with_capacity(rows.len());
-    for (index, &row) in rows.iter().enumerate().filter(|&(_, &row)| row < table.spec.rows) {
-        let place = table.spec.block_place(&directory, table.spec.place(row).block);
-        let entry = place.map(|place| store.block_entry(place.slot)).transpose()?;
-        if head.generation > entry.map_or(0, |entry| entry.generation) {
-            chosen.push(index);
-        }
-    }
-    Ok(chosen)
 }
 
 impl State {

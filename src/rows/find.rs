@@ -13,7 +13,7 @@ use crate::initial::fill_record;
 use crate::pager::{Pager, elapsed_ns};
 use crate::storage::{Caching, Segment};
 use crate::store::Home;
-use crate::units::{to_u64, to_usize};
+use crate::units::to_u64;
 
 /// Where rows stand that are not in memory.
 struct Found<'a> {
@@ -33,7 +33,7 @@ impl State {
         let Self { tables, log, staging, ahead, .. } = self;
         let (Some(of), log) = (tables.get_mut(table), log.reader()) else { return Ok(()) };
         let mut found =
-            of.find(pager, &log, rows.iter().copied().zip(slots.iter().copied()), |row, standing| {
+            of.find(pager, &log, rows.iter().copied().zip(slots.iter().copied()), |row, _, standing| {
                 ahead.as_ref().and_then(|ahead| ahead.record(table, row, standing))
             })?;
         let record_bytes = of.spec.records.bytes();
@@ -73,40 +73,20 @@ impl State {
             return Ok(());
         }
         let log = self.log.reader();
-        let mut standings = Vec::with_capacity(missing.len());
-        let wanted: Vec<_> = missing.iter().copied().take(room).zip(0_u32..).collect();
-        let found = of.find(pager, &log, wanted.iter().copied(), |row, standing| {
-            standings.push((row, standing));
+        let mut wanted = Vec::with_capacity(missing.len());
+        let rows = missing.iter().copied().take(room).zip(0..);
+        // Rows that stand nowhere are born when they are asked for.
+        let Found { in_log, in_pages, .. } = of.find(pager, &log, rows, |row, tag, standing| {
+            wanted.push((row, tag, standing));
             None
         })?;
-        // Rows without a standing are not read; they are born when they are asked for.
-        let mut number_of = vec![u32::MAX; wanted.len()];
-        let mut next = standings.iter().peekable();
-        let mut number = 0;
-        for &(row, tag) in &wanted {
-            if next.next_if(|(standing, _)| *standing == row).is_some() {
-                if let Some(place) = number_of.get_mut(to_usize(tag.into())) {
-                    *place = number;
-                }
-                number += 1;
-            }
-        }
-        let renumber =
-            |tag: &mut u32| *tag = number_of.get(to_usize((*tag).into())).copied().unwrap_or(u32::MAX);
-        let Found { mut in_log, mut in_pages, .. } = found;
-        for want in &mut in_log {
-            renumber(&mut want.tag);
-        }
-        for want in in_pages.iter_mut().flat_map(|(_, wants)| wants) {
-            renumber(&mut want.tag);
-        }
         let wanted = Wanted {
             table,
             tensor: of.tensor,
             uuid: log.uuid,
             page_bytes: of.spec.page_bytes(),
             record_bytes,
-            rows: standings,
+            rows: wanted,
             in_log,
             in_pages,
             log,
@@ -122,7 +102,7 @@ impl Table {
         pager: &Pager,
         log: &LogReader,
         rows: impl Iterator<Item = (u64, u32)>,
-        mut arrived: impl FnMut(u64, Standing) -> Option<&'a [u8]>,
+        mut arrived: impl FnMut(u64, u32, Standing) -> Option<&'a [u8]>,
     ) -> Result<Found<'a>> {
         let mut found =
             Found { unborn: Vec::new(), arrived: Vec::new(), in_log: Vec::new(), in_pages: Vec::new() };
@@ -133,7 +113,7 @@ impl Table {
         for (row, tag) in rows {
             let place = self.spec.place(row);
             if let Some(at) = self.in_log(place.block.0, place.row_in_block) {
-                match arrived(row, Standing::Log(log.position_of(at))) {
+                match arrived(row, tag, Standing::Log(log.position_of(at))) {
                     Some(record) => found.arrived.push((tag, record)),
                     None => found.in_log.push(InLog { at, row, tag }),
                 }
@@ -150,7 +130,7 @@ impl Table {
             block = Some((place.block, standing, entry));
             if entry.generation == 0 {
                 found.unborn.push((row, tag));
-            } else if let Some(record) = arrived(row, Standing::Block(entry.generation)) {
+            } else if let Some(record) = arrived(row, tag, Standing::Block(entry.generation)) {
                 found.arrived.push((tag, record));
             } else if let Some(list) = in_homes.get_mut(usize::from(entry.home)) {
                 let offset = standing.offset + to_u64(place.page * self.spec.page_bytes());

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::check::LogCheck;
 use super::index::{offset_of, place_of};
-use crate::error::{Damage, Error, Result};
+use crate::error::{Error, Result};
 use crate::format::row_log::{
     HEADER_BYTES, Head, MAX_BATCH_BYTES, MAX_RING_BYTES, RECORD_PREFIX_BYTES, RowState, ids, put_record,
     record_at,
@@ -163,14 +163,8 @@ impl Log {
             let batch = target.batch.get_mut(..bytes).unwrap_or_default();
             batch.fill(0);
             for (number, index) in chosen.into_iter().enumerate() {
-                let (row, at) = (rows.get(index).copied().unwrap_or(u64::MAX), to_u64(head.place(index)));
-                let place = source.get(head.record_range(index)).unwrap_or_default();
-                let tensor = head.tensor.unwrap_or(0);
-                let record = record_at(place, uuid, tensor, row, head.position + at).map_err(|e| {
-                    let what = format!("row {row} in the log of rows");
-                    let range = (offset + at, to_u64(place.len()));
-                    Error::damaged(file.path(), what, range, e.got, e.expected)
-                })?;
+                let row = rows.get(index).copied().unwrap_or(u64::MAX);
+                let record = record_of(&source, head, uuid, (index, row), (&file, offset))?;
                 put(batch, &moved, uuid, (number, row), record);
             }
             moved.seal(uuid, batch);
@@ -311,18 +305,9 @@ impl Log {
     /// The records of the batch that was read last: row, place in the ring, and bytes, which are checked.
     pub(super) fn records_of(&self, head: &Head) -> Result<Vec<(u64, u32, &[u8])>> {
         let offset = head.position % self.ring;
-        let tensor = head.tensor.unwrap_or(0);
         let record = |(index, row): (usize, u64)| {
-            let place = head.place(index);
-            let end = place + RECORD_PREFIX_BYTES + to_usize(head.record_bytes.into());
-            let bytes = self.batch.get(place..end).unwrap_or_default();
-            let record = record_at(bytes, self.uuid, tensor, row, head.position + to_u64(place));
-            let record = record.map_err(|e| {
-                let what = format!("row {row} in the log of rows");
-                let range = (offset + to_u64(place), to_u64(end - place));
-                Error::damaged(self.file.path(), what, range, e.got, e.expected)
-            })?;
-            Ok((row, place_of(offset + to_u64(place)), record))
+            let record = record_of(&self.batch, head, self.uuid, (index, row), (&self.file, offset))?;
+            Ok((row, place_of(offset + to_u64(head.place(index))), record))
         };
         ids(head, &self.batch).enumerate().map(record).collect()
     }
@@ -339,32 +324,19 @@ impl Log {
         let mut at = from.filter(|from| from.position > self.start.position).unwrap_or(self.start);
         while at.position < self.end.position {
             let offset = at.position % self.ring;
-            let head = self.read_head(at, offset, tensors)?;
-            let bytes = head.batch_bytes();
+            let (head, next) = self.read_batch(at, tensors)?;
             if let Some(tensor) = head.tensor {
-                let batch = self.batch.get_mut(..bytes).unwrap_or_default();
-                self.file.read_at(batch, offset)?;
-                check.bytes_read += to_u64(bytes);
-                for (index, row) in ids(&head, batch).enumerate() {
-                    let place = head.place(index);
-                    let end = place + RECORD_PREFIX_BYTES + to_usize(head.record_bytes.into());
-                    let record = batch.get(place..end).unwrap_or_default();
-                    if let Err(e) = record_at(record, self.uuid, tensor, row, at.position + to_u64(place)) {
-                        let damage = Damage {
-                            path: self.file.path().to_owned(),
-                            what: format!("row {row} in the log of rows"),
-                            range: (offset + to_u64(place), to_u64(end - place)),
-                            got: e.got,
-                            expected: e.expected,
-                        };
-                        check.found.push((Some(to_usize(tensor.into())), damage));
+                check.bytes_read += to_u64(head.batch_bytes());
+                for named in ids(&head, &self.batch).enumerate() {
+                    match record_of(&self.batch, &head, self.uuid, named, (&self.file, offset)) {
+                        Err(Error::Damaged(damage)) => {
+                            check.found.push((Some(to_usize(tensor.into())), *damage));
+                        }
+                        other => drop(other?),
                     }
                 }
-                at.position += to_u64(bytes);
-            } else {
-                at.position += self.ring - offset;
             }
-            at.sequence += 1;
+            at = next;
             if Instant::now() >= until && at.position < self.end.position {
                 return Ok(Some(at));
             }
@@ -402,13 +374,21 @@ impl Log {
     }
 }
 
-/// Where the records of a batch stand in the ring, with their rows.
-pub(super) fn rows_of<'a>(
-    head: &'a Head,
-    bytes: &'a [u8],
-    offset: u64,
-) -> impl Iterator<Item = (u64, u32)> + 'a {
-    ids(head, bytes).enumerate().map(move |(index, row)| (row, place_of(offset + to_u64(head.place(index)))))
+/// The record of a row, by its number in a batch that was read whole, if it is whole; `from` is the file and the offset of
+/// the batch in it.
+fn record_of<'b>(
+    batch: &'b [u8],
+    head: &Head,
+    uuid: Uuid,
+    (index, row): (usize, u64),
+    from: (&Arc<dyn Segment>, u64),
+) -> Result<&'b [u8]> {
+    let place = batch.get(head.record_range(index)).unwrap_or_default();
+    let at = to_u64(head.place(index));
+    record_at(place, uuid, head.tensor.unwrap_or(0), row, head.position + at).map_err(|e| {
+        let (what, range) = (format!("row {row} in the log of rows"), (from.1 + at, to_u64(place.len())));
+        Error::damaged(from.0.path(), what, range, e.got, e.expected)
+    })
 }
 
 /// Puts a row, by its number in the batch, into a batch: its id and its record.

@@ -27,13 +27,13 @@ pub(crate) use shares::{budget_share, check_budget};
 
 use cache::{Cache, RowMap};
 use fold::Pass;
-use index::{Entry, Index};
+use index::{Entry, Index, place_of};
 use log::Log;
 
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
 use crate::format::records::{mark, set_mark};
-use crate::format::row_log::RowState;
+use crate::format::row_log::{Head, RowState, ids};
 use crate::initial::tensor_key;
 use crate::layout::{RowTable, row_tables};
 use crate::pager::Pager;
@@ -243,34 +243,15 @@ impl State {
         for (table, &born) in self.tables.iter_mut().zip(&rows.born) {
             (table.born, table.committed, table.working) = ([born; 2], Index::default(), Index::default());
         }
-        let directory = Arc::clone(store.directory());
-        let (tables, tensors) = (&mut self.tables, directory.tensors.len());
+        let (tables, tensors) = (&mut self.tables, store.directory().tensors.len());
         self.log.scan(tensors, |head, bytes, offset| {
-            let table = tables.iter_mut().find(|table| Some(table.tensor) == head.tensor);
-            let fits = |table: &&mut Table| table.spec.records.bytes() == to_usize(head.record_bytes.into());
-            let Some(table) = table.filter(fits) else {
-                let got = format!("records of {} bytes of tensor {:?}", head.record_bytes, head.tensor);
-                let path = store.path().to_owned();
-                return Err(Error::damaged(
-                    path,
-                    "batch in the log of rows",
-                    (offset, 4096),
-                    got,
-                    "a tensor of rows",
-                ));
-            };
-            let mut block = (u64::MAX, 0);
-            for (row, at) in log::rows_of(head, bytes, offset).filter(|&(row, _)| row < table.spec.rows) {
-                let place = table.spec.place(row);
-                if block.0 != place.block.0 {
-                    let slot = table.spec.block_place(&directory, place.block).map(|place| place.slot);
-                    let entry = slot.map(|slot| store.block_entry(slot)).transpose()?;
-                    block = (place.block.0, entry.map_or(0, |entry| entry.generation));
-                }
-                // What was in the log when its block was written is in the block.
-                if head.generation > block.1 {
-                    table.committed.set(place.block.0, Entry { row_in_block: place.row_in_block, at });
-                }
+            let rows: Vec<_> = ids(head, bytes).collect();
+            let (table, chosen) = counting(tables, store, head, &rows)?;
+            let Some(table) = tables.get_mut(table) else { return Ok(()) };
+            for index in chosen {
+                let place = table.spec.place(rows.get(index).copied().unwrap_or(0));
+                let at = place_of(offset + to_u64(head.place(index)));
+                table.committed.set(place.block.0, Entry { row_in_block: place.row_in_block, at });
             }
             Ok(())
         })
@@ -306,8 +287,9 @@ impl State {
         let claimed = self.claim(pager, table, &missing)?;
         let fetched = self.fetch(pager, table, &missing, &claimed);
         if let Err(error) = fetched {
-            for at in claimed {
-                self.tables.get_mut(table).into_iter().for_each(|of| of.cache.give_up(at));
+            // What they hold is not their rows' records.
+            if let Some(of) = self.tables.get_mut(table) {
+                of.cache.give_up_all(&claimed);
             }
             return Err(error);
         }
@@ -346,4 +328,44 @@ impl Table {
     fn in_log(&self, block: u64, row_in_block: u32) -> Option<u32> {
         self.working.get(block, row_in_block).or_else(|| self.committed.get(block, row_in_block))
     }
+}
+
+/// The table of a batch, and which of the batch's rows count in a store, by number: those whose blocks were not written
+/// since. What was in the log when its block was written is in the block.
+fn counting(
+    tables: &[Table],
+    store: &mut BlockStore,
+    head: &Head,
+    rows: &[u64],
+) -> Result<(usize, Vec<usize>)> {
+    let directory = Arc::clone(store.directory());
+    let is_of = |table: &Table| {
+        Some(table.tensor) == head.tensor && table.spec.records.bytes() == to_usize(head.record_bytes.into())
+    };
+    let Some((number, table)) = tables.iter().enumerate().find(|(_, table)| is_of(table)) else {
+        let got = format!("records of {} bytes of tensor {:?}", head.record_bytes, head.tensor);
+        let what = "batch in the log of rows";
+        return Err(Error::damaged(store.path(), what, (head.position, 4096), got, "a tensor of rows"));
+    };
+    let mut chosen = Vec::with_capacity(rows.len());
+    // Rows ascend, and a block has many of them.
+    let mut last = None;
+    for (index, &row) in rows.iter().enumerate().filter(|&(_, &row)| row < table.spec.rows) {
+        let block = table.spec.place(row).block;
+        let generation = match last {
+            Some((known, generation)) if known == block => generation,
+            _ => {
+                let place = table.spec.block_place(&directory, block);
+                place
+                    .map(|place| store.block_entry(place.slot))
+                    .transpose()?
+                    .map_or(0, |entry| entry.generation)
+            }
+        };
+        last = Some((block, generation));
+        if head.generation > generation {
+            chosen.push(index);
+        }
+    }
+    Ok((number, chosen))
 }
