@@ -214,7 +214,7 @@ fn ratios(rounds: &[Round]) -> Vec<f64> {
     rounds.iter().map(|round| round.limit_s / round.step_s).collect()
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use paramstore::inspect::{Plan, VerifyOptions, free_bytes};
+
 use crate::failure::{self, Failure};
 use crate::terminal;
 
@@ -38,6 +40,15 @@ impl Stop {
     }
 }
 
+/// Refuses a disk that cannot hold everything, before anything is made.
+pub(super) fn check_room(plan: &Plan, dir: &Path) -> Result<(), Failure> {
+    let free = free_bytes(dir)?;
+    if plan.bytes_on_disk > free {
+        return Err(Failure::Room { dir: PathBuf::from(dir), needed: plan.bytes_on_disk, free });
+    }
+    Ok(())
+}
+
 /// A new directory, removed with all that is in it when this is dropped.
 pub(super) struct Scratch {
     path: PathBuf,
@@ -64,6 +75,17 @@ impl Scratch {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Checks every checksum of the store in it: a measurement of a store that breaks it measures something else.
+    pub(super) fn verify(&self, stop: &Stop) -> Result<(), Failure> {
+        stop.check()?;
+        let seen = paramstore::inspect::verify(self.path(), &VerifyOptions::new(), |_| ())?;
+        if seen.is_sound() {
+            return Ok(());
+        }
+        let first = seen.findings.first().map_or_else(String::new, |finding| finding.damage.to_string());
+        Err(Failure::Unsound { first, places: seen.findings_total })
     }
 }
 

@@ -1,16 +1,15 @@
 //! `paramstore bench sweep`: real steps and their limit, in turns.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Instant;
 
-use paramstore::inspect::{Plan, VerifyOptions, free_bytes};
+use paramstore::inspect::Plan;
 use paramstore::{Error, IoPath, Options, ParamGroup, ParamStore, Schema, Stats, TensorSpec};
 
 use super::machine;
 use super::raw_copy::{RawCopy, Setting, Target};
 use super::report;
-use super::scratch::{Scratch, Stop};
+use super::scratch::{Scratch, Stop, check_room};
 use crate::arguments::{Path, SweepArguments};
 use crate::failure::Failure;
 use crate::human::bytes;
@@ -76,7 +75,7 @@ pub(crate) fn run(arguments: &SweepArguments, out: &mut dyn Write) -> Result<Ver
     let scratch = Scratch::new(&dir)?;
     let store = ParamStore::create(scratch.path(), &schema, &options)?;
     let measured = Bench::new(arguments, store, &plan, &stop).measure(plan, out).map_err(damage_is_ours)?;
-    verify(&scratch, &stop)?;
+    scratch.verify(&stop)?;
     drop(scratch);
     if arguments.json {
         terminal::json(out, &report::to_json(arguments, &measured))?;
@@ -114,32 +113,12 @@ fn options(arguments: &SweepArguments) -> Options {
     }
 }
 
-/// Refuses a disk that cannot hold both homes of everything, before anything is made.
-fn check_room(plan: &Plan, dir: &std::path::Path) -> Result<(), Failure> {
-    let free = free_bytes(dir)?;
-    if plan.bytes_on_disk > free {
-        return Err(Failure::Room { dir: PathBuf::from(dir), needed: plan.bytes_on_disk, free });
-    }
-    Ok(())
-}
-
 /// A block of the scratch store that no longer is what was written can only be the work of the measurement.
 fn damage_is_ours(failure: Failure) -> Failure {
     match failure {
         Failure::Store(Error::Damaged(damage)) => Failure::Unsound { first: damage.to_string(), places: 1 },
         other => other,
     }
-}
-
-/// Checks every checksum of the store: the raw copy writes into files of a store that is in use.
-fn verify(scratch: &Scratch, stop: &Stop) -> Result<(), Failure> {
-    stop.check()?;
-    let seen = paramstore::inspect::verify(scratch.path(), &VerifyOptions::new(), |_| ())?;
-    if seen.is_sound() {
-        return Ok(());
-    }
-    let first = seen.findings.first().map_or_else(String::new, |finding| finding.damage.to_string());
-    Err(Failure::Unsound { first, places: seen.findings_total })
 }
 
 impl<'a> Bench<'a> {

@@ -8,11 +8,10 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use paramstore::inspect::{VerifyOptions, free_bytes};
 use paramstore::{Init, Options, ParamGroup, ParamStore, RowUse, Schema, Stats, TensorSpec};
 
 use super::machine;
-use super::scratch::{Scratch, Stop};
+use super::scratch::{Scratch, Stop, check_room};
 use crate::arguments::RowsArguments;
 use crate::failure::Failure;
 use crate::{Verdict, terminal};
@@ -87,10 +86,7 @@ pub(crate) fn run(arguments: &RowsArguments, out: &mut dyn Write) -> Result<Verd
     let draw = Draw::new(arguments.rows, arguments.zipf, arguments.seed)
         .ok_or_else(|| Failure::Usage("--zipf: expected 0, or a positive exponent".to_owned()))?;
     let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let (needed, free) = (schema.plan(&options)?.bytes_on_disk, free_bytes(&dir)?);
-    if needed > free {
-        return Err(Failure::Room { dir, needed, free });
-    }
+    check_room(&schema.plan(&options)?, &dir)?;
     let stop = Stop::listen();
     let scratch = Scratch::new(&dir)?;
     let store = ParamStore::create(scratch.path(), &schema, &options)?;
@@ -109,11 +105,7 @@ pub(crate) fn run(arguments: &RowsArguments, out: &mut dyn Write) -> Result<Verd
         stop: stop.clone(),
     };
     let measured = bench.measure(&scratch)?;
-    stop.check()?;
-    let seen = paramstore::inspect::verify(scratch.path(), &VerifyOptions::new(), |_| ())?;
-    if let Some(first) = seen.findings.first() {
-        return Err(Failure::Unsound { first: first.damage.to_string(), places: seen.findings_total });
-    }
+    scratch.verify(&stop)?;
     drop(scratch);
     if arguments.json {
         terminal::json(out, &report::to_json(arguments, &measured))?;

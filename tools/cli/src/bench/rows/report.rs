@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::super::machine;
+use super::super::report::median;
 use super::{Measured, Round};
 use crate::arguments::RowsArguments;
 use crate::human::{bytes, grouped as count};
@@ -98,11 +99,7 @@ pub(super) fn to_text(arguments: &RowsArguments, measured: &Measured, out: &mut 
     let usage = &measured.usage;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for people")]
     let whole = |x: f64| count(x.clamp(0.0, 1e18) as u64);
-    let ms = |of: fn(&Round) -> f64| {
-        let mut all: Vec<_> = measured.rounds.iter().map(of).collect();
-        all.sort_unstable_by(f64::total_cmp);
-        1e3 * all.get(all.len() / 2).copied().unwrap_or(0.0)
-    };
+    let ms = |of: fn(&Round) -> f64| 1e3 * median(&measured.rounds.iter().map(of).collect::<Vec<_>>());
     writeln!(
         out,
         "{} rows of {} with {}, records of {} bytes, pages of {}",
