@@ -15,11 +15,11 @@ use crate::num::index;
 use crate::run::record::{DataId, Setting};
 use crate::run::report::Summary;
 use crate::run::{self, Found, Orders};
-use crate::units::{bytes, count, not_negative, positive, size};
 use crate::words::glove::{self, Glove};
 use crate::words::skip_gram::{self, SkipGram};
 use crate::words::text::Text;
 use crate::words::vocab::Corpus;
+use training::units::{bytes, count, not_negative, positive, size};
 
 const DEFAULT_MEMORY: u64 = 512 << 20;
 const DEFAULT_SEED: u64 = 42;

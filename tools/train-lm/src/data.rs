@@ -5,14 +5,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use sha2::{Digest, Sha256};
+use training::random::{mix, permuted};
 
 use crate::record::TextId;
 use crate::tokenizer::Tokenizer;
-
-/// The King James Bible, which ships with the program (`data/README.md` names its source).
-pub(crate) const DEFAULT_TEXT: &str = include_str!("../data/king-james-bible.txt");
 
 /// One piece of the text in this many is kept for validation.
 const VAL_EVERY: usize = 20;
@@ -25,23 +23,7 @@ pub(crate) struct Text {
 impl Text {
     /// Reads files one after the other, or takes the text that ships with the program if there are none.
     pub(crate) fn load(files: &[PathBuf]) -> Result<Self> {
-        if files.is_empty() {
-            return Ok(Self { text: DEFAULT_TEXT.into() });
-        }
-        let mut text = String::new();
-        for path in files {
-            let bytes =
-                std::fs::read(path).with_context(|| format!("cannot read the text {}", path.display()))?;
-            match std::str::from_utf8(&bytes) {
-                Ok(part) => text.push_str(part),
-                Err(error) => bail!(
-                    "the text {} is not UTF-8 at byte {}: convert it first",
-                    path.display(),
-                    error.valid_up_to()
-                ),
-            }
-        }
-        Ok(Self { text: text.into() })
+        Ok(Self { text: training::text::load(files)? })
     }
 
     /// What identifies the text.
@@ -195,34 +177,10 @@ fn entropy(counts: &[u64]) -> f64 {
     -parts.map(|p| p * p.log2()).sum::<f64>()
 }
 
-/// A well-mixed number that depends on both arguments (the finaliser of SplitMix64; Steele et al., 2014).
-pub(crate) fn mix(key: u64, counter: u64) -> u64 {
-    let mut z = (key ^ counter.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// The place of `index` in a pseudo-random order of `0..count`: a four-round Feistel network over the smallest
-/// even number of bits that holds `count`, walked until it lands inside (Black and Rogaway, 2002).
-fn permuted(index: u64, count: u64, key: u64) -> u64 {
-    let half = (u64::BITS - (count - 1).leading_zeros()).div_ceil(2).max(1);
-    let mask = (1 << half) - 1;
-    let mut at = index;
-    loop {
-        let (mut left, mut right) = (at >> half, at & mask);
-        for round in 0..4 {
-            (left, right) = (right, left ^ (mix(key ^ round, right) & mask));
-        }
-        at = left << half | right;
-        if at < count {
-            return at;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use training::text::DEFAULT_TEXT;
+
     use super::*;
 
     fn corpus(seed: u64) -> Corpus {
@@ -236,17 +194,6 @@ mod tests {
         assert!((entropy(&[3, 3, 3, 3, 0]) - 2.0).abs() < 1e-12);
         assert!(entropy(&[9, 0]).abs() < 1e-12);
         assert!((entropy(&[1, 3]) - 0.811_278_124_459_132_8).abs() < 1e-12);
-    }
-
-    #[test]
-    fn the_permutation_visits_every_index_once_and_depends_on_the_key() {
-        for count in [1, 2, 3, 17, 256, 1000] {
-            let order: Vec<u64> = (0..count).map(|i| permuted(i, count, 5)).collect();
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            assert!(sorted.into_iter().eq(0..count), "{count}");
-            assert!(count < 17 || !order.into_iter().eq((0..count).map(|i| permuted(i, count, 6))));
-        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Memory {
         let mut uniform = || {
             counter += 1;
             #[expect(clippy::cast_precision_loss, reason = "24 bits")]
-            let x = (crate::data::mix(9, counter) >> 40) as f32 / 16_777_216.0 - 0.5;
+            let x = (training::random::mix(9, counter) >> 40) as f32 / 16_777_216.0 - 0.5;
             x
         };
         let params = shape.tensors().into_iter().map(|def| {
@@ -68,7 +68,7 @@ impl Sink for Memory {
 }
 
 fn batch(shape: &Shape, sequences: usize) -> Batch {
-    let token = |i: usize| u16::try_from(crate::data::mix(4, i as u64) % shape.vocab as u64).unwrap();
+    let token = |i: usize| u16::try_from(training::random::mix(4, i as u64) % shape.vocab as u64).unwrap();
     let inputs: Vec<u16> = (0..sequences * SEQ).map(token).collect();
     let targets = (0..sequences * SEQ).map(|i| token(i + 1)).collect();
     Batch { inputs, targets }

@@ -16,7 +16,8 @@
 //! | 1, n | length and name of the optimizer |
 //! | 4, 4 x 2n | number of BPE merges, then each merge as two token ids |
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use training::bytes::Bytes;
 
 use crate::config::Shape;
 use crate::schedule::Schedule;
@@ -116,35 +117,6 @@ impl Record {
         let merges = (0..count).map(|_| Ok((rest.u32()?, rest.u32()?))).collect::<Result<_>>()?;
         ensure!(rest.0.is_empty(), "the user record has {} bytes too many", rest.0.len());
         Ok(Self { step, cursor, seed, schedule, val_before, shape, seq, batch, text, optimizer, merges })
-    }
-}
-
-/// What is left to read.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn run(&mut self, len: usize) -> Result<&'a [u8]> {
-        let Some((head, tail)) = self.0.split_at_checked(len) else {
-            bail!("the user record ends early: {len} more bytes expected, {} left", self.0.len());
-        };
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        Ok(self.run(N)?.try_into()?)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.take()?))
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.take()?))
-    }
-
-    fn usize(&mut self) -> Result<usize> {
-        Ok(usize::try_from(self.u32()?)?)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 
-use crate::data::{Corpus, mix};
+use training::random::mix;
+
+use crate::data::Corpus;
 use crate::ops::exp_minus;
 use crate::pass::{Engine, Source};
 use crate::tokenizer::Tokenizer;

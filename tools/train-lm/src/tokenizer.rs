@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn training_twice_gives_the_same_merges_and_rebuilding_gives_the_same_tokens() {
-        let text = crate::data::DEFAULT_TEXT.get(..200_000).unwrap();
+        let text = training::text::DEFAULT_TEXT.get(..200_000).unwrap();
         let first = Tokenizer::train(&[text], 1000).unwrap();
         let second = Tokenizer::train(&[text], 1000).unwrap();
         assert_eq!(first.merges(), second.merges());

@@ -9,11 +9,13 @@ use crate::args::Args;
 use crate::data::{Batch, Corpus, Text};
 use crate::pass::Engine;
 use crate::record::Record;
-use crate::report::{Progress, Summary, Traffic, grouped, note, peak_rss};
+use crate::report::{Progress, Summary, Traffic};
 use crate::sample::sample;
 use crate::setup;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{self, Held, Weights};
+use crate::weights::{self, Weights};
+use training::people::{grouped, note, peak_rss};
+use training::store::{Held, peek};
 
 /// Floating-point operations that a validation pass may take; it has between one batch and 64 sequences.
 const VALIDATION_FLOPS: u64 = 160_000_000_000;
@@ -47,7 +49,7 @@ struct Trained {
 /// Begins a run or goes on with it, until it is complete or `stop` is set.
 pub(crate) fn run(args: &Args, stop: &AtomicBool) -> Result<Summary> {
     let text = Text::load(&args.text)?;
-    let mut run = match weights::peek(&args.store)? {
+    let mut run = match peek(&args.store)? {
         Held::Nothing => Run::begin(args, &text)?,
         Held::Record(bytes) => Run::resume(args, &text, &bytes)?,
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Stats, Step, TensorSpec};
+use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Stats, Step, TensorSpec};
 
 use crate::config::{Shape, Start, TensorDef};
 use crate::pass::{Sink, Source};
@@ -262,26 +262,5 @@ impl Sink for Updates<'_> {
 
     fn apply_range(&mut self, name: &str, start: usize, grad: &[f32]) -> Result<()> {
         self.timed(|step| step.apply_range(name, start as u64, grad))
-    }
-}
-
-/// What a directory holds.
-pub(crate) enum Held {
-    /// No store, or the remains of a creation that was interrupted.
-    Nothing,
-    /// A store, with the user record of its last commit; empty if it was created and never committed.
-    Record(Vec<u8>),
-}
-
-/// Looks into a directory without taking a store's lock.
-pub(crate) fn peek(path: &Path) -> Result<Held> {
-    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
-        return Ok(Held::Nothing);
-    }
-    match ParamStore::open_read_only(path, &Options::new()) {
-        Ok(store) => Ok(Held::Record(store.user_record().to_vec())),
-        // If there is something else, `create` says so.
-        Err(Error::NotAStore { .. }) => Ok(Held::Nothing),
-        Err(error) => Err(error.into()),
     }
 }

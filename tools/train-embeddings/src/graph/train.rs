@@ -18,8 +18,8 @@ use crate::named::Named;
 use crate::num::{float, index, single, single_of};
 use crate::random::{Draws, mix, permuted};
 use crate::ranks::Ranks;
-use crate::run::report::grouped;
 use crate::run::{Batch, Init, Model, Outcome, Table, Tables, Verdict};
+use training::people::grouped;
 
 /// The tables, in their order.
 const ENTITY: usize = 0;

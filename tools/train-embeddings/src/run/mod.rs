@@ -11,9 +11,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use self::record::{DataId, Record, Setting, Settings};
-use self::report::{Progress, Summary, Traffic, grouped, note, peak_rss};
-use self::tables::Held;
+use self::report::{Progress, Summary, Traffic};
 pub(crate) use self::tables::{Init, Rule, Table, Tables};
+use training::people::{grouped, note, peak_rss};
+use training::store::{Held, peek};
 
 /// Bytes that the store and the trainer need for each id of a batch: ids, sorted places, owners.
 const BYTES_PER_ID: u64 = 96;
@@ -104,7 +105,7 @@ pub(crate) struct Found {
 impl Found {
     /// Looks for a run, and checks the options that were given against it.
     pub(crate) fn look(store: &Path, asked: &[Setting]) -> Result<Self> {
-        let held = tables::peek(store)?;
+        let held = peek(store)?;
         let record = match &held {
             Held::Record(bytes) if !bytes.is_empty() => Some(
                 Record::decode(bytes).with_context(|| format!("cannot go on with {}", store.display()))?,

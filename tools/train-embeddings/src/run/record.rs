@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
+use training::bytes::Bytes;
 
 const MAGIC: [u8; 4] = *b"tems";
 const VERSION: u32 = 1;
@@ -159,23 +160,6 @@ impl Record {
             given.describe()
         );
         Ok(())
-    }
-}
-
-/// What is left to read.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn run(&mut self, len: usize) -> Result<&'a [u8]> {
-        let Some((head, tail)) = self.0.split_at_checked(len) else {
-            bail!("the user record ends early: {len} more bytes expected, {} left", self.0.len());
-        };
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        Ok(self.run(N)?.try_into()?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 pub(crate) use paramstore::Init;
-use paramstore::{Error, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+use paramstore::{Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
 
 use super::report::Traffic;
 
@@ -176,25 +176,4 @@ impl Tables {
 
 fn spec(table: &Table) -> TensorSpec {
     TensorSpec::new(table.name, &[table.rows, table.width as u64]).group(GROUP).init(table.init).rows()
-}
-
-/// What a directory holds.
-pub(crate) enum Held {
-    /// No store, or the remains of a creation that was interrupted.
-    Nothing,
-    /// A store, with the user record of its last commit; empty if it was created and never committed.
-    Record(Vec<u8>),
-}
-
-/// Looks into a directory without taking a store's lock.
-pub(crate) fn peek(path: &Path) -> Result<Held> {
-    if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
-        return Ok(Held::Nothing);
-    }
-    match ParamStore::open_read_only(path, &Options::new()) {
-        Ok(store) => Ok(Held::Record(store.user_record().to_vec())),
-        // If there is something else, `create` says so.
-        Err(Error::NotAStore { .. }) => Ok(Held::Nothing),
-        Err(error) => Err(error.into()),
-    }
 }

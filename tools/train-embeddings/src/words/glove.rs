@@ -21,8 +21,8 @@ use crate::math::{add_scaled, dot};
 use crate::named::Named;
 use crate::num::{float, index, single, single_of};
 use crate::random::{mix, permuted};
-use crate::run::report::grouped;
 use crate::run::{Batch, Init, Model, Outcome, Table, Tables, Verdict};
+use training::people::grouped;
 
 /// The weight from which on pairs count in full, and the power with which lighter ones count less.
 const FULL: f32 = 100.0;

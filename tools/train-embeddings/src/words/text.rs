@@ -3,12 +3,9 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::run::record::DataId;
-
-/// The King James Bible, which ships with train-lm (its `data/README.md` names the source).
-const DEFAULT_TEXT: &str = include_str!("../../../train-lm/data/king-james-bible.txt");
 
 /// One piece of the text in this many is held out.
 const HELD_EVERY: usize = 20;
@@ -21,24 +18,9 @@ pub(crate) struct Text {
 impl Text {
     /// Reads files one after the other, or takes the text that ships with the repository if there are none.
     pub(crate) fn load(files: &[PathBuf]) -> Result<Self> {
-        if files.is_empty() {
-            return Ok(Self { text: DEFAULT_TEXT.into() });
-        }
-        let mut text = String::new();
-        for path in files {
-            let bytes =
-                std::fs::read(path).with_context(|| format!("cannot read the text {}", path.display()))?;
-            match std::str::from_utf8(&bytes) {
-                Ok(part) => text.push_str(part),
-                Err(error) => bail!(
-                    "the text {} is not UTF-8 at byte {}: convert it first",
-                    path.display(),
-                    error.valid_up_to()
-                ),
-            }
-        }
+        let text = training::text::load(files)?;
         ensure!(!text.trim().is_empty(), "the text has no words");
-        Ok(Self { text: text.into() })
+        Ok(Self { text })
     }
 
     /// What identifies the text.
@@ -77,6 +59,8 @@ pub(crate) fn words(line: &str) -> impl Iterator<Item = String> + '_ {
 
 #[cfg(test)]
 mod tests {
+    use training::text::DEFAULT_TEXT;
+
     use super::*;
 
     #[test]

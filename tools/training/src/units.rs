@@ -1,7 +1,7 @@
 //! Numbers with units, as the command line takes them.
 
 /// A parser of whole numbers within bounds.
-pub(crate) fn size(
+pub fn size(
     least: usize,
     most: usize,
 ) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
@@ -12,7 +12,10 @@ pub(crate) fn size(
 }
 
 /// Parses a positive number.
-pub(crate) fn positive(text: &str) -> Result<f64, String> {
+///
+/// # Errors
+/// What was expected, for anything but a positive number.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
         _ => Err("expected a positive number, e.g. 3e-3".to_owned()),
@@ -20,7 +23,10 @@ pub(crate) fn positive(text: &str) -> Result<f64, String> {
 }
 
 /// Parses a number that is not negative.
-pub(crate) fn not_negative(text: &str) -> Result<f64, String> {
+///
+/// # Errors
+/// What was expected, for anything but 0 or a positive number.
+pub fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
         _ => Err("expected 0 or a positive number, e.g. 1e-4".to_owned()),
@@ -28,13 +34,19 @@ pub(crate) fn not_negative(text: &str) -> Result<f64, String> {
 }
 
 /// Parses a count: 1200, 350k, 120M, 1.5B, 1T.
-pub(crate) fn count(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What was expected, for anything but a count.
+pub fn count(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 4] = [("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)];
     scaled(text, &UNITS).ok_or_else(|| "expected a count such as 1200, 350k, 120M, 1.5B or 1T".to_owned())
 }
 
 /// Parses a size: 65536, 64KiB, 64MiB, 1.5GiB, 2TiB, or with powers of 1000 64KB, 64MB, 1.5GB, 2TB.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What was expected, for anything but a size.
+pub fn bytes(text: &str) -> Result<u64, String> {
     const KIB: f64 = 1024.0;
     const UNITS: [(&str, f64); 9] = [
         ("KiB", KIB),
@@ -55,11 +67,17 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Option<u64> {
     let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
     let (number, factor) = unit.unwrap_or((text, 1.0));
     if let Ok(whole) = number.trim().parse::<u64>() {
-        return whole.checked_mul(crate::num::whole(factor));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "factors are whole and below 2^53"
+        )]
+        return whole.checked_mul(factor as u64);
     }
     let value = number.trim().parse::<f64>().ok()? * factor;
     let fits = value.is_finite() && (0.0..1.8e19).contains(&value);
-    fits.then(|| crate::num::whole(value.round()))
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked on the line above")]
+    fits.then_some(value.round() as u64)
 }
 
 #[cfg(test)]
