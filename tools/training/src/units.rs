@@ -93,6 +93,7 @@ mod tests {
         assert_eq!(bytes("64MiB"), Ok(64 << 20));
         assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
         assert_eq!(bytes("10GB"), Ok(10_000_000_000));
+        assert_eq!(bytes("4096"), Ok(4096));
     }
 
     #[test]
