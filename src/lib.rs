@@ -48,6 +48,7 @@ struct Readme;
 
 pub use error::{Damage, Error, Result};
 pub use format::directory::{Dtype, Init};
+pub use format::records::RowMode;
 pub use kernel::InstructionSet;
 pub use optim::Optimizer;
 pub use options::{NonFinitePolicy, Options, StepOptions};

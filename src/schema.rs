@@ -3,8 +3,9 @@
 use crate::error::{Error, Result};
 use crate::format::directory::Init;
 use crate::format::record::GroupRecord;
+use crate::format::records::RowMode;
 use crate::layout::{Request, StateRequest, TensorRequest, default_block_elements};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, TensorClock};
 use crate::units::to_u64;
 
 /// Elements of a block of rows where nobody says: 256 KiB.
@@ -91,14 +92,14 @@ pub struct TensorSpec {
     shape: Vec<u64>,
     group: Option<String>,
     init: Init,
-    rows: bool,
+    rows: Option<RowMode>,
 }
 
 impl TensorSpec {
     /// A tensor of this name and shape (no dimensions: a scalar), zero at first, in the schema's first group.
     #[must_use]
     pub fn new(name: impl Into<String>, shape: &[u64]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), group: None, init: Init::Zeros, rows: false }
+        Self { name: name.into(), shape: shape.to_vec(), group: None, init: Init::Zeros, rows: None }
     }
 
     /// Puts it into a group.
@@ -123,9 +124,28 @@ impl TensorSpec {
     /// since the last one, to a log, and no blocks around them. Such a tensor is updated by
     /// [`apply_rows`](crate::Step::apply_rows) and read by [`gather_rows`](crate::ParamStore::gather_rows), or copied by
     /// ranges; it has no views and no dense updates.
+    ///
+    /// A row that a step does not name stays as it is ([`RowMode::Lazy`]); [`row_mode`](Self::row_mode) chooses otherwise.
     #[must_use]
-    pub fn rows(mut self) -> Self {
-        self.rows = true;
+    pub fn rows(self) -> Self {
+        self.row_mode(RowMode::Lazy)
+    }
+
+    /// As [`rows`](Self::rows), and says what becomes of a row in the steps that do not name it: fixed at creation.
+    ///
+    /// With [`RowMode::CatchUp`] a row is brought to where a dense run, in which its gradients were zeros, would have it:
+    /// before it is updated, and in what is read. That is, for the tensor's updates that the row has missed, momentum goes
+    /// on moving it, moments decay, AdamW shrinks it; all with the hyperparameters that its group has *then*, so that a
+    /// dense run with a schedule of learning rates differs by what the rates differed. SGD (with coupled weight decay too),
+    /// Adagrad, row-wise Adagrad, Adadelta, RMSprop, Adam and AdamW have such a form; of Adagrad the rows do not change.
+    ///
+    /// The first 64 missed steps (for Adam and AdamW as many as their moves last, 177 with the default betas, at most
+    /// 4,096) are taken one by one and give the bits of the dense run; the rest at once. With `k` steps missed, that differs
+    /// from the dense run by less than `k * 2^-22` of each moment (and 2^-140), and of a parameter by less than
+    /// `k * 2^-23` of its largest value on the way, and 2^-24 of the largest move of a missed step.
+    #[must_use]
+    pub fn row_mode(mut self, mode: RowMode) -> Self {
+        self.rows = Some(mode);
         self
     }
 }
@@ -256,7 +276,11 @@ impl Schema {
                 .ok_or_else(|| Error::Unknown { kind: "parameter group", name: name.clone() })?,
         };
         check_init(&tensor.name, tensor.init)?;
-        let state = self.groups.get(group).map(|group| group.optimizer.state_planes()).unwrap_or_default();
+        let optimizer = self.groups.get(group).map(|group| group.optimizer);
+        if let Some(optimizer) = optimizer {
+            check_rule(tensor, &optimizer)?;
+        }
+        let state = optimizer.map(|optimizer| optimizer.state_planes()).unwrap_or_default();
         Ok(TensorRequest {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
@@ -264,10 +288,28 @@ impl Schema {
             init: tensor.init,
             state: state
                 .iter()
-                .map(|plane| StateRequest { name: plane.name.to_owned(), fill: plane.fill })
+                .map(|plane| StateRequest {
+                    name: plane.name.to_owned(),
+                    fill: plane.fill,
+                    per_row: plane.per_row,
+                })
                 .collect(),
             rows: tensor.rows,
         })
+    }
+}
+
+/// Refuses an optimizer that has no rule for a tensor that is to be kept as it says.
+fn check_rule(tensor: &TensorSpec, optimizer: &Optimizer) -> Result<()> {
+    let what = format!("optimizer of tensor {:?}", tensor.name);
+    match tensor.rows {
+        Some(RowMode::Lazy) => optimizer.prepare_rows(TensorClock::default(), what).map(|_| ()),
+        Some(RowMode::CatchUp) => optimizer.catch_up(0, what).map(|_| ()),
+        None if optimizer.state_planes().iter().any(|plane| plane.per_row) => {
+            let got = format!("{}, which keeps state by rows", optimizer.name());
+            Err(Error::invalid(what, got, "a tensor of rows (`TensorSpec::rows`), or another optimizer"))
+        }
+        None => Ok(()),
     }
 }
 

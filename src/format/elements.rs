@@ -13,3 +13,8 @@ pub(crate) fn as_f32(bytes: &[u8]) -> &[f32] {
 pub(crate) fn as_f32_mut(bytes: &mut [u8]) -> &mut [f32] {
     bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
 }
+
+/// The bytes of elements.
+pub(crate) fn as_bytes_mut(elements: &mut [f32]) -> &mut [u8] {
+    bytemuck::cast_slice_mut(elements)
+}

@@ -29,11 +29,48 @@ pub(crate) struct RecordPlane {
     pub(crate) fill: f32,
 }
 
+/// What becomes of a row in steps that do not name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowMode {
+    /// Nothing: parameters and moments wait, as PyTorch's rules for sparse gradients have it.
+    #[default]
+    Lazy,
+    /// What a dense run would have done to it, whose gradient was zeros: made up for when the row is named or read.
+    CatchUp,
+}
+
+impl RowMode {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Lazy => 0,
+            Self::CatchUp => 1,
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
+        match r.u8("row mode")? {
+            0 => Ok(Self::Lazy),
+            1 => Ok(Self::CatchUp),
+            code => Err(r.error("row mode", code, "0 or 1")),
+        }
+    }
+
+    /// `lazy` or `catch-up`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lazy => "lazy",
+            Self::CatchUp => "catch-up",
+        }
+    }
+}
+
 /// What the records of an extent are.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Records {
     /// A power of two.
     pub(crate) page_bytes: u32,
+    pub(crate) mode: RowMode,
     /// The parameters, then the state in the optimizer's order.
     pub(crate) planes: Vec<RecordPlane>,
 }
@@ -64,6 +101,7 @@ impl Records {
 
     pub(super) fn encode(&self, w: &mut Writer) {
         w.u32(self.page_bytes);
+        w.u8(self.mode.code());
         w.u8(u8::try_from(self.planes.len()).unwrap_or(u8::MAX));
         for plane in &self.planes {
             w.u16(plane.plane);
@@ -78,12 +116,13 @@ impl Records {
         if !page_bytes.is_power_of_two() || !(PAGE_BYTES..=MAX_PAGE_BYTES).contains(&u64::from(page_bytes)) {
             return Err(r.error("record page bytes", page_bytes, "a power of two from 4096 to 1048576"));
         }
+        let mode = RowMode::decode(r)?;
         let count = r.u8("record plane count")?;
         if count == 0 || count > MAX_PLANES {
             return Err(r.error("record plane count", count, format!("1 to {MAX_PLANES}")));
         }
         let planes = (0..count).map(|_| decode_plane(r)).collect::<Decoded<Vec<_>>>()?;
-        let records = Self { page_bytes, planes };
+        let records = Self { page_bytes, mode, planes };
         if records.per_page() == 0 {
             let got = format!("records of {} bytes", records.bytes());
             return Err(r.error(
@@ -147,7 +186,7 @@ mod tests {
 
     fn records(widths: &[u32], page_bytes: u32) -> Records {
         let plane = |(plane, &width)| RecordPlane { plane, width, fill: 0.0 };
-        Records { page_bytes, planes: (0..).zip(widths).map(plane).collect() }
+        Records { page_bytes, mode: RowMode::CatchUp, planes: (0..).zip(widths).map(plane).collect() }
     }
 
     #[test]

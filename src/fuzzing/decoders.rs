@@ -222,8 +222,13 @@ pub fn record(bytes: &[u8]) {
         assert_eq!(ParamGroup::from_record(&again).ok(), Some(group.clone()));
         let optimizer = group.optimizer();
         let mut clock = crate::optim::TensorClock::default();
-        let mut state = vec![[0.5_f32; 3]; optimizer.state_planes().len()];
-        let mut state: Vec<&mut [f32]> = state.iter_mut().map(|plane| &mut plane[..]).collect();
+        let planes = optimizer.state_planes();
+        let mut state = vec![[0.5_f32; 3]; planes.len()];
+        let part = |(plane, values)| {
+            let (plane, values): (&crate::optim::StatePlane, &mut [f32; 3]) = (plane, values);
+            &mut values[..if plane.per_row { 1 } else { 3 }]
+        };
+        let mut state: Vec<&mut [f32]> = planes.iter().zip(&mut state).map(part).collect();
         for steps in [0, 1, u64::MAX - 1, u64::MAX] {
             clock.steps = steps;
             let isa = crate::kernel::InstructionSet::portable();

@@ -131,9 +131,9 @@ impl ParamStore {
         for (plane, name) in info.planes().enumerate() {
             text(&mut hasher, name);
             let mut chunks = Chunks::new();
-            let mut start = 0;
-            while start < info.elements() {
-                let end = info.elements().min(start + PROGRESS_ELEMENTS);
+            let (mut start, elements) = (0, self.plane_elements(index, plane));
+            while start < elements {
+                let end = elements.min(start + PROGRESS_ELEMENTS);
                 let end = self.digest_part(index, plane, start..end, |run| *done += chunks.take(run))?;
                 progress(*done);
                 start = end;
@@ -153,13 +153,13 @@ impl ParamStore {
         range: Range<u64>,
         mut take: impl FnMut(&Run<'_>),
     ) -> Result<u64> {
-        let Some(tables) = self.table_of(tensor) else {
+        let Some((_, layout)) = self.table_of(tensor) else {
             self.pager().for_each_run(tensor, plane, range.clone(), |run| take(&run))?;
             return Ok(range.end);
         };
-        let width = to_u64(tables.within(tensor, plane)?.len()).max(1);
+        let width = to_u64(layout.within(plane).len()).max(1);
         let rows = range.start / width..range.end.div_ceil(width);
-        tables.for_each_run(tensor, plane, rows.clone(), take)?;
+        self.for_each_run_of_rows(tensor, plane, rows.clone(), take)?;
         Ok(rows.end * width)
     }
 }

@@ -15,7 +15,7 @@ pub(crate) mod verify;
 pub use blocks::{BlockRun, BlockWritten, Blocks, BlocksAbsent};
 pub use digest::{Digest, TensorDigest};
 pub use disk::{DiskSpeed, measure_disk};
-pub use plan::{Plan, available_memory_bytes, free_bytes};
+pub use plan::{Plan, RowPlan, available_memory_bytes, free_bytes};
 pub use summary::{BlockSize, GroupSummary, Summary, TableSummary};
 pub use usage::{DiskUse, PlaneBytes, PlaneUse, Role};
 pub use verify::{Finding, Verification, VerifyOptions, VerifyProgress, verify};

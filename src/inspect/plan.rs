@@ -7,12 +7,14 @@ use super::usage::{DiskUse, PlaneUse, Role, plane_uses};
 use super::{BlockSize, TableSummary};
 use crate::error::Result;
 use crate::format::PAGE_BYTES;
+use crate::format::directory::{Directory, Tensor};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::Record;
-use crate::layout::{place, row_tables};
+use crate::layout::{RowTable, place, row_tables};
 use crate::options::Options;
 use crate::schema::Schema;
 use crate::storage::{LOCK_FILE_BYTES, RealVolume, Volume};
+use crate::units::to_u64;
 
 /// What a store of some schema takes of disk, of memory, and of the disk's throughput. See [`Schema::plan`].
 #[derive(Debug, Clone, PartialEq)]
@@ -38,12 +40,32 @@ pub struct Plan {
     pub budget_min_bytes: u64,
     /// Memory beside the budget, at most: every page of the block table, changed at once, and the directory.
     pub metadata_memory_bytes: u64,
-    /// Bytes of values that a step updates: parameters and state.
+    /// Bytes of values that a step updates, parameters and state; those of tensors of rows do not count.
     pub state_bytes: u64,
     /// Bytes of parameter values.
     pub param_bytes: u64,
     /// Bytes of values that stay in memory from step to step under the budget.
     pub hot_bytes: u64,
+    /// Tensors of rows, which no step takes whole.
+    pub rows: Vec<RowPlan>,
+}
+
+/// What a tensor of rows takes of memory and of the disk's transfers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RowPlan {
+    /// The tensor.
+    pub tensor: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its parameters.
+    pub params: u64,
+    /// How many rows there is memory for.
+    pub memory_rows: u64,
+    /// Bytes of a row's record: a mark, parameters and state. A commit writes as many, and 16, for each row that changed.
+    pub record_bytes: u64,
+    /// Bytes that are read for a row that is not in memory.
+    pub page_bytes: u64,
 }
 
 impl Plan {
@@ -95,16 +117,21 @@ impl Schema {
         let mut disk = DiskUse::of(directory, &superblock, &planes)?;
         // The lock and the two pins, and the note of progress.
         disk.small_files = 3 * LOCK_FILE_BYTES + PROGRESS_BYTES;
-        let lasting = planes.iter().filter(|plane| !matches!(plane.role, Role::Scratch | Role::RowLog));
+        let lasting =
+            planes.iter().filter(|plane| !matches!(plane.role, Role::Scratch | Role::Rows | Role::RowLog));
         let state_bytes = lasting.map(|plane| plane.value_bytes).sum::<u64>();
         let table = table(superblock.table_slots);
+        let tables = row_tables(directory);
+        let memory_rows = crate::rows::rows_in_memory(directory, budget_bytes);
+        let rows = tables.iter().zip(memory_rows.into_iter().chain(std::iter::repeat(0)));
         Ok(Plan {
-            params: directory.tensors.iter().filter_map(crate::format::directory::Tensor::elements).sum(),
-            tensors: crate::units::to_u64(directory.tensors.len()),
+            rows: rows.map(|(table, memory_rows)| row_plan(directory, table, memory_rows)).collect(),
+            params: directory.tensors.iter().filter_map(Tensor::elements).sum(),
+            tensors: to_u64(directory.tensors.len()),
             bytes_on_disk: disk.total(),
             blocks: block_sizes(&directory.extents),
             budget_bytes,
-            budget_min_bytes: crate::pager::smallest_budget(directory),
+            budget_min_bytes: crate::rows::smallest_budget(directory),
             metadata_memory_bytes: table.pages * PAGE_BYTES + superblock.directory.bytes,
             table,
             state_bytes,
@@ -113,6 +140,18 @@ impl Schema {
             planes,
             disk,
         })
+    }
+}
+
+fn row_plan(directory: &Directory, table: &RowTable, memory_rows: u64) -> RowPlan {
+    let tensor = directory.tensors.get(table.tensor);
+    RowPlan {
+        tensor: tensor.map_or(String::new(), |tensor| tensor.name.clone()),
+        rows: table.rows,
+        params: tensor.and_then(Tensor::elements).unwrap_or(0),
+        memory_rows,
+        record_bytes: to_u64(table.records.bytes()),
+        page_bytes: to_u64(table.page_bytes()),
     }
 }
 

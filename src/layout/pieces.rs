@@ -212,8 +212,8 @@ pub(crate) mod tests {
             shape: vec![n],
             group: 0,
             init: Init::Zeros,
-            state: vec![StateRequest { name: "exp_avg".into(), fill: 0.0 }],
-            rows: false,
+            state: vec![StateRequest { name: "exp_avg".into(), fill: 0.0, per_row: false }],
+            rows: None,
         });
         let request = Request {
             tensors: tensors.collect(),

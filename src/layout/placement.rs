@@ -7,7 +7,7 @@ use crate::format::directory::{
     Directory, Dtype, Extent, ExtentPlane, Init, MAX_BLOCK_ELEMENTS, MAX_RANK, MAX_SEGMENT_BYTES,
     MIN_BLOCK_ELEMENTS, Plane, PlaneRole, SegmentSpec, Tensor, extent_bytes,
 };
-use crate::format::records::{RecordPlane, Records};
+use crate::format::records::{RecordPlane, Records, RowMode};
 use crate::units::to_u64;
 
 use super::records::{default_log_bytes, page_bytes};
@@ -38,8 +38,8 @@ pub(crate) struct TensorRequest {
     pub(crate) init: Init,
     /// State planes of its group's optimizer.
     pub(crate) state: Vec<StateRequest>,
-    /// Whether its rows are kept as records.
-    pub(crate) rows: bool,
+    /// Whether its rows are kept as records, and what becomes of them in between.
+    pub(crate) rows: Option<RowMode>,
 }
 
 /// A state plane as asked for.
@@ -48,6 +48,8 @@ pub(crate) struct StateRequest {
     pub(crate) name: String,
     /// The initial value of every element.
     pub(crate) fill: f32,
+    /// One value for each row.
+    pub(crate) per_row: bool,
 }
 
 /// A store as asked for.
@@ -124,7 +126,7 @@ fn check_tensors(request: &Request) -> Result<()> {
                 format!("up to {MAX_RANK} dimensions, none of them 0, with at most 2^50 elements in all"),
             ));
         }
-        if tensor.rows && !matches!(tensor.shape.as_slice(), &[_, width] if width < 1 << 16) {
+        if tensor.rows.is_some() && !matches!(tensor.shape.as_slice(), &[_, width] if width < 1 << 16) {
             return Err(Error::invalid(
                 format!("shape of tensor of rows {name:?}"),
                 format!("{:?}", tensor.shape),
@@ -152,7 +154,7 @@ fn planes(request: &Request) -> Vec<Plane> {
     if request.gradient_plane {
         planes.push(Plane { name: GRAD_PLANE.to_owned(), role: PlaneRole::Scratch });
     }
-    if request.tensors.iter().any(|tensor| tensor.rows) {
+    if request.tensors.iter().any(|tensor| tensor.rows.is_some()) {
         planes.push(Plane { name: RECORD_PLANE.to_owned(), role: PlaneRole::Record });
         planes.push(Plane { name: LOG_PLANE.to_owned(), role: PlaneRole::Log });
     }
@@ -188,7 +190,7 @@ impl Placer<'_> {
             extents: 1,
             offset: 0,
         };
-        if request.rows {
+        if request.rows.is_some() {
             let first = self.extents.len();
             self.rows(request);
             tensor.extent = index(first)?;
@@ -259,10 +261,13 @@ impl Placer<'_> {
             [rows, width] => (rows, u32::try_from(width).unwrap_or(u32::MAX)),
             _ => (0, 0),
         };
-        let plane = |name: &str, fill| RecordPlane { plane: self.plane_index(name), width, fill };
-        let mut planes = vec![plane(PARAM_PLANE, 0.0)];
-        planes.extend(request.state.iter().map(|state| plane(&state.name, state.fill)));
-        let mut records = Records { page_bytes: 4096, planes };
+        let plane = |name: &str, width, fill| RecordPlane { plane: self.plane_index(name), width, fill };
+        let mut planes = vec![plane(PARAM_PLANE, width, 0.0)];
+        let state =
+            |state: &StateRequest| plane(&state.name, if state.per_row { 1 } else { width }, state.fill);
+        planes.extend(request.state.iter().map(state));
+        let mode = request.rows.unwrap_or_default();
+        let mut records = Records { page_bytes: 4096, mode, planes };
         records.page_bytes = page_bytes(records.bytes());
         let page = u64::from(records.page_bytes) / 4;
         let block_elements = self.request.row_block_elements.max(page);
@@ -376,8 +381,10 @@ mod tests {
             shape: shape.to_vec(),
             group: 0,
             init: Init::Zeros,
-            state: ["exp_avg", "exp_avg_sq"].map(|name| StateRequest { name: name.into(), fill: 0.0 }).into(),
-            rows: false,
+            state: ["exp_avg", "exp_avg_sq"]
+                .map(|name| StateRequest { name: name.into(), fill: 0.0, per_row: false })
+                .into(),
+            rows: None,
         });
         Request {
             tensors: tensors.collect(),

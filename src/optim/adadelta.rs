@@ -2,7 +2,7 @@
 
 use super::prepared::{Body, Prepared};
 use super::settings::{Field, Range, Settings};
-use super::{StatePlane, TensorClock, UpdateRule, round, squares, zeros};
+use super::{Idle, StatePlane, TensorClock, UpdateRule, round, squares, zeros};
 use crate::kernel::body;
 
 /// Adadelta: M. D. Zeiler, "ADADELTA: an adaptive learning rate method", arXiv:1212.5701, 2012.
@@ -61,5 +61,16 @@ impl UpdateRule for Adadelta {
             weight_decay: super::some_unless_zero(self.weight_decay),
         };
         (Prepared::new(Body::Adadelta(body), self.maximize), clock.next())
+    }
+
+    /// The rule for all elements.
+    fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        (self.weight_decay == 0.0).then(|| self.prepare(clock))
+    }
+
+    /// Both averages decay by `rho`.
+    fn idle(&self) -> Option<Idle> {
+        let keep = f64::from(round(self.rho));
+        (self.weight_decay == 0.0).then(|| Idle::decaying(1.0, [keep, keep, 1.0]))
     }
 }

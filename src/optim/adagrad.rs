@@ -2,7 +2,7 @@
 
 use super::prepared::{Body, Prepared};
 use super::settings::{Field, Range, Settings};
-use super::{StatePlane, TensorClock, UpdateRule, real, round};
+use super::{Idle, StatePlane, TensorClock, UpdateRule, real, round};
 use crate::kernel::body;
 
 /// Adagrad: J. Duchi, E. Hazan, Y. Singer, "Adaptive subgradient methods for online learning and stochastic
@@ -63,7 +63,7 @@ impl Settings for Adagrad {
 
 impl UpdateRule for Adagrad {
     fn state_planes(&self) -> Vec<StatePlane> {
-        vec![StatePlane { name: "sum", fill: round(self.initial_accumulator_value) }]
+        vec![StatePlane { name: "sum", fill: round(self.initial_accumulator_value), per_row: false }]
     }
 
     fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
@@ -81,6 +81,11 @@ impl UpdateRule for Adagrad {
         let body = body::RowAdagrad { minus_rate: round(-self.rate(clock)), eps: round(self.eps) };
         (self.weight_decay == 0.0)
             .then(|| (Prepared::new(Body::RowAdagrad(body), self.maximize), clock.next()))
+    }
+
+    /// A sum to which nothing is added stays as it is, and so does the parameter.
+    fn idle(&self) -> Option<Idle> {
+        (self.weight_decay == 0.0).then(Idle::default)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::power::power;
 use super::prepared::{Body, Prepared};
 use super::settings::{self, Field, Settings};
-use super::{StatePlane, TensorClock, UpdateRule, decay, lerp, round, squares, zeros};
+use super::{Idle, StatePlane, TensorClock, UpdateRule, decay, lerp, round, squares, zeros};
 use crate::kernel::body;
 
 /// Adam: D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", arXiv:1412.6980, 2014; `amsgrad` is that of
@@ -72,6 +72,15 @@ impl UpdateRule for Adam {
     fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
         self.prepare_with(clock, decay(self.weight_decay, self.lr, false))
     }
+
+    /// The rule for all elements.
+    fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        (self.weight_decay == 0.0).then(|| self.prepare(clock))
+    }
+
+    fn idle(&self) -> Option<Idle> {
+        (self.weight_decay == 0.0).then(|| self.idle_with(1.0))
+    }
 }
 
 impl Adam {
@@ -87,5 +96,14 @@ impl Adam {
             amsgrad: self.amsgrad,
         };
         (Prepared::new(Body::Adam(body), self.maximize), next)
+    }
+
+    /// Moments decay, and the parameter shrinks; the moves that the first moment still makes end soon.
+    pub(super) fn idle_with(&self, shrink: f64) -> Idle {
+        let first = 1.0 - f64::from(round(1.0 - self.beta1));
+        let second = f64::from(round(self.beta2));
+        // The largest second moment does not decay.
+        let ratio = if self.amsgrad { first } else { first / second.sqrt() };
+        Idle::decaying(shrink, [first, second, 1.0]).until_moves_end(ratio)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::prepared::Prepared;
 use super::settings::{self, Field, Settings};
-use super::{Adam, StatePlane, TensorClock, UpdateRule, decay};
+use super::{Adam, Idle, StatePlane, TensorClock, UpdateRule, decay, round};
 
 /// AdamW: I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", arXiv:1711.05101, 2017.
 ///
@@ -72,5 +72,15 @@ impl UpdateRule for AdamW {
 
     fn prepare(&self, clock: TensorClock) -> (Prepared, TensorClock) {
         self.as_adam().prepare_with(clock, decay(self.weight_decay, self.lr, true))
+    }
+
+    /// The rule for all elements: a row shrinks when it is named.
+    fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        Some(self.prepare(clock))
+    }
+
+    fn idle(&self) -> Option<Idle> {
+        let shrink = 1.0 - self.lr * self.weight_decay;
+        Some(self.as_adam().idle_with(f64::from(round(shrink))))
     }
 }

@@ -24,12 +24,15 @@ mod adagrad;
 mod adam;
 mod adamax;
 mod adamw;
+mod catch_up;
+mod idle;
 mod lion;
 mod nadam;
 mod power;
 mod prepared;
 mod radam;
 mod rmsprop;
+mod rowwise_adagrad;
 mod settings;
 mod sgd;
 mod sparse_adam;
@@ -42,14 +45,18 @@ pub use adagrad::Adagrad;
 pub use adam::Adam;
 pub use adamax::Adamax;
 pub use adamw::AdamW;
+pub(crate) use catch_up::CatchUp;
 pub use lion::Lion;
 pub use nadam::NAdam;
 pub(crate) use prepared::Prepared;
 pub use radam::RAdam;
 pub use rmsprop::RmsProp;
+pub use rowwise_adagrad::RowwiseAdagrad;
 pub use settings::Setting;
 pub use sgd::Sgd;
 pub use sparse_adam::SparseAdam;
+
+use idle::Idle;
 
 use crate::error::{Error, Result};
 use crate::kernel::{InstructionSet, body};
@@ -81,15 +88,19 @@ pub enum Optimizer {
     Lion(Lion),
     /// SparseAdam, Adam for rows.
     SparseAdam(SparseAdam),
+    /// Adagrad with one sum a row.
+    RowwiseAdagrad(RowwiseAdagrad),
 }
 
-/// A plane that an optimizer keeps beside the parameters, with one f32 per element.
+/// A plane that an optimizer keeps beside the parameters, with one f32 per element or row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StatePlane {
     /// PyTorch's name of it, e.g. `exp_avg`.
     pub name: &'static str,
     /// The value of every element before the first step.
     pub fill: f32,
+    /// Whether it has one value for each row, and not for each element.
+    pub per_row: bool,
 }
 
 /// What an optimizer keeps per tensor beside its planes.
@@ -128,6 +139,11 @@ trait UpdateRule: Settings {
     fn prepare_rows(&self, _clock: TensorClock) -> Option<(Prepared, TensorClock)> {
         None
     }
+
+    /// What steps without a gradient come to; `None` if there is no short form of it with these hyperparameters.
+    fn idle(&self) -> Option<Idle> {
+        None
+    }
 }
 
 /// Evaluates an expression for the rule in an optimizer.
@@ -145,13 +161,14 @@ macro_rules! delegate {
             Optimizer::RAdam($rule) => $value,
             Optimizer::Lion($rule) => $value,
             Optimizer::SparseAdam($rule) => $value,
+            Optimizer::RowwiseAdagrad($rule) => $value,
         }
     };
 }
 
 impl Optimizer {
     /// The names of all optimizers.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "sgd",
         "adagrad",
         "adadelta",
@@ -163,6 +180,7 @@ impl Optimizer {
         "radam",
         "lion",
         "sparseadam",
+        "rowwiseadagrad",
     ];
 
     /// Returns the optimizer's name, one of [`NAMES`](Self::NAMES).
@@ -180,6 +198,7 @@ impl Optimizer {
             Self::RAdam(_) => "radam",
             Self::Lion(_) => "lion",
             Self::SparseAdam(_) => "sparseadam",
+            Self::RowwiseAdagrad(_) => "rowwiseadagrad",
         }
     }
 
@@ -201,6 +220,7 @@ impl Optimizer {
             "radam" => Self::RAdam(RAdam::default()),
             "lion" => Self::Lion(Lion::default()),
             "sparseadam" => Self::SparseAdam(SparseAdam::default()),
+            "rowwiseadagrad" => Self::RowwiseAdagrad(RowwiseAdagrad::default()),
             _ => {
                 let expected = format!("one of {}", Self::NAMES.join(", "));
                 return Err(Error::invalid("optimizer", format_args!("{name:?}"), expected));
@@ -294,18 +314,24 @@ impl Optimizer {
         clock: TensorClock,
         what: impl Into<String>,
     ) -> Result<(Prepared, TensorClock)> {
-        const EXPECTED: &str = "an optimizer with a rule for rows: sgd without momentum, adagrad or sparseadam, \
-                                and no weight decay";
-        delegate!(self, rule => rule.prepare_rows(clock)).ok_or_else(|| {
-            let refused = |&(key, value): &(&'static str, Setting)| {
-                (matches!(key, "momentum" | "weight_decay") && f64::from(value) != 0.0)
-                    .then(|| format!("{key} {}", f64::from(value)))
-            };
-            let refused: Vec<_> = self.settings().iter().filter_map(refused).collect();
-            let with = if refused.is_empty() { "" } else { " with " };
-            let got = format!("{}{with}{}", self.name(), refused.join(" and "));
-            Error::invalid(what, got, EXPECTED)
-        })
+        const EXPECTED: &str = "an optimizer with a rule for rows: sgd, adagrad, rowwiseadagrad, adadelta, rmsprop, adam, \
+                                adamw or sparseadam, and no weight decay but that of adamw";
+        delegate!(self, rule => rule.prepare_rows(clock))
+            .ok_or_else(|| Error::invalid(what, self.for_rows(), EXPECTED))
+    }
+
+    /// What steps without a gradient come to, if that has a short form.
+    fn idle(&self) -> Option<Idle> {
+        delegate!(self, rule => rule.idle())
+    }
+
+    /// Names the optimizer, and its weight decay, where it is not one for rows.
+    fn for_rows(&self) -> String {
+        let decay = self.settings().into_iter().find(|&(key, _)| key == "weight_decay");
+        match decay.map(|(_, value)| f64::from(value)) {
+            Some(decay) if decay != 0.0 => format!("{} with weight_decay {decay}", self.name()),
+            _ => self.name().to_owned(),
+        }
     }
 
     /// Takes one step on a tensor in plain memory.
@@ -340,9 +366,10 @@ impl Optimizer {
             return Err(Error::invalid("number of state planes", state.len(), expected));
         }
         for (plane, values) in planes.iter().zip(state.iter()) {
+            let (len, of) = if plane.per_row { (1, "one for the row") } else { (len, "as the parameters") };
             if values.len() != len {
                 let what = format!("length of the state plane {}", plane.name);
-                return Err(Error::invalid(what, values.len(), format!("{len}, as the parameters")));
+                return Err(Error::invalid(what, values.len(), format!("{len}, {of}")));
             }
         }
         let (prepared, next) = self.prepare(*clock);
@@ -366,7 +393,7 @@ const fn real(steps: u64) -> f64 {
 
 /// A plane that starts with zeros.
 const fn zeros(name: &'static str) -> StatePlane {
-    StatePlane { name, fill: 0.0 }
+    StatePlane { name, fill: 0.0, per_row: false }
 }
 
 /// Returns a weight decay as the kernels take it: 0 is none, and leaves every bit alone.

@@ -22,6 +22,7 @@ pub(super) enum Body {
     Lion(body::Lion),
     SparseAdam(body::SparseAdam),
     RowAdagrad(body::RowAdagrad),
+    RowwiseAdagrad(body::RowwiseAdagrad),
 }
 
 impl Prepared {
@@ -29,7 +30,12 @@ impl Prepared {
         Self { body, negate: maximize }
     }
 
-    /// Updates a run of elements. `maximize` is taken care of inside, by a kernel compiled with the negation (it costs
+    /// Whether it takes a row at a time, whose state is one value.
+    pub(crate) const fn is_rowwise(&self) -> bool {
+        matches!(self.body, Body::RowwiseAdagrad(_))
+    }
+
+    /// Updates a run of elements, or one row if the rule is [row-wise](Self::is_rowwise). `maximize` is taken care of inside, by a kernel compiled with the negation (it costs
     /// nothing): the caller never negates the gradient. Returns how many gradients were NaN or infinite.
     ///
     /// # Panics
@@ -55,6 +61,7 @@ impl Prepared {
             Body::Lion(body) => body.run(sweep),
             Body::SparseAdam(body) => body.run(sweep),
             Body::RowAdagrad(body) => body.run(sweep),
+            Body::RowwiseAdagrad(body) => body.run(sweep),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::prepared::{Body, Prepared};
 use super::settings::{Field, Range, Settings};
-use super::{StatePlane, TensorClock, UpdateRule, lerp, round, squares, zeros};
+use super::{Idle, StatePlane, TensorClock, UpdateRule, lerp, round, squares, zeros};
 use crate::kernel::body;
 
 /// RMSprop: T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", COURSERA Neural Networks for Machine Learning, 2012; the
@@ -85,5 +85,22 @@ impl UpdateRule for RmsProp {
             weight_decay: super::some_unless_zero(self.weight_decay),
         };
         (Prepared::new(Body::RmsProp(body), self.maximize), clock.next())
+    }
+
+    /// The rule for all elements.
+    fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
+        (self.weight_decay == 0.0).then(|| self.prepare(clock))
+    }
+
+    /// Averages decay by `alpha`; what is in the buffer goes on moving the parameter.
+    fn idle(&self) -> Option<Idle> {
+        let average = 1.0 - f64::from(round(1.0 - self.alpha));
+        let mut idle = Idle::decaying(1.0, [f64::from(round(self.alpha)), average, average]);
+        if self.momentum > 0.0 {
+            let momentum = f64::from(round(self.momentum));
+            idle.moves = Some(1);
+            idle.map = [[1.0, -f64::from(round(self.lr)) * momentum], [0.0, momentum]];
+        }
+        (self.weight_decay == 0.0).then_some(idle)
     }
 }

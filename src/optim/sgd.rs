@@ -2,7 +2,7 @@
 
 use super::prepared::{Body, Prepared};
 use super::settings::{Field, Range, Settings};
-use super::{StatePlane, TensorClock, UpdateRule, round, zeros};
+use super::{Idle, StatePlane, TensorClock, UpdateRule, round, zeros};
 use crate::error::{Error, Result};
 use crate::kernel::body;
 
@@ -82,8 +82,23 @@ impl UpdateRule for Sgd {
         (Prepared::new(Body::Sgd(body), self.maximize), clock.next())
     }
 
-    /// The rule for all elements, where it leaves alone what has no gradient.
+    /// The rule for all elements.
     fn prepare_rows(&self, clock: TensorClock) -> Option<(Prepared, TensorClock)> {
-        (self.momentum == 0.0 && self.weight_decay == 0.0).then(|| self.prepare(clock))
+        (self.weight_decay == 0.0).then(|| self.prepare(clock))
+    }
+
+    /// Weight decay is the gradient that is left, and the buffer goes on moving the parameter: both are linear.
+    fn idle(&self) -> Option<Idle> {
+        let scalars = [self.lr, self.weight_decay, self.momentum, 1.0 - self.dampening];
+        let [lr, decay, momentum, undamped] = scalars.map(|scalar| f64::from(round(scalar)));
+        if momentum == 0.0 {
+            let shrinking = Idle::decaying(1.0 - lr * decay, [1.0; 3]);
+            return Some(if decay == 0.0 { Idle::default() } else { shrinking });
+        }
+        // The buffer's next value, and the move, by parameter and buffer.
+        let buffer = [undamped * decay, momentum];
+        let moved = if self.nesterov { [decay + momentum * buffer[0], momentum * momentum] } else { buffer };
+        let map = [[1.0 - lr * moved[0], -lr * moved[1]], buffer];
+        Some(Idle { map, moves: Some(0), ..Idle::decaying(1.0, [1.0; 3]) })
     }
 }

@@ -151,18 +151,19 @@ impl ParamStore {
         self.read_planes_range(tensor, 0, range, out)
     }
 
-    /// As [`read_into`](Self::read_into), for any plane of the tensor, e.g. `exp_avg`.
+    /// As [`read_into`](Self::read_into), for any plane of the tensor, e.g. `exp_avg`; one that an optimizer keeps by rows
+    /// (`row_sum`) has one element for each row.
     ///
     /// # Errors
     /// As [`read_into`](Self::read_into); [`Error::Unknown`] for a plane that the tensor does not have.
     pub fn read_plane_into(&self, name: &str, plane: &str, out: &mut [f32]) -> Result<()> {
         let tensor = self.tensor_index(name)?;
-        let elements = self.elements(tensor);
+        let plane = self.plane_index(tensor, plane)?;
+        let elements = self.plane_elements(tensor, plane);
         if to_u64(out.len()) != elements {
             let (got, expected) = (format!("{} elements", out.len()), format!("{elements} elements"));
             return Err(Error::invalid(format!("memory for tensor {name:?}"), got, expected));
         }
-        let plane = self.plane_index(tensor, plane)?;
         self.read_planes_range(tensor, plane, 0..elements, out)
     }
 
@@ -173,8 +174,8 @@ impl ParamStore {
         range: Range<u64>,
         out: &mut [f32],
     ) -> Result<()> {
-        if let Some(tables) = self.table_of(tensor) {
-            return Self::read_table(tables, tensor, plane, range, out);
+        if self.table_of(tensor).is_some() {
+            return self.read_table(tensor, plane, range, out);
         }
         self.background.settle(tensor);
         self.pager().read_into(tensor, plane, range, out)

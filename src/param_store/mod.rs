@@ -19,8 +19,9 @@ pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
 use crate::format::directory::{Directory, Extent, Tensor};
+use crate::format::records::{Records, RowMode};
 use crate::layout::GRAD_PLANE;
-use crate::optim::Optimizer;
+use crate::optim::{CatchUp, Optimizer};
 use crate::pager::Pager;
 use crate::rows::Rows;
 use crate::schema::ParamGroup;
@@ -135,10 +136,29 @@ impl ParamStore {
         self.directory.extents.get(to_usize(self.directory.tensors.get(tensor)?.extent.into()))
     }
 
-    /// The tables of rows, if the tensor is one.
-    pub(crate) fn table_of(&self, tensor: usize) -> Option<&Rows> {
-        let is_table = self.extent_of(tensor).is_some_and(|extent| extent.records.is_some());
-        self.engine.tables.as_deref().filter(|_| is_table)
+    /// The tables of rows, if the tensor is one, and what its records are.
+    pub(crate) fn table_of(&self, tensor: usize) -> Option<(&Rows, &Records)> {
+        let records = self.extent_of(tensor)?.records.as_ref()?;
+        Some((self.engine.tables.as_deref()?, records))
+    }
+
+    /// How the rows of a tensor come to where a dense run would have them; `None` if they do not.
+    pub(crate) fn catch_up(&self, tensor: usize) -> Result<Option<CatchUp>> {
+        let records = self.extent_of(tensor).and_then(|extent| extent.records.as_ref());
+        if records.is_none_or(|records| records.mode != RowMode::CatchUp) {
+            return Ok(None);
+        }
+        let steps = self.pager().lock().store_mut().tensor_entry(tensor)?.steps;
+        let what = format!("rows of tensor {:?} that catch up", self.tensor_name(tensor));
+        self.optimizer_of(tensor)?.catch_up(steps, what).map(Some)
+    }
+
+    /// Elements of a plane: as many as the tensor has, or one for each row.
+    pub(crate) fn plane_elements(&self, tensor: usize, plane: usize) -> u64 {
+        let elements = self.elements(tensor);
+        let records = self.extent_of(tensor).and_then(|extent| extent.records.as_ref());
+        let width = |plane| records.map_or(1, |records| to_u64(records.within(plane).len()).max(1));
+        elements / width(0) * width(plane)
     }
 
     /// The tables of rows, in a store that has some.

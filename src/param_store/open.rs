@@ -62,10 +62,7 @@ impl ParamStore {
         // What opening would refuse is refused before anything is made.
         options.checked_io_threads()?;
         options.threads.map(check_threads).transpose()?;
-        let budget_bytes = options.budget_bytes();
-        let for_rows = crate::rows::budget_share(&directory, budget_bytes);
-        crate::pager::check_budget(&directory, budget_bytes - for_rows)?;
-        crate::rows::check_budget(&directory, for_rows)?;
+        crate::rows::check_budget(&directory, options.budget_bytes())?;
         let record = Record::first(schema.group_records(), row_tables(&directory).len());
         let creation = Creation { directory, record, uuid: new_uuid(), sparse: options.sparse };
         crate::store::create(&volume, &creation)?;
@@ -113,6 +110,7 @@ impl ParamStore {
         let names =
             directory.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         let budget_bytes = options.budget_bytes();
+        crate::rows::check_budget(&directory, budget_bytes)?;
         let for_rows = crate::rows::budget_share(&directory, budget_bytes);
         let settings = Settings {
             budget_bytes: budget_bytes - for_rows,
@@ -185,6 +183,16 @@ pub(super) fn check_planes(directory: &Directory, groups: &[ParamGroup], path: &
             let expected = expected.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");
             let what = format!("state planes of tensor {:?}", tensor.name);
             return Err(Error::damaged(path.join(crate::format::META_FILE), what, (0, 0), got, expected));
+        }
+        for (at, plane) in expected.iter().enumerate() {
+            let (width, row) = (info.width(at + 1), info.width(0));
+            if width != if plane.per_row { Some(1) } else { row } {
+                let what = format!("state plane {} of tensor {:?}", plane.name, tensor.name);
+                let of = |width: Option<usize>| width.map_or("of no rows".into(), |w| format!("{w} a row"));
+                let expected = if plane.per_row { "1 a row".to_owned() } else { of(row) };
+                let meta = path.join(crate::format::META_FILE);
+                return Err(Error::damaged(meta, what, (0, 0), of(width), expected));
+            }
         }
     }
     Ok(())

@@ -6,12 +6,15 @@ use rayon::prelude::*;
 
 use super::ParamStore;
 use crate::error::{Error, Result};
-use crate::format::elements::{as_f32, as_f32_mut};
+use crate::format::elements::{as_bytes_mut, as_f32, as_f32_mut};
+use crate::format::records::Records;
+use crate::kernel::InstructionSet;
 use crate::layout::{PARAM_PLANE, Rows};
+use crate::optim::CatchUp;
 use crate::pager::{Key, Run, Waiter, read_pieces_ahead};
 use crate::rows::{RowUse, Rows as Tables};
 use crate::units::{to_u64, to_usize};
-use crate::update::on_threads;
+use crate::update::{bring_up, on_threads, prepare_from};
 
 /// Reading some rows of a tensor of two dimensions.
 impl ParamStore {
@@ -29,15 +32,16 @@ impl ParamStore {
         self.gather_rows_plane(name, PARAM_PLANE, ids, out)
     }
 
-    /// As [`gather_rows`](Self::gather_rows), for any plane of the tensor, e.g. `exp_avg`.
+    /// As [`gather_rows`](Self::gather_rows), for any plane of the tensor, e.g. `exp_avg`; one that an optimizer keeps by
+    /// rows (`row_sum`) has one element for each row.
     ///
     /// # Errors
     /// As [`gather_rows`](Self::gather_rows); [`Error::Unknown`] for a plane that the tensor does not have.
     pub fn gather_rows_plane(&self, name: &str, plane: &str, ids: &[u64], out: &mut [f32]) -> Result<()> {
-        let (tensor, rows) = self.checked_rows("memory for rows", name, ids, out.len())?;
-        let plane = self.plane_index(tensor, plane)?;
+        let plane = self.plane_index(self.tensor_index(name)?, plane)?;
+        let (tensor, rows) = self.checked_rows("memory for rows", (name, plane), ids, out.len())?;
         if let Some(tables) = self.table_of(tensor) {
-            return self.gather_records(tables, tensor, plane, &rows, out);
+            return self.gather_records(tables, (tensor, plane), &rows, out);
         }
         self.background().settle(tensor);
         let (pager, directory, width) = (self.pager(), self.directory(), rows.width());
@@ -67,15 +71,15 @@ impl ParamStore {
     /// Copies a plane of records; each thread takes a part of `out`.
     fn gather_records(
         &self,
-        tables: &Tables,
-        tensor: usize,
-        plane: usize,
+        (tables, layout): (&Tables, &Records),
+        (tensor, plane): (usize, usize),
         rows: &Rows,
         out: &mut [f32],
     ) -> Result<()> {
         const PART: usize = 256;
-        let width = rows.width();
-        let within = tables.within(tensor, plane)?;
+        let mut catch_up = self.catch_up(tensor)?;
+        let within = layout.within(plane);
+        let width = within.len();
         let mut number_of = vec![usize::MAX; out.len() / width];
         for (number, named) in rows.groups().enumerate() {
             for named in named {
@@ -84,12 +88,23 @@ impl ParamStore {
                 }
             }
         }
-        let threads = self.engine.threads();
+        let (threads, isa) = (self.engine.threads(), self.engine.isa);
         tables.with_records(tensor, &rows.distinct(), None, |range, records| {
+            let caught_up = catch_up.as_mut().map(|catch_up| {
+                prepare_from(catch_up, records.iter().map(|record| &**record));
+                let bring_up = |record: &&mut [u8]| brought_up(isa, catch_up, layout, record);
+                on_threads(threads, || {
+                    records.par_iter().with_min_len(PART).map(bring_up).collect::<Vec<_>>()
+                })
+            });
+            let values_of = |number: usize| match &caught_up {
+                Some(records) => records.get(number).map(Vec::as_slice),
+                None => records.get(number).map(|record| as_f32(record)),
+            };
             let copy = |(out, numbers): (&mut [f32], &[usize])| {
                 for (out, number) in out.chunks_exact_mut(width).zip(numbers) {
-                    let record = number.checked_sub(range.start).and_then(|number| records.get(number));
-                    if let Some(values) = record.and_then(|record| as_f32(record).get(within.clone())) {
+                    let record = number.checked_sub(range.start).and_then(values_of);
+                    if let Some(values) = record.and_then(|record| record.get(within.clone())) {
                         out.copy_from_slice(values);
                     }
                 }
@@ -105,17 +120,18 @@ impl ParamStore {
 
     /// Copies elements of a plane of a tensor of rows, past the cache.
     pub(super) fn read_table(
-        tables: &Tables,
+        &self,
         tensor: usize,
         plane: usize,
         range: Range<u64>,
         out: &mut [f32],
     ) -> Result<()> {
-        let width = to_u64(tables.within(tensor, plane)?.len()).max(1);
+        let Some((_, layout)) = self.table_of(tensor) else { return Ok(()) };
+        let width = to_u64(layout.within(plane).len()).max(1);
         let rows = range.start / width..range.end.div_ceil(width);
         // Runs begin with the first row, the range perhaps within it.
         let (mut skip, mut done) = (to_usize(range.start % width), 0);
-        tables.for_each_run(tensor, plane, rows, |run| {
+        self.for_each_run_of_rows(tensor, plane, rows, |run| {
             let len = match run {
                 Run::Bytes(bytes) => bytes.len() / 4,
                 Run::Constant { elements, .. } => to_usize(*elements),
@@ -137,17 +153,45 @@ impl ParamStore {
         })
     }
 
+    /// Shows a plane of some rows, in runs: what [`gather_rows_plane`](Self::gather_rows_plane) would give.
+    pub(crate) fn for_each_run_of_rows(
+        &self,
+        tensor: usize,
+        plane: usize,
+        rows: Range<u64>,
+        each: impl FnMut(&Run<'_>),
+    ) -> Result<()> {
+        let Some((tables, layout)) = self.table_of(tensor) else { return Ok(()) };
+        match self.catch_up(tensor)? {
+            None => tables.for_each_run(tensor, plane, rows, None, each),
+            Some(mut catch_up) => {
+                catch_up.prepare_from(0);
+                let isa = self.engine.isa;
+                let bring_up = |record: &mut [u8]| bring_up(isa, &catch_up, layout, record);
+                tables.for_each_run(tensor, plane, rows, Some(&bring_up), each)
+            }
+        }
+    }
+
     /// Sets elements of the parameters of a tensor of rows.
     pub(super) fn write_rows(&mut self, tensor: usize, range: Range<u64>, values: &[f32]) -> Result<()> {
         const AT_ONCE: usize = 4096;
         let entry = self.pager().lock().store_mut().tensor_entry(tensor)?;
-        let Some(tables) = self.table_of(tensor) else { return Ok(()) };
-        let within = tables.within(tensor, 0)?;
+        let mut catch_up = self.catch_up(tensor)?;
+        let isa = self.engine.isa;
+        let Some((tables, layout)) = self.table_of(tensor) else { return Ok(()) };
+        let within = layout.within(0);
         let width = to_u64(within.len()).max(1);
         let rows: Vec<_> = (range.start / width..range.end.div_ceil(width)).collect();
         for part in rows.chunks(AT_ONCE) {
             tables.with_records(tensor, part, Some(entry.steps + 1), |numbers, records| {
+                if let Some(catch_up) = &mut catch_up {
+                    prepare_from(catch_up, records.iter().map(|record| &**record));
+                }
                 for (row, record) in part.get(numbers).unwrap_or_default().iter().zip(records) {
+                    if let Some(catch_up) = &catch_up {
+                        bring_up(isa, catch_up, layout, record);
+                    }
                     let target = as_f32_mut(record).get_mut(within.clone()).unwrap_or_default();
                     for (element, target) in (row * width..).zip(target) {
                         let at = element.checked_sub(range.start).map(to_usize);
@@ -181,22 +225,22 @@ impl ParamStore {
         let Some(&tensor) = self.names.get(name) else { return };
         if let Some(tables) = self.table_of(tensor) {
             // What fails here fails again, and is told, when the rows are asked for.
-            drop(tables.expect(tensor, ids, ahead));
+            drop(tables.0.expect(tensor, ids, ahead));
         }
     }
 
-    /// The rows that a call names, if they are rows of a matrix and `len` elements are as many as theirs; `what` the
-    /// elements are is for the message.
+    /// The rows that a call names, if they are rows of a matrix and `len` elements are as many as theirs of a plane; `what`
+    /// the elements are is for the message.
     pub(crate) fn checked_rows(
         &self,
         what: &str,
-        name: &str,
+        (name, plane): (&str, usize),
         ids: &[u64],
         len: usize,
     ) -> Result<(usize, Rows)> {
         let tensor = self.tensor_index(name)?;
         let shape = self.directory.tensors.get(tensor).map_or(&[][..], |tensor| &tensor.shape);
-        let &[rows, width] = shape else {
+        let &[rows, _] = shape else {
             let what = format!("rows of tensor {name:?}");
             return Err(Error::invalid(what, format!("the shape {shape:?}"), "a tensor of two dimensions"));
         };
@@ -208,6 +252,7 @@ impl ParamStore {
                 format!("ids below {rows}"),
             ));
         }
+        let width = self.plane_elements(tensor, plane) / rows.max(1);
         let expected = to_u64(ids.len()).saturating_mul(width);
         if to_u64(len) != expected {
             let expected = format!("{expected} elements, {} rows of {width}", ids.len());
@@ -219,4 +264,11 @@ impl ParamStore {
         }
         Ok((tensor, Rows::new(ids, rows, width)))
     }
+}
+
+/// A copy of a record, brought up to its tensor.
+fn brought_up(isa: InstructionSet, catch_up: &CatchUp, layout: &Records, record: &[u8]) -> Vec<f32> {
+    let mut copy = as_f32(record).to_vec();
+    bring_up(isa, catch_up, layout, as_bytes_mut(&mut copy));
+    copy
 }

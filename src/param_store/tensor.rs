@@ -1,6 +1,7 @@
 //! A tensor of an open store.
 
 use crate::format::directory::{Directory, Dtype, Tensor};
+use crate::format::records::{Records, RowMode};
 use crate::schema::ParamGroup;
 use crate::units::to_usize;
 
@@ -61,7 +62,22 @@ impl<'a> TensorInfo<'a> {
     /// Whether it is kept by rows; see [`TensorSpec::rows`](crate::TensorSpec::rows).
     #[must_use]
     pub fn is_rows(&self) -> bool {
+        self.records().is_some()
+    }
+
+    /// What becomes of its rows in steps that do not name them; `None` for a tensor that is not of rows.
+    #[must_use]
+    pub fn row_mode(&self) -> Option<RowMode> {
+        self.records().map(|records| records.mode)
+    }
+
+    /// Elements of a plane in each row, for a tensor of rows.
+    pub(super) fn width(&self, plane: usize) -> Option<usize> {
+        self.records().map(|records| records.within(plane).len())
+    }
+
+    fn records(&self) -> Option<&'a Records> {
         let extent = self.directory.extents.get(to_usize(self.tensor.extent.into()));
-        extent.is_some_and(|extent| extent.records.is_some())
+        extent.and_then(|extent| extent.records.as_ref())
     }
 }

@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use check::{LogPlace, check_log};
-pub(crate) use shares::{budget_share, check_budget};
+pub(crate) use shares::{budget_share, check_budget, rows_in_memory, smallest_budget};
 
 use cache::{Cache, RowMap};
 use fold::Pass;
@@ -32,7 +32,7 @@ use log::Log;
 
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
-use crate::format::records::{mark, set_mark};
+use crate::format::records::{RowMode, mark, set_mark};
 use crate::format::row_log::{Head, RowState, ids};
 use crate::initial::tensor_key;
 use crate::layout::{RowTable, row_tables};
@@ -89,6 +89,8 @@ pub struct RowUse {
     pub tensor: String,
     /// Its rows.
     pub rows: u64,
+    /// What becomes of a row in steps that do not name it.
+    pub mode: RowMode,
     /// Bytes of a row's record: a mark, parameters and state.
     pub record_bytes: u64,
     /// Bytes that are read from a block for one row.
@@ -156,13 +158,6 @@ impl Rows {
         Ok(())
     }
 
-    /// Where a plane's elements stand in the records of a tensor.
-    pub(crate) fn within(&self, tensor: usize, plane: usize) -> Result<Range<usize>> {
-        let state = self.lock();
-        let table = state.table_of(tensor)?;
-        Ok(state.tables.get(table).map_or(0..0, |table| table.spec.records.within(plane)))
-    }
-
     /// Says which rows a later call will need, `ahead` calls from now; those of the next one are read ahead.
     pub(crate) fn expect(&self, tensor: usize, rows: &[u64], ahead: u32) -> Result<()> {
         let mut state = self.lock();
@@ -188,6 +183,7 @@ impl Rows {
         let look = |table: &Table| RowUse {
             tensor: name(table.spec.tensor).unwrap_or_default(),
             rows: table.spec.rows,
+            mode: table.spec.records.mode,
             record_bytes: to_u64(table.spec.records.bytes()),
             page_bytes: to_u64(table.spec.page_bytes()),
             memory_rows: to_u64(table.cache.capacity()),

@@ -33,14 +33,53 @@ pub(crate) fn budget_share(directory: &Directory, budget: u64) -> u64 {
     u64::try_from(share).unwrap_or(most).max(budget / 8).min(most)
 }
 
-/// Refuses a share of the budget that is too small for the tables.
-pub(crate) fn check_budget(directory: &Directory, share: u64) -> Result<()> {
-    let specs = row_tables(directory);
-    let log = directory.log_segment().and_then(|at| directory.segments.get(at));
-    match log {
-        Some(log) => Shares::of(&specs, log.bytes, share).map(drop),
-        None => Ok(()),
+/// Refuses a budget that is too small for the store's tables beside all else.
+pub(crate) fn check_budget(directory: &Directory, budget: u64) -> Result<()> {
+    let share = budget_share(directory, budget);
+    pager::check_budget(directory, budget - share)?;
+    if directory.log_segment().is_none() {
+        return Ok(());
     }
+    shares(directory, share).map(drop).map_err(|error| match error {
+        Error::Budget { what, .. } => {
+            Error::Budget { what: format!("a store with {what}"), needed: smallest_budget(directory), budget }
+        }
+        other => other,
+    })
+}
+
+/// The least memory with which a store can be opened.
+pub(crate) fn smallest_budget(directory: &Directory) -> u64 {
+    const STEP_BYTES: u64 = 64 << 10;
+    let dense = pager::smallest_budget(directory);
+    if directory.log_segment().is_none() {
+        return dense;
+    }
+    let fits = |steps: u64| {
+        let budget = steps * STEP_BYTES;
+        let share = budget_share(directory, budget);
+        budget - share >= dense && shares(directory, share).is_ok()
+    };
+    let (mut low, mut high) = (0, 1);
+    while !fits(high) && high < 1 << 40 {
+        (low, high) = (high, high * 2);
+    }
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if fits(middle) { high = middle } else { low = middle }
+    }
+    high * STEP_BYTES
+}
+
+/// How many rows of each tensor of rows a budget holds in memory.
+pub(crate) fn rows_in_memory(directory: &Directory, budget: u64) -> Vec<u64> {
+    let shares = shares(directory, budget_share(directory, budget));
+    shares.map_or_else(|_| Vec::new(), |shares| shares.records.into_iter().map(to_u64).collect())
+}
+
+fn shares(directory: &Directory, share: u64) -> Result<Shares> {
+    let log = directory.log_segment().and_then(|at| directory.segments.get(at));
+    Shares::of(&row_tables(directory), log.map_or(0, |log| log.bytes), share)
 }
 
 /// How the memory for tables is divided.
@@ -71,7 +110,7 @@ impl Shares {
         let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();
         let left = budget.saturating_sub(fixed);
         if budget < needed {
-            return Err(Error::Budget { what: "tables of rows".to_owned(), needed, budget });
+            return Err(Error::Budget { what: "tensors of rows".to_owned(), needed, budget });
         }
         let total = specs.iter().map(RowTable::bytes).fold(0, u64::saturating_add).max(1);
         let records = |spec: &RowTable| {

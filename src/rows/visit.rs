@@ -8,17 +8,23 @@ use super::index::merged;
 use super::{Rows, State};
 use crate::error::{Error, Result};
 use crate::format::directory::Init;
+use crate::format::elements::as_bytes_mut;
+use crate::initial::fill_record;
 use crate::pager::{Key, Pager, Run, Waiter};
 use crate::units::{BlockIndex, to_u64, to_usize};
 
+/// What is done to a copy of a record before it is shown.
+pub(crate) type Change<'a> = dyn Fn(&mut [u8]) + 'a;
+
 impl Rows {
     /// Shows the values that a plane has in a range of rows, in runs, ascending: with every change so far, committed or
-    /// not. Rows that were never given values cost next to nothing where their initial values are all the same.
+    /// not, and with what `change` does to a copy of each record. Rows that were never given values cost next to nothing where their initial values are all the same.
     pub(crate) fn for_each_run(
         &self,
         tensor: usize,
         plane: usize,
         rows: Range<u64>,
+        change: Option<&Change<'_>>,
         mut each: impl FnMut(&Run<'_>),
     ) -> Result<()> {
         let mut state = self.lock();
@@ -26,14 +32,14 @@ impl Rows {
         let live = state.live_blocks(table);
         let mut row = rows.start;
         while row < rows.end {
-            if let Some((value, until)) = state.constant(&self.pager, table, plane, row, &live)? {
+            if let Some((value, until)) = state.constant(&self.pager, (table, plane), row, &live, change)? {
                 let until = until.min(rows.end);
                 let width = state.width(table, plane);
                 each(&Run::Constant { value, elements: (until - row).saturating_mul(to_u64(width)) });
                 row = until;
                 continue;
             }
-            row = state.read_block(&self.pager, table, plane, row..rows.end, &mut each)?;
+            row = state.read_block(&self.pager, (table, plane), row..rows.end, change, &mut each)?;
         }
         Ok(())
     }
@@ -56,18 +62,17 @@ impl State {
     fn constant(
         &mut self,
         pager: &Pager,
-        table: usize,
-        plane: usize,
+        (table, plane): (usize, usize),
         row: u64,
         live: &BTreeSet<u64>,
+        change: Option<&Change<'_>>,
     ) -> Result<Option<(f32, u64)>> {
         let Some(of) = self.tables.get(table) else { return Ok(None) };
-        let value = match (plane, of.spec.init) {
-            (0, Init::Zeros) => 0.0,
-            (0, Init::Constant(value)) => value,
-            (0, _) => return Ok(None),
-            _ => of.spec.records.planes.get(plane).map_or(0.0, |plane| plane.fill),
-        };
+        // What changes a record may make of each plane something of the parameters.
+        let of_parameters = plane == 0 || change.is_some();
+        if of_parameters && !matches!(of.spec.init, Init::Zeros | Init::Constant(_)) {
+            return Ok(None);
+        }
         let block = of.spec.place(row).block;
         let next_live = live.range(block.0..).next().copied().unwrap_or(u64::MAX);
         let Some(place) = of.spec.block_place(pager.directory(), block).filter(|_| next_live > block.0)
@@ -82,6 +87,13 @@ impl State {
             None => return Ok(None),
         };
         let last = (block.0 + blocks).min(next_live).min(of.spec.blocks().end) - 1;
+        let (records, init) = (&of.spec.records, of.spec.init);
+        let mut record = vec![0.0_f32; records.len()];
+        fill_record(records, init, of.key, row, &mut record);
+        if let Some(change) = change {
+            change(as_bytes_mut(&mut record));
+        }
+        let value = record.get(records.within(plane).start).copied().unwrap_or(0.0);
         Ok(Some((value, of.spec.rows_of(BlockIndex(last)).end)))
     }
 
@@ -89,9 +101,9 @@ impl State {
     fn read_block(
         &mut self,
         pager: &Pager,
-        table: usize,
-        plane: usize,
+        (table, plane): (usize, usize),
         rows: Range<u64>,
+        change: Option<&Change<'_>>,
         each: &mut impl FnMut(&Run<'_>),
     ) -> Result<u64> {
         let Self { tables, log, staging, .. } = self;
@@ -103,8 +115,15 @@ impl State {
         let bytes = 4 * within.start..4 * within.end;
         let mut values = vec![0_u8; to_usize(end - rows.start) * bytes.len()];
         let place_of = |row: u64| to_usize(row - rows.start) * bytes.len();
+        let mut copy = vec![0.0_f32; spec.records.len()];
+        let copy: &mut [u8] = as_bytes_mut(&mut copy);
         let mut put = |row: u64, record: &[u8]| {
-            let (start, part) = (place_of(row), record.get(bytes.clone()).unwrap_or_default());
+            let Some(record) = record.get(..copy.len()) else { return };
+            copy.copy_from_slice(record);
+            if let Some(change) = change {
+                change(copy);
+            }
+            let (start, part) = (place_of(row), copy.get(bytes.clone()).unwrap_or_default());
             if let Some(target) = values.get_mut(start..start + part.len()) {
                 target.copy_from_slice(part);
             }

@@ -5,7 +5,7 @@ use super::{Step, Updated};
 use crate::error::{Error, Result};
 use crate::kernel::reduce::Preparation;
 use crate::optim::{Prepared, TensorClock};
-use crate::update::RowUpdate;
+use crate::update::{RecordUpdate, RowUpdate};
 
 impl Step<'_> {
     /// Updates some rows of a tensor `[rows, width]` with their gradients, by the rule for rows of its optimizer:
@@ -16,10 +16,13 @@ impl Step<'_> {
     /// their positions, each addition rounded to f32, and the row is updated once with the sum; a loss scale of the step
     /// divides the sum. [`StepReport::non_finite`](super::StepReport::non_finite) counts elements of these sums.
     ///
-    /// The rules are those of PyTorch 2.x for sparse gradients: SGD without momentum, Adagrad,
-    /// [`SparseAdam`](crate::optim::SparseAdam). They are lazy: a row that is not named in a step neither moves nor decays,
-    /// and momenta of it wait. The tensor's clock counts one update for each step with a call, also one with no ids at all,
-    /// as PyTorch does. There is no weight decay.
+    /// The rules are those of PyTorch 2.x for sparse gradients (SGD without momentum, Adagrad,
+    /// [`SparseAdam`](crate::optim::SparseAdam)), [row-wise Adagrad](crate::optim::RowwiseAdagrad), and those for dense
+    /// gradients of SGD with momentum, Adadelta, RMSprop, Adam and AdamW, with the scalars of the tensor's clock. They are
+    /// lazy: a row that is not named in a step neither moves nor decays, and momenta of it wait; unless the tensor's rows
+    /// [catch up](crate::RowMode::CatchUp), by the rules for dense gradients. The clock counts one update for each step with
+    /// a call, also one with no ids at all, as PyTorch does. Weight decay: AdamW's shrinks a row when it is named; a coupled
+    /// one is refused, but for SGD whose rows catch up.
     ///
     /// A step may call this several times for a tensor, with other rows each time: a row comes in one call, which sums its
     /// gradients. The tensor is whole for [`finish`](Self::finish) after any call. The work is done when this returns.
@@ -40,7 +43,7 @@ impl Step<'_> {
             ));
         }
         self.check_whole()?;
-        let (tensor, rows) = self.store.checked_rows("gradients", name, ids, gradients.len())?;
+        let (tensor, rows) = self.store.checked_rows("gradients", (name, 0), ids, gradients.len())?;
         if self.staged.contains_key(&tensor) {
             return Err(self.twice(tensor));
         }
@@ -55,9 +58,11 @@ impl Step<'_> {
         let update = RowUpdate { tensor, rows: &rows, gradients, planes, rule, prepare };
         let engine = self.store.engine();
         self.non_finite += match self.store.table_of(tensor) {
-            Some(tables) => {
+            Some((tables, records)) => {
                 let steps = self.updated.get(&tensor).map_or(0, |update| update.clock_after.steps);
-                update.run_records(engine, tables, &distinct, steps + 1)?
+                let catch_up = self.store.catch_up(tensor)?;
+                let (rows, mark) = (&distinct[..], steps + 1);
+                update.run_records(engine, RecordUpdate { tables, records, rows, mark, catch_up })?
             }
             None => update.run(engine)?,
         };
@@ -86,7 +91,12 @@ impl Step<'_> {
         let entry = self.store.pager().lock().store_mut().tensor_entry(tensor)?;
         let clock = TensorClock { steps: entry.steps, mu_product: entry.mu_product };
         let what = format!("row update of tensor {:?}", self.store.tensor_name(tensor));
-        let (rule, clock_after) = self.store.optimizer_of(tensor)?.prepare_rows(clock, what)?;
+        let optimizer = self.store.optimizer_of(tensor)?;
+        let (rule, clock_after) = match self.store.catch_up(tensor)? {
+            // Nothing has happened to other rows that a dense step would not do to them: they catch up.
+            Some(_) => optimizer.prepare(clock),
+            None => optimizer.prepare_rows(clock, what)?,
+        };
         self.updated.insert(tensor, Updated { rule, clock_after, done: Done::Rows(RowSet::default()) });
         Ok(rule)
     }

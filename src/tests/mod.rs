@@ -18,6 +18,7 @@ mod repair;
 mod rows;
 mod rows_faults;
 mod rows_kept;
+mod rows_modes;
 
 use std::sync::Arc;
 

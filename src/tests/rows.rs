@@ -51,16 +51,16 @@ pub(super) fn schema_of_records(block_bytes: u64, log_bytes: u64) -> Schema {
 }
 
 /// Numbers from a seed.
-struct Source(u64);
+pub(super) struct Source(pub(super) u64);
 
 impl Source {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (mixed ^ (mixed >> 29)) % end
     }
 
-    fn values(&mut self, len: usize) -> Vec<f32> {
+    pub(super) fn values(&mut self, len: usize) -> Vec<f32> {
         let mut value = || f32::from(u16::try_from(self.below(1 << 16)).unwrap()) / 7001.0 - 4.0;
         (0..len).map(|_| value()).collect()
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use background::Background;
+pub(crate) use records::{RecordUpdate, bring_up, prepare_from};
 pub(crate) use rows::RowUpdate;
 pub(crate) use spans::{Gradient, SPAN_LEN, measure, on_threads, split_off};
 

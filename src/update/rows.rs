@@ -161,11 +161,14 @@ impl RowSpan<'_, '_> {
 pub(super) struct Chunk {
     sum: [f32; CHUNK_LEN],
     ready: [f32; CHUNK_LEN],
+    /// The same for rows that are needed whole.
+    wide: Vec<f32>,
+    wide_ready: Vec<f32>,
 }
 
 impl Default for Chunk {
     fn default() -> Self {
-        Self { sum: [0.0; CHUNK_LEN], ready: [0.0; CHUNK_LEN] }
+        Self { sum: [0.0; CHUNK_LEN], ready: [0.0; CHUNK_LEN], wide: Vec::new(), wide_ready: Vec::new() }
     }
 }
 
@@ -180,6 +183,9 @@ impl RowUpdate<'_> {
         planes: [&mut [f32]; 1 + MOST_PLANES],
         memory: &mut Chunk,
     ) -> u64 {
+        if self.rule.is_rowwise() {
+            return self.whole_row(isa, named, columns, planes, memory);
+        }
         let mut left = planes;
         let mut non_finite = 0;
         let mut start = columns.start;
@@ -203,6 +209,30 @@ impl RowUpdate<'_> {
             prepare_gradient(isa, out, gradient, self.prepare);
             let _of_scaled = self.rule.run(isa, param, out, state);
         }
+        non_finite
+    }
+
+    /// As [`row`](Self::row), for a rule that needs all columns at once.
+    fn whole_row(
+        &self,
+        isa: InstructionSet,
+        named: &[Named],
+        columns: Range<usize>,
+        mut planes: [&mut [f32]; 1 + MOST_PLANES],
+        memory: &mut Chunk,
+    ) -> u64 {
+        let Chunk { wide, wide_ready, .. } = memory;
+        wide.resize(columns.len(), 0.0);
+        let gradient = self.gradient(isa, named, &columns, wide);
+        let [param, state @ ..] = &mut planes;
+        let state = state.get_mut(..self.planes - 1).unwrap_or_default();
+        if self.prepare == Preparation::default() {
+            return self.rule.run(isa, param, gradient, state);
+        }
+        let non_finite = count_non_finite(isa, gradient);
+        wide_ready.resize(columns.len(), 0.0);
+        prepare_gradient(isa, wide_ready, gradient, self.prepare);
+        let _of_scaled = self.rule.run(isa, param, wide_ready, state);
         non_finite
     }
 }

@@ -121,7 +121,7 @@ pub(crate) fn load(path: &Path) -> Outcome<Contents> {
         _ => return Err(format!("the kind {kind:?} is unknown")),
     }
     let name = meta.word("optimizer")?;
-    if matches!(name, "Adafactor" | "Muon" | "RowwiseAdagrad") {
+    if matches!(name, "Adafactor" | "Muon") {
         return Ok(Contents::Unsupported(name.to_owned()));
     }
     let tensors =
@@ -207,6 +207,11 @@ impl Case {
     pub(crate) fn planes(&self) -> Vec<(&'static str, f32)> {
         let state = self.optimizer.state_planes();
         std::iter::once(("param", 0.0)).chain(state.iter().map(|plane| (plane.name, plane.fill))).collect()
+    }
+
+    /// Says whether the rule keeps state for rows, which only tensors of rows have.
+    pub(crate) fn is_by_rows(&self) -> bool {
+        self.optimizer.state_planes().iter().any(|plane| plane.per_row)
     }
 
     /// Says whether the file has exact checksums.

@@ -140,10 +140,14 @@ fn every_case_of_rows_gives_the_golden_values_through_a_store_on_every_instructi
     let (cases, _) = cases(&case::folder());
     let here: Vec<_> = cases.iter().filter(|case| case.batches.is_some()).collect();
     let strict = here.iter().filter(|case| case.is_strict()).count();
-    let runs =
-        || here.iter().flat_map(|case| InstructionSet::available().into_iter().map(|isa| (*case, isa)));
+    let isas = || InstructionSet::available().into_iter().flat_map(|isa| [(isa, true), (isa, false)]);
+    let runs = || here.iter().flat_map(|case| isas().map(|(isa, by_rows)| (*case, isa, by_rows)));
+    let runs = || runs().filter(|&(case, _, by_rows)| by_rows || !case.is_by_rows());
     let failures: Vec<_> = runs()
-        .filter_map(|(case, isa)| Some(format!("{}: {}", isa.name(), sparse::run(case, isa).err()?)))
+        .filter_map(|(case, isa, by_rows)| {
+            let kept = if by_rows { "by rows" } else { "by planes" };
+            Some(format!("{}, {kept}: {}", isa.name(), sparse::run(case, isa, by_rows).err()?))
+        })
         .collect();
     println!(
         "golden: {} files of rows run through a store ({strict} with exact bits), {} runs, {} failed",
@@ -159,7 +163,7 @@ fn the_repository_has_cases_for_all_rules_of_rows() {
     let (cases, _) = cases(&case::own_folder());
     let rules: Vec<_> =
         cases.iter().filter(|case| case.batches.is_some()).map(|case| case.optimizer.name()).collect();
-    assert_eq!(rules, ["adagrad", "sparseadam", "sgd"]);
+    assert_eq!(rules, ["adagrad", "sparseadam", "rowwiseadagrad", "sgd"]);
 }
 
 #[test]

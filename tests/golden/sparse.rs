@@ -1,4 +1,5 @@
-//! The cases of rows, through a store on disk whose blocks do not end where rows do.
+//! The cases of rows, through a store on disk: as a tensor of rows, and as one of planes whose blocks do not end where
+//! rows do.
 
 use paramstore::{InstructionSet, Options, ParamGroup, ParamStore, Schema, TensorSpec};
 
@@ -27,6 +28,7 @@ fn check(case: &Case, table: &Tensor, batches: &Batches, store: &ParamStore, t: 
     let others: Vec<u64> =
         (0..rows as u64).filter(|row| batches.touched.binary_search(row).is_err()).collect();
     for (i, plane) in case.planes().iter().enumerate() {
+        let width = if i > 0 && case.is_by_rows() { 1 } else { width };
         case.check("", plane.0, t, &gather(store, plane.0, &batches.touched, width)?)?;
         let got = gather(store, plane.0, &others, width)?;
         for (id, row) in others.iter().zip(got.chunks(width)) {
@@ -49,7 +51,7 @@ fn step(case: &Case, store: &mut ParamStore, (ids, gradients): &(Vec<u64>, Vec<f
 }
 
 /// Runs a case on an instruction set; every checkpoint is read once at once and once after a commit and a new open.
-pub(crate) fn run(case: &Case, isa: InstructionSet) -> Outcome<()> {
+pub(crate) fn run(case: &Case, isa: InstructionSet, by_rows: bool) -> Outcome<()> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = dir.path().join("store");
     let text = |error: paramstore::Error| format!("{}: {error}", case.file);
@@ -60,8 +62,10 @@ pub(crate) fn run(case: &Case, isa: InstructionSet) -> Outcome<()> {
     let schema = Schema::new()
         .block_bytes(BLOCK_BYTES)
         .group(ParamGroup::new("all", case.optimizer))
-        .tensor(TensorSpec::new(TABLE, &shape));
-    let options = Options::new().memory_budget(16 * BLOCK_BYTES).threads(2).io_threads(2);
+        .row_log_bytes(64 << 10)
+        .tensor(if by_rows { TensorSpec::new(TABLE, &shape).rows() } else { TensorSpec::new(TABLE, &shape) });
+    let budget = if by_rows { 256 } else { 16 } * BLOCK_BYTES;
+    let options = Options::new().memory_budget(budget).threads(2).io_threads(2);
     let options = options.instruction_set(isa);
     let mut store = ParamStore::create(&path, &schema, &options).map_err(text)?;
     store.write(TABLE, &table.param).map_err(text)?;

@@ -14,6 +14,7 @@ mod moments;
 mod nadam;
 mod radam;
 mod rmsprop;
+mod rowwise_adagrad;
 mod sgd;
 mod sparse_adam;
 
@@ -26,6 +27,7 @@ pub(crate) use moments::Moments;
 pub(crate) use nadam::NAdam;
 pub(crate) use radam::{RAdam, Rectified};
 pub(crate) use rmsprop::RmsProp;
+pub(crate) use rowwise_adagrad::RowwiseAdagrad;
 pub(crate) use sgd::{Momentum, Sgd};
 pub(crate) use sparse_adam::SparseAdam;
 

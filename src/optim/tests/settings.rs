@@ -13,7 +13,7 @@ fn every_name_makes_its_optimizer_and_another_one_lists_them() {
         assert_eq!(Optimizer::from_name(name).unwrap().name(), name);
     }
     let error = Optimizer::from_name("AdamW").unwrap_err().to_string();
-    let names = "sgd, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, radam, lion, sparseadam";
+    let names = "sgd, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, radam, lion, sparseadam, rowwiseadagrad";
     assert_eq!(error, format!("optimizer: got \"AdamW\", expected one of {names}"));
 }
 

@@ -68,7 +68,7 @@ fn measure(arguments: &PlanArguments, plan: &Plan) -> Result<Measured, Failure> 
     let params_per_s = update_rate(&arguments.schema.optimizer(&arguments.settings)?)?;
     let disk = measure_disk(&arguments.dir, MEASURE_BYTES, MEASURE_LIMIT)?;
     let moved_s = plan.update_bytes() as f64 / disk.step_bytes_per_s;
-    let step_s = moved_s.max(plan.params as f64 / params_per_s);
+    let step_s = moved_s.max(swept_params(plan) as f64 / params_per_s);
     let gradients_s = gradient_bytes(arguments, plan) as f64 / disk.step_bytes_per_s;
     Ok(Measured {
         forward_s: plan.forward_bytes() as f64 / disk.read_bytes_per_s,
@@ -78,6 +78,11 @@ fn measure(arguments: &PlanArguments, plan: &Plan) -> Result<Measured, Failure> 
         step_s,
         gradients_s,
     })
+}
+
+/// Parameters that every step updates; of tensors of rows it takes some rows.
+fn swept_params(plan: &Plan) -> u64 {
+    plan.params - plan.rows.iter().map(|table| table.params).sum::<u64>()
 }
 
 /// Bytes that gradients which wait in the gradient plane for the whole step write and read, where they are not hot.
@@ -97,7 +102,8 @@ fn update_rate(optimizer: &Optimizer) -> Result<f64, Failure> {
     let work = || -> Result<f64, paramstore::Error> {
         let mut param = vec![0.5_f32; KERNEL_ELEMENTS];
         let grad = vec![1e-3_f32; KERNEL_ELEMENTS];
-        let mut state: Vec<_> = planes.iter().map(|plane| vec![plane.fill; KERNEL_ELEMENTS]).collect();
+        let len = |per_row| if per_row { 1 } else { KERNEL_ELEMENTS };
+        let mut state: Vec<_> = planes.iter().map(|plane| vec![plane.fill; len(plane.per_row)]).collect();
         let mut clock = TensorClock::default();
         let isa = InstructionSet::detect();
         let mut sweep = || {
@@ -154,6 +160,13 @@ fn to_json(
             "gradient_bytes_written": gradient_bytes(arguments, plan),
             "commit_bytes_written": plan.hot_bytes,
         },
+        "row_tensors": plan.rows.iter().map(|table| json!({
+            "tensor": table.tensor,
+            "rows": table.rows,
+            "memory_rows": table.memory_rows,
+            "record_bytes": table.record_bytes,
+            "page_bytes": table.page_bytes,
+        })).collect::<Vec<_>>(),
         "measured": measured.map(|measured| json!({
             "dir": arguments.dir.display().to_string(),
             "direct_io": measured.disk.is_direct,
@@ -227,8 +240,26 @@ fn fit_text(arguments: &PlanArguments, plan: &Plan, fit: &Fit, out: &mut dyn Wri
 
 fn step_text(arguments: &PlanArguments, plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\neach step")?;
+    for table in &plan.rows {
+        let (name, page) = (&table.tensor, bytes(table.page_bytes));
+        let (memory, rows) = (grouped(table.memory_rows), grouped(table.rows));
+        writeln!(
+            out,
+            "  {name}: {memory} of {rows} rows have room in memory; each other row that is used reads {page}"
+        )?;
+        let record = bytes(table.record_bytes + 16);
+        writeln!(
+            out,
+            "  {name}: a commit writes {record} for each row that changed, and blocks now and then"
+        )?;
+    }
+    if plan.state_bytes == 0 {
+        return Ok(());
+    }
     let hot = 100.0 * plan.hot_fraction();
-    writeln!(out, "  {hot:.1} % of parameters and state stay in memory ({})", bytes(plan.hot_bytes))?;
+    let whose = if plan.rows.is_empty() { "" } else { " of all other tensors" };
+    let hot_bytes = bytes(plan.hot_bytes);
+    writeln!(out, "  {hot:.1} % of parameters and state{whose} stay in memory ({hot_bytes})")?;
     let moved = bytes(plan.update_bytes());
     writeln!(out, "  the update reads {moved} and writes {moved}")?;
     let gradients = gradient_bytes(arguments, plan);
@@ -254,9 +285,12 @@ fn measured_text(
     writeln!(out, "  disk: {both} read and {both} written at once, {read} read alone ({how})")?;
     let rate = millions(measured.params_per_s);
     writeln!(out, "  update rule: {rate} million parameters per second in memory")?;
+    if plan.state_bytes == 0 {
+        return writeln!(out, "  rows are read and written as they are used: see `paramstore bench rows`");
+    }
     writeln!(out, "\npredicted")?;
     let step = measured.step_s + measured.gradients_s;
-    let bound = if measured.step_s * measured.params_per_s > 1.01 * millions_of(plan.params) * 1e6 {
+    let bound = if measured.step_s * measured.params_per_s > 1.01 * millions_of(swept_params(plan)) * 1e6 {
         "the disk is the limit"
     } else {
         "the processor is the limit"

@@ -1,7 +1,7 @@
 //! What a store is to hold, as options of `create` and `plan`.
 
 use clap::Args;
-use paramstore::{Dtype, Init, Optimizer, Options, ParamGroup, Schema, TensorSpec};
+use paramstore::{Dtype, Init, Optimizer, Options, ParamGroup, RowMode, Schema, TensorSpec};
 
 use crate::failure::Failure;
 use crate::hyperparameters::Hyperparameters;
@@ -13,12 +13,21 @@ pub(crate) struct SchemaArguments {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Optimizer::NAMES))]
     optimizer: String,
     /// Number of parameters, as one tensor named `param`
-    #[arg(long, value_name = "N", value_parser = quantity::count, conflicts_with = "tensor")]
-    #[arg(required_unless_present = "tensor")]
+    #[arg(long, value_name = "N", value_parser = quantity::count, conflicts_with_all = ["tensor", "rows"])]
+    #[arg(required_unless_present_any = ["tensor", "rows"])]
     params: Option<u64>,
     /// A tensor, e.g. wte:f32:50257x768, bias:f32:[768] or scale:f32:[]; give it once for each tensor
     #[arg(long, value_name = "NAME:DTYPE:SHAPE", value_parser = tensor)]
     tensor: Vec<(String, Vec<u64>)>,
+    /// A tensor kept by rows, such as a table of embeddings, e.g. words:f32:1Mx64; once for each
+    #[arg(long, value_name = "NAME:DTYPE:ROWSxWIDTH", value_parser = tensor)]
+    rows: Vec<(String, Vec<u64>)>,
+    /// What becomes of a row in steps that do not name it: nothing, or what a dense run would do
+    #[arg(long, value_name = "MODE", value_parser = ["lazy", "catch-up"], requires = "rows", default_value = "lazy")]
+    row_mode: String,
+    /// Bytes of the log of rows [default: as much as the tables, 16MiB to 8GiB]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, requires = "rows")]
+    row_log: Option<u64>,
     /// Bytes of a block's parameters, a power of two from 4KiB to 256MiB [default: 4MiB or less, by size and memory]
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     block_bytes: Option<u64>,
@@ -44,6 +53,13 @@ impl SchemaArguments {
         }
         for (name, shape) in &self.tensor {
             schema = schema.tensor(TensorSpec::new(name, shape).init(init));
+        }
+        let mode = if self.row_mode == RowMode::CatchUp.name() { RowMode::CatchUp } else { RowMode::Lazy };
+        for (name, shape) in &self.rows {
+            schema = schema.tensor(TensorSpec::new(name, shape).init(init).row_mode(mode));
+        }
+        if let Some(bytes) = self.row_log {
+            schema = schema.row_log_bytes(bytes);
         }
         Ok(match self.block_bytes {
             Some(bytes) => schema.block_bytes(bytes),

@@ -192,6 +192,7 @@ fn block(run: &Result<BlockRun, paramstore::Error>) -> Value {
 fn row_tensor(rows: &RowUse) -> Value {
     json!({
         "tensor": rows.tensor,
+        "mode": rows.mode.name(),
         "rows": rows.rows,
         "born": rows.born,
         "in_log": rows.in_log,

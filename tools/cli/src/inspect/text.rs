@@ -88,10 +88,11 @@ fn rows(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
         return Ok(());
     }
     writeln!(out, "\nrows")?;
-    let mut table = Table::new(&["tensor", ">rows", ">born", ">in the log", ">record", ">page"]);
+    let mut table = Table::new(&["tensor", "mode", ">rows", ">born", ">in the log", ">record", ">page"]);
     for tensor in &summary.rows {
         table.row(vec![
             tensor.tensor.clone(),
+            tensor.mode.name().to_owned(),
             grouped(tensor.rows),
             grouped(tensor.born),
             grouped(tensor.in_log),
@@ -119,7 +120,8 @@ fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
 pub(crate) fn planes(planes: &[PlaneUse], out: &mut dyn Write) -> io::Result<()> {
     let mut table =
         Table::new(&["name", "role", "dtype", ">elements", ">values", ">homes", ">on disk", ">files"]);
-    for plane in planes {
+    // Of tensors of rows, all planes stand in that of their records.
+    for plane in planes.iter().filter(|plane| plane.files > 0) {
         table.row(vec![
             plane.name.clone(),
             plane.role.name().to_owned(),
