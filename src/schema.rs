@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::format::directory::Init;
 use crate::format::record::GroupRecord;
 use crate::format::records::RowMode;
-use crate::layout::{Request, StateRequest, TensorRequest, default_block_elements};
+use crate::layout::{Request, RowRequest, StateRequest, TensorRequest, default_block_elements};
 use crate::optim::{Optimizer, TensorClock};
 use crate::units::to_u64;
 
@@ -92,7 +92,7 @@ pub struct TensorSpec {
     shape: Vec<u64>,
     group: Option<String>,
     init: Init,
-    rows: Option<RowMode>,
+    rows: Option<RowRequest>,
 }
 
 impl TensorSpec {
@@ -139,13 +139,27 @@ impl TensorSpec {
     /// dense run with a schedule of learning rates differs by what the rates differed. SGD (with coupled weight decay too),
     /// Adagrad, row-wise Adagrad, Adadelta, RMSprop, Adam and AdamW have such a form; of Adagrad the rows do not change.
     ///
-    /// The first 64 missed steps (for Adam and AdamW as many as their moves last, 177 with the default betas, at most
+    /// The first 64 missed steps (for Adam and AdamW as many as their moves last, 181 with the default betas, at most
     /// 4,096) are taken one by one and give the bits of the dense run; the rest at once. With `k` steps missed, that differs
     /// from the dense run by less than `k * 2^-22` of each moment (and 2^-140), and of a parameter by less than
     /// `k * 2^-23` of its largest value on the way, and 2^-24 of the largest move of a missed step.
     #[must_use]
     pub fn row_mode(mut self, mode: RowMode) -> Self {
-        self.rows = Some(mode);
+        self.rows.get_or_insert_default().mode = mode;
+        self
+    }
+
+    /// Keeps it by [rows](Self::rows) that are found by ids: any number of distinct `u64`, hashed to the rows that there
+    /// are. [`apply_ids`](crate::Step::apply_ids) updates them; [`rows_of_ids`](crate::ParamStore::rows_of_ids) says which
+    /// rows they are, for reading.
+    ///
+    /// Ids that are hashed to the same row share it. The record of a row remembers the first id that came to it, and how
+    /// often the row was seen; sightings of any other id are counted as collided. A row is updated from its `admission`-th
+    /// sighting on (duplicates in a batch are sightings each; all of a batch count before it is updated; 0 is taken for 1); until then gradients for it are left
+    /// out, and counted. Takes 24 bytes more for each row. [`ParamStore::row_uses`](crate::ParamStore::row_uses) has the counts.
+    #[must_use]
+    pub fn hashed_ids(mut self, admission: u32) -> Self {
+        self.rows.get_or_insert_default().admission = admission.max(1);
         self
     }
 }
@@ -302,7 +316,7 @@ impl Schema {
 /// Refuses an optimizer that has no rule for a tensor that is to be kept as it says.
 fn check_rule(tensor: &TensorSpec, optimizer: &Optimizer) -> Result<()> {
     let what = format!("optimizer of tensor {:?}", tensor.name);
-    match tensor.rows {
+    match tensor.rows.map(|rows| rows.mode) {
         Some(RowMode::Lazy) => optimizer.prepare_rows(TensorClock::default(), what).map(|_| ()),
         Some(RowMode::CatchUp) => optimizer.catch_up(0, what).map(|_| ()),
         None if optimizer.state_planes().iter().any(|plane| plane.per_row) => {

@@ -2,7 +2,7 @@
 //! the log of rows stands.
 
 use super::codec::{Decoded, Reader, Writer};
-use super::row_log::RowState;
+use super::row_log::{RowCounts, RowState};
 
 /// Largest user record in bytes.
 pub(crate) const MAX_USER_BYTES: u64 = 1 << 20;
@@ -29,7 +29,7 @@ pub(crate) struct Record {
 impl Record {
     /// The record of a new store with these tables of rows.
     pub(crate) fn first(groups: Vec<GroupRecord>, row_tensors: usize) -> Self {
-        let rows = RowState { born: vec![0; row_tensors], ..RowState::default() };
+        let rows = RowState { counts: vec![RowCounts::default(); row_tensors], ..RowState::default() };
         Self { groups, user: Vec::new(), rows: (row_tensors > 0).then_some(rows) }
     }
 

@@ -14,7 +14,11 @@ pub(crate) const MAX_PAGE_BYTES: u64 = 1 << 20;
 pub(crate) const PAGE_HEADER_BYTES: usize = 8;
 /// Elements in front of the planes of a record: the mark, a u64. It is 0 for a row that has its initial values, and else 1
 /// more than the number of updates that its tensor had had after the row's last one.
-pub(crate) const RECORD_HEADER_LEN: usize = 2;
+const MARK_LEN: usize = 2;
+/// Elements behind the mark where rows are found by hashed ids: [`Sightings`].
+const SIGHTINGS_LEN: usize = 6;
+/// Bytes in front of them.
+const MARK_BYTES: usize = 4 * MARK_LEN;
 /// Most planes of a record.
 const MAX_PLANES: u8 = 16;
 
@@ -71,6 +75,8 @@ pub(crate) struct Records {
     /// A power of two.
     pub(crate) page_bytes: u32,
     pub(crate) mode: RowMode,
+    /// How often a row has to be seen before it is updated, where rows are found by hashed ids; else 0.
+    pub(crate) admission: u32,
     /// The parameters, then the state in the optimizer's order.
     pub(crate) planes: Vec<RecordPlane>,
 }
@@ -79,7 +85,17 @@ impl Records {
     /// Elements of a record: even, so that records are aligned to the u64 in front of them.
     pub(crate) fn len(&self) -> usize {
         let planes = self.planes.iter().map(|plane| to_usize(plane.width.into())).sum::<usize>();
-        (RECORD_HEADER_LEN + planes).next_multiple_of(2)
+        (self.header_len() + planes).next_multiple_of(2)
+    }
+
+    /// Elements in front of the planes.
+    fn header_len(&self) -> usize {
+        if self.is_hashed() { MARK_LEN + SIGHTINGS_LEN } else { MARK_LEN }
+    }
+
+    /// Whether rows are found by hashed ids.
+    pub(crate) const fn is_hashed(&self) -> bool {
+        self.admission > 0
     }
 
     /// Bytes of a record.
@@ -95,13 +111,14 @@ impl Records {
     /// Where the elements of a plane stand in a record.
     pub(crate) fn within(&self, plane: usize) -> std::ops::Range<usize> {
         let width = |plane: &RecordPlane| to_usize(plane.width.into());
-        let start = RECORD_HEADER_LEN + self.planes.iter().take(plane).map(width).sum::<usize>();
+        let start = self.header_len() + self.planes.iter().take(plane).map(width).sum::<usize>();
         start..start + self.planes.get(plane).map_or(0, width)
     }
 
     pub(super) fn encode(&self, w: &mut Writer) {
         w.u32(self.page_bytes);
         w.u8(self.mode.code());
+        w.u32(self.admission);
         w.u8(u8::try_from(self.planes.len()).unwrap_or(u8::MAX));
         for plane in &self.planes {
             w.u16(plane.plane);
@@ -117,12 +134,13 @@ impl Records {
             return Err(r.error("record page bytes", page_bytes, "a power of two from 4096 to 1048576"));
         }
         let mode = RowMode::decode(r)?;
+        let admission = r.u32("row admission")?;
         let count = r.u8("record plane count")?;
         if count == 0 || count > MAX_PLANES {
             return Err(r.error("record plane count", count, format!("1 to {MAX_PLANES}")));
         }
         let planes = (0..count).map(|_| decode_plane(r)).collect::<Decoded<Vec<_>>>()?;
-        let records = Self { page_bytes, mode, planes };
+        let records = Self { page_bytes, mode, admission, planes };
         if records.per_page() == 0 {
             let got = format!("records of {} bytes", records.bytes());
             return Err(r.error(
@@ -156,6 +174,36 @@ pub(crate) fn set_mark(record: &mut [u8], mark: u64) {
     }
 }
 
+/// What a record tells of the ids that were hashed to its row; all zeros as long as there were none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Sightings {
+    /// The first of them.
+    pub(crate) id: u64,
+    /// Updates that the tensor had had after the last of them.
+    pub(crate) last: u64,
+    /// How many there were, duplicates counted, up to the largest number.
+    pub(crate) count: u32,
+}
+
+/// What a record of hashed ids tells of them.
+pub(crate) fn sightings(record: &[u8]) -> Sightings {
+    let word =
+        |at: usize| record.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u64::from_le_bytes(*b));
+    let count = record.get(MARK_BYTES + 16..).and_then(<[u8]>::first_chunk);
+    let count = count.map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    Sightings { id: word(MARK_BYTES), last: word(MARK_BYTES + 8), count }
+}
+
+/// Sets it.
+pub(crate) fn set_sightings(record: &mut [u8], sightings: Sightings) {
+    let Sightings { id, last, count } = sightings;
+    let words = [id, last, count.into()];
+    let target = record.get_mut(MARK_BYTES..MARK_BYTES + 4 * SIGHTINGS_LEN).unwrap_or_default();
+    for (target, word) in target.chunks_exact_mut(8).zip(words) {
+        target.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
 /// Checksum of a page of records, kept in front of it: over the store, the block's slot and generation, the page's
 /// number in the block, and the bytes behind it.
 pub(crate) fn page_crc(uuid: Uuid, slot: SlotIndex, generation: u64, number: usize, page: &[u8]) -> u32 {
@@ -186,7 +234,12 @@ mod tests {
 
     fn records(widths: &[u32], page_bytes: u32) -> Records {
         let plane = |(plane, &width)| RecordPlane { plane, width, fill: 0.0 };
-        Records { page_bytes, mode: RowMode::CatchUp, planes: (0..).zip(widths).map(plane).collect() }
+        Records {
+            page_bytes,
+            mode: RowMode::CatchUp,
+            admission: 0,
+            planes: (0..).zip(widths).map(plane).collect(),
+        }
     }
 
     #[test]
@@ -197,6 +250,19 @@ mod tests {
         let odd = records(&[3, 1], 4096);
         assert_eq!((odd.len(), odd.within(1)), (6, 5..6));
         assert_eq!(records(&[2000], 4096).per_page(), 0);
+    }
+
+    #[test]
+    fn sightings_stand_between_the_mark_and_the_planes() {
+        let hashed = Records { admission: 3, ..records(&[4, 1], 4096) };
+        assert_eq!((hashed.within(0), hashed.within(1), hashed.bytes()), (8..12, 12..13, 56));
+        let mut record = vec![0xff; hashed.bytes()];
+        let seen = Sightings { id: u64::MAX - 1, last: 1 << 40, count: 7 };
+        set_mark(&mut record, 5);
+        set_sightings(&mut record, seen);
+        assert_eq!((mark(&record), sightings(&record)), (5, seen));
+        assert!(record[4 * 8..].iter().all(|&byte| byte == 0xff));
+        assert_eq!(sightings(&[0; 56]), Sightings::default());
     }
 
     #[test]

@@ -34,8 +34,34 @@ pub(crate) struct RowState {
     pub(crate) end: u64,
     /// Number of the first batch.
     pub(crate) sequence: u64,
-    /// For each tensor of rows, in their order: rows that have ever been given values.
-    pub(crate) born: Vec<u64>,
+    /// For each tensor of rows, in their order.
+    pub(crate) counts: Vec<RowCounts>,
+}
+
+/// What is counted of a tensor of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct RowCounts {
+    /// Rows that have been given values and have not expired.
+    pub(crate) born: u64,
+    /// Rows that have expired, each time.
+    pub(crate) expired: u64,
+    /// Sightings of ids that found a row which another id had come to first.
+    pub(crate) collided: u64,
+    /// Sightings of rows that had not been seen often enough to be updated.
+    pub(crate) not_admitted: u64,
+}
+
+impl RowCounts {
+    /// Their number.
+    const COUNT: usize = 4;
+
+    const fn words(self) -> [u64; Self::COUNT] {
+        [self.born, self.expired, self.collided, self.not_admitted]
+    }
+
+    const fn of([born, expired, collided, not_admitted]: [u64; Self::COUNT]) -> Self {
+        Self { born, expired, collided, not_admitted }
+    }
 }
 
 impl RowState {
@@ -50,9 +76,9 @@ impl RowState {
         w.u64(self.start);
         w.u64(self.end);
         w.u64(self.sequence);
-        w.count(self.born.len());
-        for &born in &self.born {
-            w.u64(born);
+        w.count(self.counts.len());
+        for word in self.counts.iter().flat_map(|counts| counts.words()) {
+            w.u64(word);
         }
     }
 
@@ -70,9 +96,16 @@ impl RowState {
         if sequence > MAX_POSITION {
             return Err(r.error("row log sequence", sequence, format!("at most {MAX_POSITION}")));
         }
-        let count = r.count("row tensor count", 8)?;
-        let born = (0..count).map(|_| r.u64("rows born")).collect::<Decoded<Vec<_>>>()?;
-        Ok(Self { start, end, sequence, born })
+        let count = r.count("row tensor count", 8 * RowCounts::COUNT)?;
+        let mut counts = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut words = [0; RowCounts::COUNT];
+            for word in &mut words {
+                *word = r.u64("row counts")?;
+            }
+            counts.push(RowCounts::of(words));
+        }
+        Ok(Self { start, end, sequence, counts })
     }
 }
 
@@ -284,7 +317,12 @@ mod tests {
 
     #[test]
     fn a_state_of_the_log_that_cannot_be_is_refused() {
-        let state = RowState { start: 4096, end: 12288, sequence: 9, born: vec![1, 2] };
+        let state = RowState {
+            start: 4096,
+            end: 12288,
+            sequence: 9,
+            counts: vec![RowCounts::of([1, 2, 3, 4]), RowCounts::of([5, 6, 7, 8])],
+        };
         let encoded = |state: &RowState| {
             let mut w = Writer::default();
             state.encode(&mut w);

@@ -38,8 +38,15 @@ pub(crate) struct TensorRequest {
     pub(crate) init: Init,
     /// State planes of its group's optimizer.
     pub(crate) state: Vec<StateRequest>,
-    /// Whether its rows are kept as records, and what becomes of them in between.
-    pub(crate) rows: Option<RowMode>,
+    /// How its rows are kept as records, if they are.
+    pub(crate) rows: Option<RowRequest>,
+}
+
+/// How rows are kept, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct RowRequest {
+    pub(crate) mode: RowMode,
+    pub(crate) admission: u32,
 }
 
 /// A state plane as asked for.
@@ -266,8 +273,8 @@ impl Placer<'_> {
         let state =
             |state: &StateRequest| plane(&state.name, if state.per_row { 1 } else { width }, state.fill);
         planes.extend(request.state.iter().map(state));
-        let mode = request.rows.unwrap_or_default();
-        let mut records = Records { page_bytes: 4096, mode, planes };
+        let RowRequest { mode, admission } = request.rows.unwrap_or_default();
+        let mut records = Records { page_bytes: 4096, mode, admission, planes };
         records.page_bytes = page_bytes(records.bytes());
         let page = u64::from(records.page_bytes) / 4;
         let block_elements = self.request.row_block_elements.max(page);

@@ -143,9 +143,8 @@ pub(super) fn default_log_bytes(record_bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Request, StateRequest, TensorRequest, place};
+    use super::super::{Request, RowRequest, StateRequest, TensorRequest, place};
     use super::*;
-    use crate::format::records::RowMode;
 
     fn directory(tables: &[(u64, u64)]) -> Directory {
         let tensors = tables.iter().enumerate().map(|(i, &(rows, width))| TensorRequest {
@@ -154,7 +153,7 @@ mod tests {
             group: 0,
             init: Init::Zeros,
             state: vec![StateRequest { name: "exp_avg".into(), fill: 0.0, per_row: false }],
-            rows: (i % 2 == 0).then_some(RowMode::Lazy),
+            rows: (i % 2 == 0).then_some(RowRequest::default()),
         });
         let request = Request {
             tensors: tensors.collect(),

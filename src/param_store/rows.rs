@@ -7,12 +7,12 @@ use rayon::prelude::*;
 use super::ParamStore;
 use crate::error::{Error, Result};
 use crate::format::elements::{as_bytes_mut, as_f32, as_f32_mut};
-use crate::format::records::Records;
+use crate::format::records::{Records, mark, set_mark};
 use crate::kernel::InstructionSet;
 use crate::layout::{PARAM_PLANE, Rows};
 use crate::optim::CatchUp;
 use crate::pager::{Key, Run, Waiter, read_pieces_ahead};
-use crate::rows::{RowUse, Rows as Tables};
+use crate::rows::{Counted, RowUse, Rows as Tables};
 use crate::units::{to_u64, to_usize};
 use crate::update::{bring_up, on_threads, prepare_from};
 
@@ -89,7 +89,7 @@ impl ParamStore {
             }
         }
         let (threads, isa) = (self.engine.threads(), self.engine.isa);
-        tables.with_records(tensor, &rows.distinct(), None, |range, records| {
+        tables.with_records(tensor, &rows.distinct(), |range, records| {
             let caught_up = catch_up.as_mut().map(|catch_up| {
                 prepare_from(catch_up, records.iter().map(|record| &**record));
                 let bring_up = |record: &&mut [u8]| brought_up(isa, catch_up, layout, record);
@@ -115,6 +115,7 @@ impl ParamStore {
                 let parts = out.par_chunks_mut(PART * width).zip(number_of.par_chunks(PART));
                 on_threads(threads, || parts.for_each(copy));
             }
+            None
         })
     }
 
@@ -184,7 +185,8 @@ impl ParamStore {
         let width = to_u64(within.len()).max(1);
         let rows: Vec<_> = (range.start / width..range.end.div_ceil(width)).collect();
         for part in rows.chunks(AT_ONCE) {
-            tables.with_records(tensor, part, Some(entry.steps + 1), |numbers, records| {
+            tables.with_records(tensor, part, |numbers, records| {
+                let mut counted = Counted::default();
                 if let Some(catch_up) = &mut catch_up {
                     prepare_from(catch_up, records.iter().map(|record| &**record));
                 }
@@ -199,10 +201,77 @@ impl ParamStore {
                             *target = *value;
                         }
                     }
+                    counted.born += u64::from(mark(record) == 0);
+                    set_mark(record, entry.steps + 1);
                 }
+                Some(counted)
             })?;
         }
         Ok(())
+    }
+
+    /// The rows that ids are hashed to, in a tensor with hashed ids
+    /// ([`TensorSpec::hashed_ids`](crate::TensorSpec::hashed_ids)): for [`gather_rows`](Self::gather_rows) and
+    /// [`prefetch_rows`](Self::prefetch_rows). The same in every store with its seed, and as many rows.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor without hashed ids.
+    pub fn rows_of_ids(&self, name: &str, ids: &[u64]) -> Result<Vec<u64>> {
+        let tensor = self.check_hashed(name, true)?;
+        self.table_of(tensor).map_or(Ok(Vec::new()), |(tables, _)| tables.rows_of_ids(tensor, ids))
+    }
+
+    /// Refuses a tensor with hashed ids, or one without.
+    pub(crate) fn check_hashed(&self, name: &str, wanted: bool) -> Result<usize> {
+        let tensor = self.tensor_index(name)?;
+        let is_hashed = self.table_of(tensor).is_some_and(|(_, records)| records.is_hashed());
+        if is_hashed == wanted {
+            return Ok(tensor);
+        }
+        let what = format!("rows of tensor {name:?}");
+        Err(if wanted {
+            Error::invalid(
+                what,
+                "ids that are to be hashed",
+                "numbers of rows: it was not created with hashed ids",
+            )
+        } else {
+            Error::invalid(
+                what,
+                "numbers of rows",
+                "ids that are to be hashed (`apply_ids`), as it was created",
+            )
+        })
+    }
+
+    /// Gives rows that have not been used for some time their initial values again, state too: as if they had never been
+    /// updated. Those are rows whose last update (where ids are hashed, whose last sighting) lies at least `unseen_for`
+    /// updates of the tensor back, an update being a step with a call for the tensor. Returns how many there were;
+    /// [`row_uses`](Self::row_uses) counts them too. As with every change, [`commit`](Self::commit) makes it durable.
+    ///
+    /// Every record that was ever written is read: this takes the time of a pass over the table. Room in the store's files is
+    /// not given back.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that is not of rows; [`Error::ReadOnly`],
+    /// [`Error::Mixed`], disk errors.
+    pub fn expire_rows(&mut self, name: &str, unseen_for: u64) -> Result<u64> {
+        self.check_can_change("expire rows")?;
+        let tensor = self.tensor_index(name)?;
+        let updates = self.pager().lock().store_mut().tensor_entry(tensor)?.steps;
+        let Some((tables, _)) = self.table_of(tensor) else {
+            return Err(Error::invalid(
+                format!("tensor {name:?}"),
+                "no tensor of rows",
+                "one created by `rows`",
+            ));
+        };
+        let Some(newest) = updates.checked_sub(unseen_for) else { return Ok(0) };
+        let result = tables.expire(tensor, newest);
+        if result.is_err() {
+            self.mark_mixed();
+        }
+        result
     }
 
     /// What each tensor of rows takes of memory and log, in the schema's order.

@@ -23,8 +23,8 @@ impl Rows {
             state.refold(&self.pager, table)?;
             state.save(&self.pager, table)?;
         }
-        let born = state.tables.iter().map(|table| table.born[0]).collect();
-        Ok(state.log.state(born))
+        let counts = state.tables.iter().map(|table| table.counts[0]).collect();
+        Ok(state.log.state(counts))
     }
 
     /// The working generation has been committed.
@@ -35,7 +35,7 @@ impl Rows {
             table.committed.merge(std::mem::take(&mut table.working));
             table.stash.clear();
             table.folded.clear();
-            table.born[1] = table.born[0];
+            table.counts[1] = table.counts[0];
         }
     }
 
@@ -54,7 +54,7 @@ impl Rows {
             }
             table.committed.merge(before);
             table.folded.clear();
-            table.born[0] = table.born[1];
+            table.counts[0] = table.counts[1];
         }
     }
 
@@ -92,7 +92,7 @@ impl Rows {
         let State { tables, log: own, .. } = &mut *state;
         let tensors = kept.directory().tensors.len();
         log.copy_to(tensors, own, pager.store_mut(), |head, rows| Ok(counting(tables, kept, head, rows)?.1))?;
-        Ok(state.log.state(theirs.born))
+        Ok(state.log.state(theirs.counts))
     }
 
     /// Folds everything that the log has, so that the next commit leaves it empty.

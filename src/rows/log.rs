@@ -7,8 +7,8 @@ use super::check::LogCheck;
 use super::index::{offset_of, place_of};
 use crate::error::{Error, Result};
 use crate::format::row_log::{
-    HEADER_BYTES, Head, MAX_BATCH_BYTES, MAX_RING_BYTES, RECORD_PREFIX_BYTES, RowState, ids, put_record,
-    record_at,
+    HEADER_BYTES, Head, MAX_BATCH_BYTES, MAX_RING_BYTES, RECORD_PREFIX_BYTES, RowCounts, RowState, ids,
+    put_record, record_at,
 };
 use crate::format::{FormatError, PAGE_BYTES, Uuid};
 use crate::storage::{Buffer, Segment};
@@ -237,9 +237,9 @@ impl Log {
     }
 
     /// What the record of the next generation says of the log.
-    pub(super) fn state(&self, born: Vec<u64>) -> RowState {
+    pub(super) fn state(&self, counts: Vec<RowCounts>) -> RowState {
         let Mark { position: start, sequence } = self.next_start;
-        RowState { start, end: self.tail.position, sequence, born }
+        RowState { start, end: self.tail.position, sequence, counts }
     }
 
     /// The working generation has been committed.

@@ -10,9 +10,11 @@ mod cache;
 mod check;
 mod clean;
 mod commit;
+mod expire;
 mod fetch;
 mod find;
 mod fold;
+mod hashed;
 mod index;
 mod log;
 mod shares;
@@ -32,8 +34,8 @@ use log::Log;
 
 use crate::error::{Error, Result};
 use crate::format::directory::Directory;
-use crate::format::records::{RowMode, mark, set_mark};
-use crate::format::row_log::{Head, RowState, ids};
+use crate::format::records::RowMode;
+use crate::format::row_log::{Head, RowCounts, RowState, ids};
 use crate::initial::tensor_key;
 use crate::layout::{RowTable, row_tables};
 use crate::pager::Pager;
@@ -77,8 +79,8 @@ struct Table {
     stash: RowMap<Vec<Entry>>,
     /// Blocks that the working generation has written: nothing of them may stand in the log when it is committed.
     folded: HashSet<u64>,
-    /// Rows that have been given values, in the working generation and in the committed one.
-    born: [u64; 2],
+    /// What is counted, in the working generation and in the committed one.
+    counts: [RowCounts; 2],
 }
 
 /// What a tensor of rows takes now.
@@ -97,6 +99,14 @@ pub struct RowUse {
     pub page_bytes: u64,
     /// Rows that have been given values; the others have their initial ones, and take no room on a sparse store's disk.
     pub born: u64,
+    /// Rows that have expired, each time: they have their initial values again.
+    pub expired: u64,
+    /// How often a row has to be seen before it is updated, where rows are found by hashed ids; else 0.
+    pub admission: u32,
+    /// Sightings of ids that found a row which another id had come to first, and shares with it.
+    pub collided: u64,
+    /// Sightings of rows that had not been seen often enough: their gradients were left out.
+    pub not_admitted: u64,
     /// Rows that stand in the log.
     pub in_log: u64,
     /// Rows in memory, and how many there is room for.
@@ -105,6 +115,41 @@ pub struct RowUse {
     pub memory_rows: u64,
     /// Rows in memory that the next commit will write.
     pub changed: u64,
+}
+
+/// What a change of records counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counted {
+    /// Rows that have values now and had their initial ones.
+    pub(crate) born: u64,
+    /// The other way round.
+    pub(crate) unborn: u64,
+    pub(crate) expired: u64,
+    pub(crate) collided: u64,
+    pub(crate) not_admitted: u64,
+}
+
+impl Counted {
+    fn add_to(self, counts: &mut RowCounts) {
+        counts.born = (counts.born + self.born).saturating_sub(self.unborn);
+        counts.expired += self.expired;
+        counts.collided += self.collided;
+        counts.not_admitted += self.not_admitted;
+    }
+}
+
+impl std::ops::Add for Counted {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            born: self.born + other.born,
+            unborn: self.unborn + other.unborn,
+            expired: self.expired + other.expired,
+            collided: self.collided + other.collided,
+            not_admitted: self.not_admitted + other.not_admitted,
+        }
+    }
 }
 
 impl Rows {
@@ -127,13 +172,12 @@ impl Rows {
     }
 
     /// Gives `each` the records of distinct rows of a tensor, ascending, a part of them at a time: the range of `rows`,
-    /// and the records. With a mark, they are changed, and get it afterwards.
+    /// and the records. If it changes them, marks included, it returns what there is to count.
     pub(crate) fn with_records(
         &self,
         tensor: usize,
         rows: &[u64],
-        new_mark: Option<u64>,
-        mut each: impl FnMut(Range<usize>, Vec<&mut [u8]>),
+        mut each: impl FnMut(Range<usize>, Vec<&mut [u8]>) -> Option<Counted>,
     ) -> Result<()> {
         let mut state = self.lock();
         let table = state.table_of(tensor)?;
@@ -142,16 +186,11 @@ impl Rows {
         for part in rows.chunks(most) {
             let slots = state.near(&self.pager, table, part)?;
             let Some(table) = state.tables.get_mut(table) else { break };
-            if new_mark.is_some() {
-                let unborn = |&&at: &&u32| mark(table.cache.record(at)) == 0;
-                table.born[0] += to_u64(slots.iter().filter(unborn).count());
-            }
-            each(done..done + part.len(), table.cache.records_mut(&slots));
-            if let Some(new) = new_mark {
+            if let Some(counted) = each(done..done + part.len(), table.cache.records_mut(&slots)) {
                 for &at in &slots {
-                    set_mark(table.cache.record_mut(at), new);
                     table.cache.set_dirty(at, true);
                 }
+                counted.add_to(&mut table.counts[0]);
             }
             done += part.len();
         }
@@ -187,7 +226,11 @@ impl Rows {
             record_bytes: to_u64(table.spec.records.bytes()),
             page_bytes: to_u64(table.spec.page_bytes()),
             memory_rows: to_u64(table.cache.capacity()),
-            born: table.born[0],
+            admission: table.spec.records.admission,
+            born: table.counts[0].born,
+            expired: table.counts[0].expired,
+            collided: table.counts[0].collided,
+            not_admitted: table.counts[0].not_admitted,
             in_log: to_u64(table.committed.len() + table.working.len()),
             in_memory: to_u64(table.cache.len()),
             changed: to_u64(table.cache.dirty()),
@@ -221,7 +264,7 @@ impl State {
                 working: Index::default(),
                 stash: RowMap::default(),
                 folded: HashSet::new(),
-                born: [0; 2],
+                counts: [RowCounts::default(); 2],
                 spec,
             })
         });
@@ -232,12 +275,13 @@ impl State {
 
     /// Finds out what the committed generation has in the log.
     fn find(&mut self, store: &mut BlockStore, rows: &RowState) -> Result<()> {
-        if rows.born.len() != self.tables.len() {
-            let (got, expected) = (rows.born.len(), self.tables.len());
+        if rows.counts.len() != self.tables.len() {
+            let (got, expected) = (rows.counts.len(), self.tables.len());
             return Err(Error::damaged(store.path(), "record: tensors of rows", (0, 0), got, expected));
         }
-        for (table, &born) in self.tables.iter_mut().zip(&rows.born) {
-            (table.born, table.committed, table.working) = ([born; 2], Index::default(), Index::default());
+        for (table, &counts) in self.tables.iter_mut().zip(&rows.counts) {
+            (table.counts, table.committed, table.working) =
+                ([counts; 2], Index::default(), Index::default());
         }
         let (tables, tensors) = (&mut self.tables, store.directory().tensors.len());
         self.log.scan(tensors, |head, bytes, offset| {

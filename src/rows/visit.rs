@@ -51,28 +51,21 @@ impl State {
     }
 
     /// Blocks of which something is in the log, or changed in memory.
-    fn live_blocks(&self, table: usize) -> BTreeSet<u64> {
+    pub(super) fn live_blocks(&self, table: usize) -> BTreeSet<u64> {
         let Some(of) = self.tables.get(table) else { return BTreeSet::new() };
         let changed = of.cache.all_dirty().into_iter().map(|(row, _)| of.spec.place(row).block.0);
         of.committed.blocks().into_iter().chain(of.working.blocks()).chain(changed).collect()
     }
 
-    /// If a row's plane has the same initial value everywhere, and neither its block nor those behind it up to some row
-    /// were ever given values: that value, and that row.
-    fn constant(
-        &mut self,
+    /// The end of the rows from this one on of which no block was ever given values; `None` if its own was.
+    pub(super) fn unborn_until(
+        &self,
         pager: &Pager,
-        (table, plane): (usize, usize),
+        table: usize,
         row: u64,
         live: &BTreeSet<u64>,
-        change: Option<&Change<'_>>,
-    ) -> Result<Option<(f32, u64)>> {
+    ) -> Result<Option<u64>> {
         let Some(of) = self.tables.get(table) else { return Ok(None) };
-        // What changes a record may make of each plane something of the parameters.
-        let of_parameters = plane == 0 || change.is_some();
-        if of_parameters && !matches!(of.spec.init, Init::Zeros | Init::Constant(_)) {
-            return Ok(None);
-        }
         let block = of.spec.place(row).block;
         let next_live = live.range(block.0..).next().copied().unwrap_or(u64::MAX);
         let Some(place) = of.spec.block_place(pager.directory(), block).filter(|_| next_live > block.0)
@@ -87,14 +80,33 @@ impl State {
             None => return Ok(None),
         };
         let last = (block.0 + blocks).min(next_live).min(of.spec.blocks().end) - 1;
-        let (records, init) = (&of.spec.records, of.spec.init);
-        let mut record = vec![0.0_f32; records.len()];
-        fill_record(records, init, of.key, row, &mut record);
+        Ok(Some(of.spec.rows_of(BlockIndex(last)).end))
+    }
+
+    /// If a row's plane has the same initial value everywhere, and neither its block nor those behind it up to some row
+    /// were ever given values: that value, and that row.
+    fn constant(
+        &self,
+        pager: &Pager,
+        (table, plane): (usize, usize),
+        row: u64,
+        live: &BTreeSet<u64>,
+        change: Option<&Change<'_>>,
+    ) -> Result<Option<(f32, u64)>> {
+        let Some(of) = self.tables.get(table) else { return Ok(None) };
+        // What changes a record may make of each plane something of the parameters.
+        let of_parameters = plane == 0 || change.is_some();
+        if of_parameters && !matches!(of.spec.init, Init::Zeros | Init::Constant(_)) {
+            return Ok(None);
+        }
+        let Some(until) = self.unborn_until(pager, table, row, live)? else { return Ok(None) };
+        let mut record = vec![0.0_f32; of.spec.records.len()];
+        fill_record(&of.spec.records, of.spec.init, of.key, row, &mut record);
         if let Some(change) = change {
             change(as_bytes_mut(&mut record));
         }
-        let value = record.get(records.within(plane).start).copied().unwrap_or(0.0);
-        Ok(Some((value, of.spec.rows_of(BlockIndex(last)).end)))
+        let value = record.get(of.spec.records.within(plane).start).copied().unwrap_or(0.0);
+        Ok(Some((value, until)))
     }
 
     /// Shows the values of the rows of one block, and returns the row behind them.
@@ -106,34 +118,51 @@ impl State {
         change: Option<&Change<'_>>,
         each: &mut impl FnMut(&Run<'_>),
     ) -> Result<u64> {
-        let Self { tables, log, staging, .. } = self;
-        let Some(of) = tables.get(table) else { return Ok(rows.end) };
-        let spec = &of.spec;
-        let block = spec.place(rows.start).block;
-        let end = spec.rows_of(block).end.min(rows.end);
-        let within = spec.records.within(plane);
+        let Some(of) = self.tables.get(table) else { return Ok(rows.end) };
+        let within = of.spec.records.within(plane);
         let bytes = 4 * within.start..4 * within.end;
-        let mut values = vec![0_u8; to_usize(end - rows.start) * bytes.len()];
-        let place_of = |row: u64| to_usize(row - rows.start) * bytes.len();
-        let mut copy = vec![0.0_f32; spec.records.len()];
+        let first = rows.start;
+        let mut values = vec![0_u8; of.spec.rows_per_block() * bytes.len()];
+        let mut copy = vec![0.0_f32; of.spec.records.len()];
         let copy: &mut [u8] = as_bytes_mut(&mut copy);
-        let mut put = |row: u64, record: &[u8]| {
+        let end = self.records_of_block(pager, table, rows, |row, record| {
             let Some(record) = record.get(..copy.len()) else { return };
             copy.copy_from_slice(record);
             if let Some(change) = change {
                 change(copy);
             }
-            let (start, part) = (place_of(row), copy.get(bytes.clone()).unwrap_or_default());
+            let (start, part) =
+                (to_usize(row - first) * bytes.len(), copy.get(bytes.clone()).unwrap_or_default());
             if let Some(target) = values.get_mut(start..start + part.len()) {
                 target.copy_from_slice(part);
             }
-        };
+        })?;
+        values.truncate(to_usize(end - first) * bytes.len());
+        each(&Run::Bytes(&values));
+        Ok(end)
+    }
+
+    /// Shows the records of the rows of one block, from the first of `rows` on, and returns the row behind them. A row is
+    /// shown once for each place in which it stands; what is shown last is right.
+    pub(super) fn records_of_block(
+        &mut self,
+        pager: &Pager,
+        table: usize,
+        rows: Range<u64>,
+        mut each: impl FnMut(u64, &[u8]),
+    ) -> Result<u64> {
+        let Self { tables, log, staging, .. } = self;
+        let Some(of) = tables.get(table) else { return Ok(rows.end) };
+        let spec = &of.spec;
+        let record_bytes = spec.records.bytes();
+        let block = spec.place(rows.start).block;
+        let end = spec.rows_of(block).end.min(rows.end);
         let mut lease = pager.lease(&[Key { block, plane: 0 }], Waiter::Caller)?;
         if let Some(frame) = lease.buffers().first() {
             for row in rows.start..end {
                 let place = spec.place(row);
                 let start = place.page * spec.page_bytes() + place.within;
-                put(row, frame.get(start..start + spec.records.bytes()).unwrap_or_default());
+                each(row, frame.get(start..start + record_bytes).unwrap_or_default());
             }
         }
         lease.release(|_| false)?;
@@ -145,18 +174,15 @@ impl State {
                 wants.push(InLog { at: entry.at, row, tag: entry.row_in_block });
             }
         }
-        let bytes_of_record = spec.records.bytes();
-        let read =
-            from_log(&log.reader(), of.tensor, bytes_of_record, &mut wants, staging, |tag, record| {
-                put(first + u64::from(tag), record);
-            })?;
+        let read = from_log(&log.reader(), of.tensor, record_bytes, &mut wants, staging, |tag, record| {
+            each(first + u64::from(tag), record.get(..record_bytes).unwrap_or_default());
+        })?;
         for row in rows.start..end {
             if let Some(at) = of.cache.find(row) {
-                put(row, of.cache.record(at));
+                each(row, of.cache.record(at));
             }
         }
         pager.lock().stats_mut().bytes_read += read;
-        each(&Run::Bytes(&values));
         if end <= rows.start {
             return Err(Error::invalid("row", rows.start, "a row of its block"));
         }

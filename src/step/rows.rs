@@ -35,6 +35,24 @@ impl Step<'_> {
     /// non-finite ones). Nothing was changed then, and the step can go on. I/O errors and [`Error::Damaged`] from the
     /// disk leave the step failed.
     pub fn apply_rows(&mut self, name: &str, ids: &[u64], gradients: &[f32]) -> Result<()> {
+        self.store.check_hashed(name, false)?;
+        self.apply_to_rows(name, ids, &[], gradients)
+    }
+
+    /// As [`apply_rows`](Self::apply_rows), for a tensor whose rows are found by hashed ids
+    /// ([`TensorSpec::hashed_ids`](crate::TensorSpec::hashed_ids)): any `u64`. Ids that are hashed to the same row are as one
+    /// id, whose gradients are summed. All ids of a step belong into one call, since any two may share a row.
+    ///
+    /// # Errors
+    /// As [`apply_rows`](Self::apply_rows); [`Error::Invalid`] for a tensor without hashed ids.
+    pub fn apply_ids(&mut self, name: &str, ids: &[u64], gradients: &[f32]) -> Result<()> {
+        self.store.check_hashed(name, true)?;
+        let rows = self.store.rows_of_ids(name, ids)?;
+        self.apply_to_rows(name, &rows, ids, gradients)
+    }
+
+    /// Updates rows; `ids` are those that were hashed to them, or none.
+    fn apply_to_rows(&mut self, name: &str, rows: &[u64], ids: &[u64], gradients: &[f32]) -> Result<()> {
         if self.options.needs_all_gradients() {
             return Err(Error::invalid(
                 "apply_rows in this step",
@@ -43,7 +61,7 @@ impl Step<'_> {
             ));
         }
         self.check_whole()?;
-        let (tensor, rows) = self.store.checked_rows("gradients", (name, 0), ids, gradients.len())?;
+        let (tensor, rows) = self.store.checked_rows("gradients", (name, 0), rows, gradients.len())?;
         if self.staged.contains_key(&tensor) {
             return Err(self.twice(tensor));
         }
@@ -58,11 +76,11 @@ impl Step<'_> {
         let update = RowUpdate { tensor, rows: &rows, gradients, planes, rule, prepare };
         let engine = self.store.engine();
         self.non_finite += match self.store.table_of(tensor) {
-            Some((tables, records)) => {
-                let steps = self.updated.get(&tensor).map_or(0, |update| update.clock_after.steps);
+            Some((tables, layout)) => {
+                let updates = self.updated.get(&tensor).map_or(0, |update| update.clock_after.steps);
                 let catch_up = self.store.catch_up(tensor)?;
-                let (rows, mark) = (&distinct[..], steps + 1);
-                update.run_records(engine, RecordUpdate { tables, records, rows, mark, catch_up })?
+                let rows = &distinct[..];
+                update.run_records(engine, RecordUpdate { tables, layout, rows, ids, updates, catch_up })?
             }
             None => update.run(engine)?,
         };

@@ -17,6 +17,7 @@ mod recovery;
 mod repair;
 mod rows;
 mod rows_faults;
+mod rows_hashed;
 mod rows_kept;
 mod rows_modes;
 

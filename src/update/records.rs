@@ -9,12 +9,13 @@ use super::rows::{Chunk, RowUpdate};
 use super::{Engine, on_threads};
 use crate::error::Result;
 use crate::format::elements::as_f32_mut;
-use crate::format::records::{Records, mark};
+use crate::format::records::{Records, mark, set_mark, set_sightings, sightings};
 use crate::kernel::{InstructionSet, MOST_PLANES};
 use crate::layout::Named;
 use crate::optim::CatchUp;
 use crate::pager::elapsed_ns;
-use crate::rows::Rows;
+use crate::rows::{Counted, Rows};
+use crate::units::to_u64;
 
 /// Rows that one thread takes at a time.
 const ROWS: usize = 64;
@@ -22,12 +23,14 @@ const ROWS: usize = 64;
 /// Records to be updated.
 pub(crate) struct RecordUpdate<'a> {
     pub(crate) tables: &'a Rows,
-    pub(crate) records: &'a Records,
+    pub(crate) layout: &'a Records,
     /// The distinct rows, ascending.
     pub(crate) rows: &'a [u64],
-    /// Their new mark.
-    pub(crate) mark: u64,
-    /// What they have missed.
+    /// The ids that were hashed to the rows, in the order of the gradients; empty where rows were named.
+    pub(crate) ids: &'a [u64],
+    /// Updates that the tensor has had with this one.
+    pub(crate) updates: u64,
+    /// What the rows have missed.
     pub(crate) catch_up: Option<CatchUp>,
 }
 
@@ -37,24 +40,27 @@ impl RowUpdate<'_> {
         let groups: Vec<&[Named]> = self.rows.groups().collect();
         let mut non_finite = 0;
         let mut compute_ns = 0;
-        let RecordUpdate { tables, records: layout, rows, mark, catch_up } = &mut update;
-        tables.with_records(self.tensor, rows, Some(*mark), |range: Range<usize>, mut records| {
+        let (tables, rows) = (update.tables, update.rows);
+        tables.with_records(self.tensor, rows, |range: Range<usize>, mut records| {
             let start = Instant::now();
-            if let Some(catch_up) = catch_up {
+            if let Some(catch_up) = &mut update.catch_up {
                 prepare_from(catch_up, records.iter().map(|record| &**record));
             }
             let groups = groups.get(range).unwrap_or_default();
             let run = |(records, groups): (&mut [&mut [u8]], &[&[Named]])| {
-                self.records(engine.isa, layout, catch_up.as_ref(), records, groups)
+                self.records(engine.isa, &update, records, groups)
             };
-            non_finite += if records.len() <= ROWS {
+            let (found, counted) = if records.len() <= ROWS {
                 run((&mut records, groups))
             } else {
                 on_threads(engine.threads(), || {
-                    records.par_chunks_mut(ROWS).zip(groups.par_chunks(ROWS)).map(run).sum::<u64>()
+                    let parts = records.par_chunks_mut(ROWS).zip(groups.par_chunks(ROWS)).map(run);
+                    parts.reduce(Default::default, |a, b| (a.0 + b.0, a.1 + b.1))
                 })
             };
+            non_finite += found;
             compute_ns += elapsed_ns(start);
+            Some(counted)
         })?;
         engine.pager.lock().stats_mut().compute_ns += compute_ns;
         Ok(non_finite)
@@ -63,23 +69,47 @@ impl RowUpdate<'_> {
     fn records(
         &self,
         isa: InstructionSet,
-        layout: &Records,
-        catch_up: Option<&CatchUp>,
+        update: &RecordUpdate<'_>,
         records: &mut [&mut [u8]],
         groups: &[&[Named]],
-    ) -> u64 {
+    ) -> (u64, Counted) {
         let width = self.rows.width();
         let mut memory = Chunk::default();
-        let mut non_finite = 0;
+        let (mut non_finite, mut counted) = (0, Counted::default());
         for (record, named) in records.iter_mut().zip(groups) {
-            if let Some(catch_up) = catch_up {
-                bring_up(isa, catch_up, layout, record);
+            if !update.ids.is_empty() && !see(update, record, named, &mut counted) {
+                continue;
             }
-            let planes = planes_of(layout, as_f32_mut(record));
+            if let Some(catch_up) = &update.catch_up {
+                bring_up(isa, catch_up, update.layout, record);
+            }
+            let planes = planes_of(update.layout, as_f32_mut(record));
             non_finite += self.row(isa, named, 0..width, planes, &mut memory);
+            counted.born += u64::from(mark(record) == 0);
+            set_mark(record, update.updates + 1);
         }
-        non_finite
+        (non_finite, counted)
     }
+}
+
+/// Notes that ids were hashed to a row. Returns whether it has been seen often enough to be updated.
+fn see(update: &RecordUpdate<'_>, record: &mut [u8], named: &[Named], counted: &mut Counted) -> bool {
+    let mut seen = sightings(record);
+    for named in named {
+        let id = update.ids.get(named.position).copied().unwrap_or(0);
+        if seen.count == 0 {
+            seen.id = id;
+        }
+        counted.collided += u64::from(seen.id != id);
+        seen.count = seen.count.saturating_add(1);
+    }
+    seen.last = update.updates;
+    set_sightings(record, seen);
+    let is_admitted = seen.count >= update.layout.admission;
+    if !is_admitted {
+        counted.not_admitted += to_u64(named.len());
+    }
+    is_admitted
 }
 
 /// Cuts a record into its planes; those that it does not have are empty.

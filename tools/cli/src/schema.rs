@@ -25,6 +25,9 @@ pub(crate) struct SchemaArguments {
     /// What becomes of a row in steps that do not name it: nothing, or what a dense run would do
     #[arg(long, value_name = "MODE", value_parser = ["lazy", "catch-up"], requires = "rows", default_value = "lazy")]
     row_mode: String,
+    /// Find rows by hashed ids, and update a row from its Nth sighting on
+    #[arg(long, value_name = "N", requires = "rows", value_parser = clap::value_parser!(u32).range(1..))]
+    hashed_ids: Option<u32>,
     /// Bytes of the log of rows [default: as much as the tables, 16MiB to 8GiB]
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, requires = "rows")]
     row_log: Option<u64>,
@@ -56,7 +59,11 @@ impl SchemaArguments {
         }
         let mode = if self.row_mode == RowMode::CatchUp.name() { RowMode::CatchUp } else { RowMode::Lazy };
         for (name, shape) in &self.rows {
-            schema = schema.tensor(TensorSpec::new(name, shape).init(init).row_mode(mode));
+            let spec = TensorSpec::new(name, shape).init(init).row_mode(mode);
+            schema = schema.tensor(match self.hashed_ids {
+                Some(admission) => spec.hashed_ids(admission),
+                None => spec,
+            });
         }
         if let Some(bytes) = self.row_log {
             schema = schema.row_log_bytes(bytes);

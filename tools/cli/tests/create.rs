@@ -90,13 +90,19 @@ fn tensors_kept_by_rows_are_created_planned_and_shown_with_their_mode() {
     let place = Place::new();
     let store = place.text("s");
     let schema = ["--optimizer", "adamw", "--rows", "words:f32:3000x8", "--tensor", "out:f32:8x8"];
-    let rows = ["--row-mode", "catch-up", "--row-log", "64KiB", "--memory", "8MiB", "--json"];
+    let rows =
+        ["--row-mode", "catch-up", "--row-log", "64KiB", "--hashed-ids", "2", "--memory", "8MiB", "--json"];
     let created = run(&[&["create", &store], &schema[..], &rows].concat()).expect(0).json();
     assert_eq!(created["planes"], serde_json::json!(["param", "exp_avg", "exp_avg_sq", "record", "row_log"]));
     let seen = run(&["inspect", &store, "--json"]).expect(0).json();
     let table = &seen["row_tensors"][0];
     assert_eq!((&table["tensor"], &table["mode"]), (&"words".into(), &"catch-up".into()));
-    assert_eq!((&table["rows"], &table["record_bytes"]), (&3000.into(), &104.into()));
+    assert_eq!((&table["rows"], &table["record_bytes"]), (&3000.into(), &128.into()));
+    let text = run(&["inspect", &store]).expect(0).stdout;
+    assert!(
+        text.contains("words: found by hashed ids, updated from sighting 2 on; 0 sightings collided"),
+        "{text}"
+    );
     let plan = run(&[&["plan", "--no-measure"], &schema[..], &rows].concat()).expect(0).json();
     assert_eq!(plan["bytes_on_disk"], created["bytes_on_disk"]);
     assert_eq!(plan["memory"]["budget_min_bytes"], created["memory_min_bytes"]);
@@ -108,7 +114,7 @@ fn tensors_kept_by_rows_are_created_planned_and_shown_with_their_mode() {
     let least = created["memory_min_bytes"].as_u64().unwrap();
     let with = |bytes: u64| {
         let (store, memory) = (place.text(&bytes.to_string()), bytes.to_string());
-        run(&[&["create", &store], &schema[..], &rows[..4], &["--memory", &memory]].concat())
+        run(&[&["create", &store], &schema[..], &rows[..6], &["--memory", &memory]].concat())
     };
     with(least).expect(0);
     with(least - (64 << 10)).expect(2);

@@ -100,7 +100,20 @@ fn rows(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
             bytes(tensor.page_bytes),
         ]);
     }
-    table.write(out)
+    table.write(out)?;
+    for tensor in summary.rows.iter().filter(|tensor| tensor.admission > 0) {
+        let (name, admission) = (&tensor.tensor, tensor.admission);
+        let (collided, waiting) = (grouped(tensor.collided), grouped(tensor.not_admitted));
+        writeln!(
+            out,
+            "  {name}: found by hashed ids, updated from sighting {admission} on; {collided} sightings collided, \
+             {waiting} were not admitted"
+        )?;
+    }
+    for tensor in summary.rows.iter().filter(|tensor| tensor.expired > 0) {
+        writeln!(out, "  {}: {} rows expired so far", tensor.tensor, grouped(tensor.expired))?;
+    }
+    Ok(())
 }
 
 fn groups(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
