@@ -6,10 +6,10 @@ mod open;
 mod rows;
 mod tensor;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use change::CommitReport;
 pub use open::Recovery;
@@ -43,6 +43,8 @@ pub struct ParamStore {
     recovery: Recovery,
     step: u64,
     budget_bytes: u64,
+    /// The batches of rows that were named last.
+    batches: Mutex<VecDeque<rows::Batch>>,
     /// Something failed or was dropped between two steps.
     mixed: bool,
 }

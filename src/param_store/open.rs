@@ -139,6 +139,7 @@ impl ParamStore {
             recovery,
             step,
             budget_bytes,
+            batches: std::sync::Mutex::default(),
             mixed,
         })
     }

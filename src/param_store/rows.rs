@@ -1,6 +1,7 @@
 //! Rows of matrices: what a lookup of embeddings reads.
 
 use std::ops::Range;
+use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
 
@@ -23,7 +24,7 @@ impl ParamStore {
     /// committed or not, also of a step under way.
     ///
     /// Each block that holds one of the rows is visited once, in ascending order, and no other block is read; beside a few
-    /// blocks of the budget this takes 16 bytes of memory for each id.
+    /// blocks of the budget this takes 40 bytes of memory for each id, 32 of them until three other batches have come.
     ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that has not two dimensions, an id that is no row
@@ -41,7 +42,7 @@ impl ParamStore {
         let plane = self.plane_index(self.tensor_index(name)?, plane)?;
         let (tensor, rows) = self.checked_rows("memory for rows", (name, plane), ids, out.len())?;
         if let Some(tables) = self.table_of(tensor) {
-            return self.gather_records(tables, (tensor, plane), &rows, out);
+            return self.gather_records(tables, (tensor, plane), rows.as_ref(), out);
         }
         self.background().settle(tensor);
         let (pager, directory, width) = (self.pager(), self.directory(), rows.width());
@@ -89,7 +90,7 @@ impl ParamStore {
             }
         }
         let (threads, isa) = (self.engine.threads(), self.engine.isa);
-        tables.with_records(tensor, &rows.distinct(), |range, records| {
+        tables.with_records(tensor, rows.distinct(), |range, records| {
             let caught_up = catch_up.as_mut().map(|catch_up| {
                 prepare_from(catch_up, records.iter().map(|record| &**record));
                 let bring_up = |record: &&mut [u8]| brought_up(isa, catch_up, layout, record);
@@ -289,12 +290,13 @@ impl ParamStore {
     /// Says that [`gather_rows`](Self::gather_rows) and [`apply_rows`](crate::Step::apply_rows) will need these rows in a
     /// later batch: the first after the one at hand (`ahead` 1), the one after that (2), and so on. Rows of the first are
     /// read while the caller goes on; rows that are in memory already are not given up for others before their batch has
-    /// come. Nothing waits; unknown names and rows, and errors, are left to the call itself.
+    /// come. Nothing waits; unknown names, batches with an unknown row, and errors are left to the call itself.
     pub fn prefetch_rows(&self, name: &str, ids: &[u64], ahead: u32) {
         let Some(&tensor) = self.names.get(name) else { return };
-        if let Some(tables) = self.table_of(tensor) {
-            // What fails here fails again, and is told, when the rows are asked for.
-            drop(tables.0.expect(tensor, ids, ahead));
+        let Some((tables, _)) = self.table_of(tensor) else { return };
+        // What fails here fails again, and is told, when the rows are asked for.
+        if let Ok((_, rows)) = self.named_rows(name, ids) {
+            drop(tables.expect(tensor, rows.distinct(), ahead));
         }
     }
 
@@ -306,22 +308,9 @@ impl ParamStore {
         (name, plane): (&str, usize),
         ids: &[u64],
         len: usize,
-    ) -> Result<(usize, Rows)> {
-        let tensor = self.tensor_index(name)?;
-        let shape = self.directory.tensors.get(tensor).map_or(&[][..], |tensor| &tensor.shape);
-        let &[rows, _] = shape else {
-            let what = format!("rows of tensor {name:?}");
-            return Err(Error::invalid(what, format!("the shape {shape:?}"), "a tensor of two dimensions"));
-        };
-        if let Some((position, id)) = ids.iter().enumerate().find(|&(_, &id)| id >= rows) {
-            let got = format!("{id} at position {position}");
-            return Err(Error::invalid(
-                format!("row id of tensor {name:?}"),
-                got,
-                format!("ids below {rows}"),
-            ));
-        }
-        let width = self.plane_elements(tensor, plane) / rows.max(1);
+    ) -> Result<(usize, Arc<Rows>)> {
+        let (tensor, rows) = self.named_rows(name, ids)?;
+        let width = self.plane_elements(tensor, plane) / (self.elements(tensor) / to_u64(rows.width())).max(1);
         let expected = to_u64(ids.len()).saturating_mul(width);
         if to_u64(len) != expected {
             let expected = format!("{expected} elements, {} rows of {width}", ids.len());
@@ -331,8 +320,44 @@ impl ParamStore {
                 expected,
             ));
         }
-        Ok((tensor, Rows::new(ids, rows, width)))
+        Ok((tensor, rows))
     }
+
+    /// The rows that ids name, sorted: once for the calls that a batch comes in.
+    fn named_rows(&self, name: &str, ids: &[u64]) -> Result<(usize, Arc<Rows>)> {
+        let tensor = self.tensor_index(name)?;
+        let shape = self.directory.tensors.get(tensor).map_or(&[][..], |tensor| &tensor.shape);
+        let &[rows, width] = shape else {
+            let what = format!("rows of tensor {name:?}");
+            return Err(Error::invalid(what, format!("the shape {shape:?}"), "a tensor of two dimensions"));
+        };
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(batch) = batches.iter().find(|batch| batch.tensor == tensor && batch.ids == ids) {
+            return Ok((tensor, Arc::clone(&batch.rows)));
+        }
+        if let Some((position, id)) = ids.iter().enumerate().find(|&(_, &id)| id >= rows) {
+            let got = format!("{id} at position {position}");
+            return Err(Error::invalid(
+                format!("row id of tensor {name:?}"),
+                got,
+                format!("ids below {rows}"),
+            ));
+        }
+        let rows = Arc::new(Rows::new(ids, rows, width));
+        batches.truncate(BATCHES - 1);
+        batches.push_front(Batch { tensor, ids: ids.to_vec(), rows: Arc::clone(&rows) });
+        Ok((tensor, rows))
+    }
+}
+
+/// Batches of ids that are remembered: the one at hand, and those that were said to come next.
+const BATCHES: usize = 4;
+
+/// Ids that were named, and their rows.
+pub(super) struct Batch {
+    tensor: usize,
+    ids: Vec<u64>,
+    rows: Arc<Rows>,
 }
 
 /// A copy of a record, brought up to its tensor.

@@ -68,13 +68,15 @@ struct Pending {
     table: usize,
     /// Ascending.
     rows: Vec<u64>,
+    /// Memory of its records.
+    bytes: usize,
 }
 
 pub(super) struct Ahead {
     queue: Queue<Done>,
     staging: Vec<Buffer>,
-    /// Bytes of records of one batch.
-    batch_bytes: usize,
+    /// Bytes of records of all batches.
+    bytes: usize,
     pending: VecDeque<Pending>,
     arrived: VecDeque<Arrived>,
 }
@@ -83,15 +85,21 @@ impl Ahead {
     /// Reads in a thread of its own, with `bytes` of memory.
     pub(super) fn new(bytes: usize) -> Result<Self> {
         let staging = STAGING_BYTES.min(bytes / 4 / BATCHES) / 4096 * 4096;
-        let batch_bytes = (bytes - staging * BATCHES) / BATCHES;
+        let bytes = bytes - staging * BATCHES;
         let staging = (0..BATCHES).map(|_| Buffer::new(staging)).collect::<Result<_>>()?;
         let (pending, arrived) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { queue: Queue::new(1)?, staging, batch_bytes, pending, arrived })
+        Ok(Self { queue: Queue::new(1)?, staging, bytes, pending, arrived })
     }
 
     /// How many records of that size can be read ahead now.
     pub(super) fn room(&mut self, record_bytes: usize) -> usize {
-        if self.pending.len() >= BATCHES { 0 } else { self.batch_bytes / record_bytes }
+        if self.pending.len() >= BATCHES {
+            return 0;
+        }
+        self.arrived.retain(|arrived| !arrived.is_used());
+        let taken = self.pending.iter().map(|pending| pending.bytes).sum::<usize>()
+            + self.arrived.iter().map(|arrived| arrived.records.len()).sum::<usize>();
+        self.bytes.saturating_sub(taken) / record_bytes
     }
 
     /// Whether a row is on its way, or has come for a batch that has not.
@@ -108,11 +116,10 @@ impl Ahead {
     /// for which there was no room, so that no other batch waits for them. Failures are left to the read that is made when
     /// the row is asked for.
     pub(super) fn begin(&mut self, wanted: Wanted, missing: Vec<u64>) -> Result<()> {
-        self.arrived.retain(|arrived| !arrived.is_used());
         let Some(mut staging) = self.staging.pop() else { return Ok(()) };
         let tags = wanted.rows.last().map_or(0, |&(_, tag, _)| to_usize(tag.into()) + 1);
         let records = Buffer::new(tags * wanted.record_bytes)?;
-        self.pending.push_back(Pending { table: wanted.table, rows: missing });
+        self.pending.push_back(Pending { table: wanted.table, rows: missing, bytes: records.len() });
         self.queue.submit(move || {
             let read = read(wanted, &mut staging, records);
             let (arrived, bytes_read) = read.map_or((None, 0), |(arrived, bytes)| (Some(arrived), bytes));

@@ -65,6 +65,8 @@ pub(super) struct Cache {
     changed: Vec<u32>,
     /// The number of the call at hand.
     call: u32,
+    /// How often a row has come or gone.
+    moves: u64,
 }
 
 impl Cache {
@@ -81,11 +83,17 @@ impl Cache {
             dirty: 0,
             changed: Vec::new(),
             call: 0,
+            moves: 0,
         })
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// As long as this does not change, every row stays where it is.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves
     }
 
     pub(super) fn dirty(&self) -> usize {
@@ -116,6 +124,12 @@ impl Cache {
     /// The slot of a row that the call at hand uses.
     pub(super) fn touch(&mut self, row: u64) -> Option<u32> {
         let at = self.find(row)?;
+        self.touch_slot(at);
+        Some(at)
+    }
+
+    /// The same, for a row whose slot is known.
+    pub(super) fn touch_slot(&mut self, at: u32) {
         let call = self.call;
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
             slot.heat = (slot.heat + 1).min(HOTTEST);
@@ -124,7 +138,6 @@ impl Cache {
                 slot.next = NEVER;
             }
         }
-        Some(at)
     }
 
     /// Says that a batch which comes `ahead` after the one at hand will need a row; true if it is in memory. A batch is two
@@ -155,6 +168,7 @@ impl Cache {
     }
 
     fn put(&mut self, at: u32, row: u64) {
+        self.moves += 1;
         let call = self.call;
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
             *slot = Slot { row, call, next: NEVER, heat: 0, dirty: false, used: true };
@@ -193,6 +207,7 @@ impl Cache {
 
     /// Gives up a slot whose record is clean, or saved elsewhere.
     pub(super) fn give_up(&mut self, at: u32) {
+        self.moves += 1;
         self.set_dirty(at, false);
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
             slot.used = false;
@@ -210,6 +225,7 @@ impl Cache {
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
+        self.moves += 1;
         self.slots.clear();
         self.map.clear();
         self.free.clear();
@@ -280,19 +296,22 @@ impl Cache {
 
     /// The records of distinct slots, in the order of `slots`.
     pub(super) fn records_mut(&mut self, slots: &[u32]) -> Vec<&mut [u8]> {
-        let mut order: Vec<_> = slots.iter().copied().zip(0_usize..).collect();
+        // Slot and place in one number: this sorts in half the time of pairs.
+        let mut order: Vec<u64> = slots.iter().zip(0_u64..).map(|(&at, place)| u64::from(at) << 32 | place).collect();
         order.sort_unstable();
-        let mut found: Vec<(usize, &mut [u8])> = Vec::with_capacity(slots.len());
+        let mut found: Vec<&mut [u8]> = slots.iter().map(|_| Default::default()).collect();
         let (mut rest, mut position) = (&mut *self.memory, 0);
-        for (at, place) in order {
-            let start = to_usize(at.into()) * self.record_bytes;
+        for packed in order {
+            let (at, place) = (packed >> 32, packed & u64::from(u32::MAX));
+            let start = to_usize(at) * self.record_bytes;
             let (_, from) = rest.split_at_mut(start - position);
             let (record, after) = from.split_at_mut(self.record_bytes);
-            found.push((place, record));
+            if let Some(found) = found.get_mut(to_usize(place)) {
+                *found = record;
+            }
             (rest, position) = (after, start + self.record_bytes);
         }
-        found.sort_unstable_by_key(|&(place, _)| place);
-        found.into_iter().map(|(_, record)| record).collect()
+        found
     }
 }
 

@@ -62,13 +62,12 @@ impl State {
         Ok(())
     }
 
-    /// Begins to read those of some distinct rows, ascending, that are not in memory.
-    pub(super) fn read_ahead(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<()> {
+    /// Begins to read distinct rows, ascending, that are not in memory.
+    pub(super) fn read_ahead(&mut self, pager: &Pager, table: usize, mut missing: Vec<u64>) -> Result<()> {
         let (Some(ahead), Some(of)) = (&mut self.ahead, self.tables.get_mut(table)) else { return Ok(()) };
         let record_bytes = of.spec.records.bytes();
         let room = ahead.room(record_bytes);
-        let missing = rows.iter().copied().filter(|&row| of.cache.find(row).is_none());
-        let missing: Vec<_> = missing.filter(|&row| !ahead.is_pending(table, row)).collect();
+        missing.retain(|&row| !ahead.is_pending(table, row));
         if missing.is_empty() || room == 0 {
             return Ok(());
         }

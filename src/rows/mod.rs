@@ -62,8 +62,18 @@ struct State {
     pass: Option<Pass>,
     /// Without it, nothing is read ahead.
     ahead: Option<Ahead>,
+    /// The slots that the last call found: the update of a batch names the rows that were gathered for it.
+    last: Option<LastCall>,
     /// Memory that the indices of the log may take.
     index_bytes: usize,
+}
+
+/// Where all rows of a call are in memory.
+struct LastCall {
+    table: usize,
+    rows: Vec<u64>,
+    slots: Vec<u32>,
+    moves: u64,
 }
 
 /// One table of rows.
@@ -184,7 +194,7 @@ impl Rows {
         let most = state.tables.get(table).map_or(1, |table| (table.cache.capacity() / 2).max(1));
         let mut done = 0;
         for part in rows.chunks(most) {
-            let slots = state.near(&self.pager, table, part)?;
+            let slots = state.slots(&self.pager, table, part)?;
             let Some(table) = state.tables.get_mut(table) else { break };
             if let Some(counted) = each(done..done + part.len(), table.cache.records_mut(&slots)) {
                 for &at in &slots {
@@ -197,21 +207,22 @@ impl Rows {
         Ok(())
     }
 
-    /// Says which rows a later call will need, `ahead` calls from now; those of the next one are read ahead.
+    /// Says which distinct rows, ascending, a later call will need, `ahead` calls from now; those of the next one are read
+    /// ahead.
     pub(crate) fn expect(&self, tensor: usize, rows: &[u64], ahead: u32) -> Result<()> {
         let mut state = self.lock();
         let number = state.table_of(tensor)?;
         let Some(table) = state.tables.get_mut(number) else { return Ok(()) };
-        let mut rows: Vec<_> = rows.iter().copied().filter(|&row| row < table.spec.rows).collect();
-        for &row in &rows {
-            table.cache.expect(row, ahead);
+        let mut missing = Vec::new();
+        for &row in rows {
+            if !table.cache.expect(row, ahead) {
+                missing.push(row);
+            }
         }
         if ahead > 1 {
             return Ok(());
         }
-        rows.sort_unstable();
-        rows.dedup();
-        state.read_ahead(&self.pager, number, &rows)
+        state.read_ahead(&self.pager, number, missing)
     }
 
     /// What each table takes.
@@ -270,7 +281,7 @@ impl State {
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         let ahead = (shares.ahead > 0).then(|| Ahead::new(shares.ahead)).transpose()?;
-        Ok(Self { tables, log, staging, arena, pass: None, ahead, index_bytes: shares.index })
+        Ok(Self { tables, log, staging, arena, pass: None, ahead, last: None, index_bytes: shares.index })
     }
 
     /// Finds out what the committed generation has in the log.
@@ -303,6 +314,23 @@ impl State {
     }
 
     /// The slots of distinct rows, ascending, all in memory now.
+    fn slots(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
+        let last = self.last.take().filter(|last| last.table == table && last.rows == rows);
+        if let (Some(last), Some(of)) = (last, self.tables.get_mut(table))
+            && last.moves == of.cache.moves()
+        {
+            of.cache.begin();
+            last.slots.iter().for_each(|&at| of.cache.touch_slot(at));
+            pager.lock().stats_mut().rows_hit += to_u64(rows.len());
+            return Ok(last.slots);
+        }
+        let slots = self.near(pager, table, rows)?;
+        let moves = self.tables.get(table).map_or(0, |of| of.cache.moves());
+        self.last = Some(LastCall { table, rows: rows.to_vec(), slots: slots.clone(), moves });
+        Ok(slots)
+    }
+
+    /// As [`slots`](Self::slots), looked for one by one; those that are not in memory are read.
     fn near(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
         let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
         of.cache.begin();

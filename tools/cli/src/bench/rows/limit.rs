@@ -1,13 +1,16 @@
 //! The least that a step on rows could take: its reads alone, or its traffic through memory alone.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use memmap2::MmapMut;
+use paramstore::ParamStore;
+use paramstore::inspect::BlockRun;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -18,47 +21,61 @@ use crate::failure::Failure;
 /// Reads at once.
 pub(super) const READS: usize = 32;
 
-/// Random reads of pages of a store's files.
+/// Random reads of pages that a store has written: others have nothing on disk to be read, and come sooner.
 pub(super) struct Pages {
-    files: Vec<(File, u64)>,
+    files: Vec<File>,
+    /// Stretches of pages: the file, the offset of the first, how many.
+    stretches: Vec<(usize, u64, u64)>,
     page_bytes: u64,
     rng: StdRng,
 }
 
 impl Pages {
-    /// The files that hold records, in both homes.
-    pub(super) fn new(store: &Path, page_bytes: u64) -> Result<Self, Failure> {
-        let failed =
-            |source| Failure::Transfer { what: format!("read files of {}", store.display()), source };
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(store).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let is_record =
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("record."));
-            if is_record {
-                let (file, _) = open_direct(&path)?;
-                let len = file.metadata().map_err(failed)?.len();
-                files.push((file, len));
+    /// The pages of the blocks of rows that were written, or of what is in use of the log if none were.
+    pub(super) fn new(store: &ParamStore, path: &Path, page_bytes: u64) -> Result<Self, Failure> {
+        let mut pages =
+            Self { files: Vec::new(), stretches: Vec::new(), page_bytes, rng: StdRng::seed_from_u64(1) };
+        let mut numbers = HashMap::new();
+        for run in store.blocks() {
+            let BlockRun::Written(block) = run? else { continue };
+            if block.plane == "record" {
+                let file = pages.file(&mut numbers, &path.join(&block.file))?;
+                pages.stretches.push((file, block.offset, block.bytes / page_bytes));
             }
         }
-        Ok(Self { files, page_bytes, rng: StdRng::seed_from_u64(1) })
+        if pages.stretches.is_empty() {
+            let file = pages.file(&mut numbers, &path.join("row_log.0000.0"))?;
+            pages.stretches.push((file, 0, store.row_log_bytes().0 / page_bytes));
+        }
+        Ok(pages)
+    }
+
+    /// The number of a file, which is opened for it.
+    fn file(&mut self, numbers: &mut HashMap<PathBuf, usize>, path: &Path) -> Result<usize, Failure> {
+        if let Some(&number) = numbers.get(path) {
+            return Ok(number);
+        }
+        self.files.push(open_direct(path)?.0);
+        numbers.insert(path.to_owned(), self.files.len() - 1);
+        Ok(self.files.len() - 1)
+    }
+
+    /// A page at random.
+    fn place(&mut self) -> Option<(usize, u64)> {
+        let at = self.rng.random_range(0..self.stretches.len().max(1));
+        let &(file, offset, pages) = self.stretches.get(at)?;
+        Some((file, offset + self.rng.random_range(0..pages.max(1)) * self.page_bytes))
     }
 
     /// Reads so many pages at random places, and returns the seconds.
     pub(super) fn read(&mut self, count: u64) -> Result<f64, Failure> {
-        let places: Vec<_> = (0..count)
-            .filter_map(|_| {
-                let at = self.rng.random_range(0..self.files.len().max(1));
-                let pages = self.files.get(at)?.1 / self.page_bytes;
-                Some((at, self.rng.random_range(0..pages.max(1)) * self.page_bytes))
-            })
-            .collect();
+        let places: Vec<_> = (0..count).filter_map(|_| self.place()).collect();
         let next = AtomicUsize::new(0);
         let start = Instant::now();
         let work = || -> io::Result<()> {
             let mut page = MmapMut::map_anon(usize::try_from(self.page_bytes).unwrap_or(4096))?;
             while let Some(&(file, offset)) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Some((file, _)) = self.files.get(file) {
+                if let Some(file) = self.files.get(file) {
                     file.read_exact_at(&mut page, offset)?;
                 }
             }

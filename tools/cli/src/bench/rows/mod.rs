@@ -124,7 +124,7 @@ impl Bench<'_> {
             self.step(at)?;
         }
         let usage = self.usage();
-        let mut pages = Pages::new(scratch.path(), usage.page_bytes)?;
+        let mut pages = Pages::new(&self.store, scratch.path(), usage.page_bytes)?;
         let record_len = usize::try_from(usage.record_bytes / 4).unwrap_or(1);
         let dim = usize::try_from(self.arguments.dim).unwrap_or(1);
         let mut memory = None;
