@@ -95,6 +95,7 @@ impl BlockStore {
                 Kind::Kept => {
                     // Who is told that it is there may rely on it; the `keep` that made it may have been killed.
                     all.sync_dir(barriers::KEEP_DIRECTORY)?;
+                    all.sync_parent(barriers::KEEP_CHECKPOINTS)?;
                     existing.sync_dir(barriers::KEEP_DONE)?;
                     return Err(Error::AlreadyExists { path: existing.path().to_owned() });
                 }
@@ -106,6 +107,7 @@ impl BlockStore {
         let target = existing.map_or_else(|| all.create_subvolume(name), Ok)?;
         let made = self.fill(&target, work).and_then(|kept| {
             all.sync_dir(barriers::KEEP_DIRECTORY)?;
+            all.sync_parent(barriers::KEEP_CHECKPOINTS)?;
             target.rename(META_NEW_FILE, META_FILE)?;
             Ok(kept)
         });
