@@ -173,7 +173,7 @@ fn flipped_bits_of_the_log_and_of_pages_are_found_or_harmless() {
 }
 
 #[test]
-#[ignore = "takes minutes: every bit"]
+#[ignore = "takes an hour or more: every bit"]
 fn every_flipped_bit_of_the_log_and_of_pages_is_found_or_harmless() {
     flips(1);
 }
