@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::format::CHECKPOINTS_DIRECTORY;
 use crate::param_store::ParamStore;
-use crate::rows::Rows;
+use crate::rows::{Rows, each_batch};
 use crate::storage::{RealVolume, Volume};
 use crate::store::{self, BackCost, Work, open_checkpoint};
 
@@ -247,7 +247,8 @@ impl ParamStore {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::NoSpace`] before anything is made, [`Error::Damaged`] for a block whose bytes are not what
-    /// was written (damage is not kept where blocks are copied; shared ones are not read), [`Error::Invalid`] for the name, [`Error::Locked`]
+    /// was written (damage is not kept where blocks are copied; shared ones are not read), and for such a batch in the log of rows, before
+    /// anything is made, [`Error::Invalid`] for the name, [`Error::Locked`]
     /// beside another `keep` or `prune`, [`Error::Kept`] in a checkpoint, [`Error::Poisoned`], disk errors. The store is what it
     /// was, and what was made is removed.
     pub fn keep(&mut self, name: &str) -> Result<KeepReport> {
@@ -261,8 +262,9 @@ impl ParamStore {
     pub fn keep_with(&mut self, name: &str, mut progress: impl FnMut(u64)) -> Result<KeepReport> {
         let start = Instant::now();
         self.background().settle_all();
-        let kept =
-            self.with_work(&mut progress, |store, work| store.pager().lock().store_mut().keep(name, work))?;
+        let kept = self.with_work(&mut progress, |store, work| {
+            store.pager().lock().store_mut().keep(name, each_batch, work)
+        })?;
         Ok(KeepReport {
             name: name.to_owned(),
             path: self.path().join(CHECKPOINTS_DIRECTORY).join(name),

@@ -3,11 +3,6 @@
 //!
 //! No part of the public API: compiled for tests and with the feature `fuzzing` only.
 
-#![cfg_attr(
-    not(test),
-    expect(clippy::missing_panics_doc, reason = "to panic is what these functions are for")
-)]
-
 mod decoders;
 pub(crate) mod history;
 pub(crate) mod image;

@@ -1,5 +1,6 @@
 //! Checks everything that a generation has in the log of rows.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::log::{Log, Mark};
@@ -43,4 +44,17 @@ pub(crate) fn check_log(
         Err(error) => return Err(error),
     }
     Ok(Some(check))
+}
+
+/// Shows each batch that the committed generation has in the log of rows, checked, by its offset in the log and its bytes.
+///
+/// # Errors
+/// The first that is damaged, and those of `take`.
+pub(crate) fn each_batch(
+    store: &mut BlockStore,
+    take: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let Some(rows) = store.record().rows.clone() else { return Ok(()) };
+    let directory = Arc::clone(store.directory());
+    Log::open(store, &rows)?.map_or(Ok(()), |mut log| log.each_batch(&directory, take))
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::check::LogCheck;
 use super::index::{offset_of, place_of};
 use crate::error::{Error, Result};
+use crate::format::directory::Directory;
 use crate::format::row_log::{
     HEADER_BYTES, Head, MAX_BATCH_BYTES, MAX_RING_BYTES, RECORD_PREFIX_BYTES, RowCounts, RowState, ids,
     put_record, record_at,
@@ -344,6 +345,26 @@ impl Log {
         Ok(None)
     }
 
+    /// Shows every batch of the committed generation to `take`, whole and checked: its offset in the ring, and its bytes.
+    pub(super) fn each_batch(
+        &mut self,
+        directory: &Directory,
+        take: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut at = self.start;
+        while at.position < self.end.position {
+            let offset = at.position % self.ring;
+            let (head, next) = self.read_batch(at, directory.tensors.len())?;
+            for named in ids(&head, &self.batch).enumerate() {
+                let record = record_of(&self.batch, &head, self.uuid, named, (&self.file, offset));
+                record.map_err(|error| in_tensor(error, directory, &head))?;
+            }
+            take(offset, self.batch.get(..head.batch_bytes()).unwrap_or_default())?;
+            at = next;
+        }
+        Ok(())
+    }
+
     /// Reads and checks the head of a batch, with its ids.
     fn read_head(&mut self, at: Mark, offset: u64, tensors: usize) -> Result<Head> {
         let uuid = self.uuid;
@@ -389,6 +410,18 @@ fn record_of<'b>(
         let (what, range) = (format!("row {row} in the log of rows"), (from.1 + at, to_u64(place.len())));
         Error::damaged(from.0.path(), what, range, e.got, e.expected)
     })
+}
+
+/// Says of damage in a batch which tensor it is in.
+fn in_tensor(error: Error, directory: &Directory, head: &Head) -> Error {
+    let tensor = head.tensor.and_then(|tensor| directory.tensors.get(to_usize(tensor.into())));
+    match (error, tensor) {
+        (Error::Damaged(mut damage), Some(tensor)) => {
+            damage.what = format!("tensor {:?}, {}", tensor.name, damage.what);
+            Error::Damaged(damage)
+        }
+        (error, _) => error,
+    }
 }
 
 /// Puts a row, by its number in the batch, into a batch: its id and its record.

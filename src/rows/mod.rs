@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use check::{LogPlace, check_log};
+pub(crate) use check::{LogPlace, check_log, each_batch};
 pub(crate) use shares::{budget_share, check_budget, rows_in_memory, smallest_budget};
 
 use cache::{Cache, RowMap};

@@ -380,6 +380,7 @@ fn directories_below_have_files_of_their_own(volume: &dyn Volume) {
     for (directory, byte) in [(volume, 1), (&*below, 2), (&*deep, 3)] {
         new_file(directory, "a", 4096).write_at(&[byte; 8], 0).unwrap();
         directory.sync_dir(TEST).unwrap();
+        directory.sync_parent(TEST).unwrap();
     }
     deep.rename("a", "b").unwrap();
     assert_eq!(volume.list().unwrap(), ["a", "below"]);

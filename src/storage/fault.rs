@@ -22,8 +22,8 @@ pub(crate) enum Lasting {
 /// One counted operation: a verb of the contract and the file it was for (empty for the directory).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operation {
-    /// "create", "open", "list", "remove", "rename", "sync_dir", "subvolume", "create_subvolume",
-    /// "remove_subvolume", "lock", "read", "write", "share", "punch", "sync" or "map".
+    /// "create", "open", "list", "remove", "rename", "sync_dir", "sync_parent", "subvolume",
+    /// "create_subvolume", "remove_subvolume", "lock", "read", "write", "share", "punch", "sync" or "map".
     pub(crate) verb: &'static str,
     /// The name of the file.
     pub(crate) name: String,
@@ -154,6 +154,11 @@ impl Volume for FaultVolume {
         self.inner.sync_dir(barrier)
     }
 
+    fn sync_parent(&self, barrier: Barrier) -> Result<()> {
+        self.count("sync_parent", "")?;
+        self.inner.sync_parent(barrier)
+    }
+
     fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
         self.count("subvolume", name)?;
         Ok(self.inner.subvolume(name)?.map(|inner| self.below(inner)))
@@ -261,6 +266,7 @@ mod tests {
         segment.sync(TEST)?;
         volume.rename("new", "old")?;
         volume.sync_dir(TEST)?;
+        volume.sync_parent(TEST)?;
         segment.read_at(&mut [0; 5], 0)?;
         drop(segment.map(0, 4096)?);
         volume.list()?;
@@ -282,13 +288,14 @@ mod tests {
         FaultVolume::new(MemoryVolume::new("volume"))
     }
 
-    const VERBS: [&str; 19] = [
+    const VERBS: [&str; 20] = [
         "create",
         "open",
         "write",
         "sync",
         "rename",
         "sync_dir",
+        "sync_parent",
         "read",
         "map",
         "list",

@@ -18,7 +18,7 @@ const _: () = assert!(PAGE_BYTES as u64 == SECTOR_BYTES);
 ///
 /// Files are kept as pages, and pages of zeros that nobody wrote take no memory, so that a sparse file may be of any
 /// length. `copy` makes another directory, whose pages are shared until one of the two writes. Nothing here outlives the
-/// process: `sync` and `sync_dir` succeed and promise nothing.
+/// process: `sync`, `sync_dir` and `sync_parent` succeed and promise nothing.
 #[derive(Clone)]
 pub(crate) struct MemoryVolume {
     path: PathBuf,
@@ -221,6 +221,10 @@ impl Volume for MemoryVolume {
     }
 
     fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync_parent(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
 

@@ -116,14 +116,17 @@ pub(crate) trait Volume: Send + Sync {
     /// Renames a file over another; durable after `sync_dir`.
     fn rename(&self, from: &str, to: &str) -> Result<()>;
 
-    /// Makes file names durable: those in the directory, and the directory's own in its parent.
+    /// Makes the names in the directory durable, and not the directory's own.
     fn sync_dir(&self, barrier: Barrier) -> Result<()>;
+
+    /// Makes the directory's own name durable, which stands in its parent.
+    fn sync_parent(&self, barrier: Barrier) -> Result<()>;
 
     /// Opens a directory in this one, without following a link; `None` if nothing has the name.
     fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>>;
 
-    /// Makes an empty directory in this one, for its owner only, and opens it. Its name is durable after `sync_dir` of
-    /// either.
+    /// Makes an empty directory in this one, for its owner only, and opens it. Its name is durable after `sync_dir` here,
+    /// or `sync_parent` there.
     fn create_subvolume(&self, name: &str) -> Result<Arc<dyn Volume>>;
 
     /// Removes an empty directory in this one; durable after `sync_dir`.

@@ -27,6 +27,8 @@ pub(crate) const OPEN_SUPERBLOCK: Barrier = Barrier("open: superblock");
 
 /// `open`: the names that were found, `meta` above all, which `create` leaves to the `open` that follows it.
 pub(crate) const OPEN_NAMES: Barrier = Barrier("open: names");
+/// `open`: the name of the store's own directory, which `create` leaves to the `open` that follows it, too.
+pub(crate) const OPEN_DIRECTORY: Barrier = Barrier("open: directory");
 /// `drop_newest`: the newest superblock with older content, before that is said to be in force.
 pub(crate) const DROP_SUPERBLOCK: Barrier = Barrier("drop: superblock");
 
@@ -38,8 +40,10 @@ pub(crate) const KEEP_SEGMENT: Barrier = Barrier("keep: segment");
 pub(crate) const KEEP_META: Barrier = Barrier("keep: metadata");
 /// `keep`: the names of all files, before `meta` is among them.
 pub(crate) const KEEP_NAMES: Barrier = Barrier("keep: names");
-/// `keep`: the names of the directories above, before the checkpoint is said to be kept.
+/// `keep`: the name of the checkpoint's directory, before the checkpoint is said to be kept.
 pub(crate) const KEEP_DIRECTORY: Barrier = Barrier("keep: directory");
+/// `keep`: the name of the directory of all checkpoints, before any is said to be kept.
+pub(crate) const KEEP_CHECKPOINTS: Barrier = Barrier("keep: checkpoints");
 /// `keep`: the name `meta`, before the checkpoint is said to be kept.
 pub(crate) const KEEP_DONE: Barrier = Barrier("keep: done");
 /// `prune`, and `keep` over what is left of another: the absence of `meta`, before anything that it names goes.
@@ -63,11 +67,13 @@ pub(crate) const ALL: &[Barrier] = &[
     COMMIT_SUPERBLOCK,
     OPEN_SUPERBLOCK,
     OPEN_NAMES,
+    OPEN_DIRECTORY,
     KEEP_BEGUN,
     KEEP_SEGMENT,
     KEEP_META,
     KEEP_NAMES,
     KEEP_DIRECTORY,
+    KEEP_CHECKPOINTS,
     KEEP_DONE,
     PRUNE_BEGUN,
     PRUNE_CLEARED,

@@ -100,8 +100,8 @@ pub(crate) fn bytes_needed(directory: &Directory, meta_bytes: u64) -> u64 {
 
 /// Makes the store's files in an empty directory, or over what an interrupted `create` left in it.
 ///
-/// When this returns the store is whole, and durable but for the name `meta`, which `open` makes durable: it has to all
-/// the same, for a `create` that was killed. A crash before that leaves no `meta` file, and so no store.
+/// When this returns the store is whole, and durable but for two names, `meta` and the directory's own, which `open` makes durable: it has
+/// to all the same, for a `create` that was killed. A crash before that leaves no `meta` file, and so no store.
 pub(crate) fn create(volume: &Arc<dyn Volume>, creation: &Creation) -> Result<()> {
     let plan = plan(creation)?;
     if !free_to_create(volume)?.iter().any(|name| name == LOCK_FILE) {

@@ -103,6 +103,7 @@ impl BlockStore {
         }
         make_durable(&meta, &chosen)?;
         volume.sync_dir(barriers::OPEN_NAMES)?;
+        volume.sync_parent(barriers::OPEN_DIRECTORY)?;
         sign_lock(&volume);
         let access = Holder::Writer { _lock: lock, reuse: None, wait };
         let mut store = Self::assemble(volume, meta, slots, chosen, access)?;

@@ -220,6 +220,9 @@ impl Volume for CacheVolume {
     fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         Ok(())
     }
+    fn sync_parent(&self, _barrier: Barrier) -> Result<()> {
+        Ok(())
+    }
     fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
         self.cache.subvolume(name)
     }

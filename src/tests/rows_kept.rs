@@ -280,3 +280,42 @@ fn a_reader_keeps_its_rows_while_the_writer_goes_on_and_holds_it_up_at_the_secon
         assert_eq!(digest(&store), digests[usize::try_from(store.step()).unwrap()]);
     }
 }
+
+/// A checkpoint is what one goes back to when something is lost: it must not hold what is lost already.
+#[test]
+fn a_store_with_a_damaged_batch_in_its_log_is_not_kept_and_nothing_is_made() {
+    // A bit of the first batch's magic, of its first id, and of its first record, whose place its number of rows says.
+    for (place, is_of_a_row) in [(3, false), (72, false), (100, true)] {
+        for (can_share, is_first) in [(false, true), (false, false), (true, true), (true, false)] {
+            let volume = volume(can_share);
+            let mut store = create(&volume, &schema(), &options(ROOMY)).unwrap();
+            step_and_commit(&mut store, 3);
+            if !is_first {
+                store.keep("whole").unwrap();
+            }
+            let name = volume.list().unwrap().into_iter().find(|name| name.starts_with("row_log")).unwrap();
+            let (start, _) = store.engine().pager.lock().store().log_ranges()[0];
+            let names = |volume: &MemoryVolume| -> Vec<_> {
+                let all = volume.subvolume("checkpoints").unwrap();
+                all.map_or(Vec::new(), |all| all.list().unwrap())
+            };
+            let before = names(&volume);
+            let mut rows = [0; 4];
+            let log = volume.open(&name, Access::Read, Caching::Cached).unwrap();
+            log.read_at(&mut rows, start + 52).unwrap();
+            let ids = if is_of_a_row { 8 * u64::from(u32::from_le_bytes(rows)) } else { 0 };
+            flip(&volume, &name, start + ids + place);
+            let error = store.keep("damaged").unwrap_err();
+            let Error::Damaged(damage) = &error else { panic!("{error}") };
+            assert!(damage.path.ends_with(&name), "{error}");
+            let names_the_row = damage.what.starts_with("tensor \"") && damage.what.contains(", row ");
+            assert_eq!(names_the_row, is_of_a_row, "{error}");
+            assert_eq!(volume.subvolume("checkpoints").unwrap().is_none(), is_first);
+            assert_eq!(names(&volume), before, "place {place}");
+            // The same handle keeps it as soon as it is whole.
+            flip(&volume, &name, start + ids + place);
+            store.keep("mended").unwrap();
+            assert_sound(&below(&volume, "mended"));
+        }
+    }
+}

@@ -3,13 +3,15 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use paramstore::optim::{Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RmsProp, Sgd};
-use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Result, Schema, TensorSpec};
+use paramstore::optim::{
+    Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RmsProp, Sgd, SparseAdam,
+};
+use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Result, RowMode, Schema, TensorSpec};
 
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 10] = [
+pub(crate) const STORES: [(&str, Make); 11] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -22,6 +24,7 @@ pub(crate) const STORES: [(&str, Make); 10] = [
     ("cut_commit", cut_commit),
     ("torn_superblock", torn_superblock),
     ("kept", kept),
+    ("rows", rows),
 ];
 
 fn options() -> Options {
@@ -74,14 +77,54 @@ fn many() -> Schema {
     (1..=260).fold(schema, |schema, i| schema.tensor(TensorSpec::new(format!("t{i}"), &[1 + i % 4])))
 }
 
-/// One step over every tensor but those that are never touched.
+/// A tensor of rows of several blocks; one whose rows are found by hashed ids and catch up; and one that is none.
+fn with_rows() -> Schema {
+    Schema::new()
+        .seed(23)
+        .block_bytes(4096)
+        .row_log_bytes(64 << 10)
+        .group(ParamGroup::new("sparse", Optimizer::SparseAdam(SparseAdam::default())))
+        .group(ParamGroup::new("all", Optimizer::AdamW(AdamW::default())))
+        .tensor(
+            TensorSpec::new("words", &[300, 6])
+                .group("sparse")
+                .init(Init::Normal { mean: 0.0, std: 0.02 })
+                .rows(),
+        )
+        .tensor(
+            TensorSpec::new(HASHED, &[50, 4])
+                .group("all")
+                .init(Init::Constant(0.5))
+                .row_mode(RowMode::CatchUp)
+                .hashed_ids(2),
+        )
+        .tensor(TensorSpec::new("bias", &[37]).group("all"))
+}
+
+/// The tensor with hashed ids.
+const HASHED: &str = "users";
+
+/// One step over every tensor but those that are never touched; of a tensor of rows, over half of them and one twice.
 pub(crate) fn one_step(store: &mut ParamStore) -> Result<()> {
-    let tensors: Vec<_> = store.tensors().map(|t| (t.name().to_owned(), t.elements())).collect();
+    let tensors: Vec<_> = store
+        .tensors()
+        .map(|t| (t.name().to_owned(), t.elements(), t.is_rows().then(|| t.shape().to_vec())))
+        .collect();
     let now = store.step();
     let mut step = store.begin_step()?;
-    for (name, elements) in tensors.iter().filter(|(name, _)| name != "never touched") {
-        let value = |i: u64| f32::from(u8::try_from((i * 31 + now * 7) % 251).unwrap()) / 125.0 - 1.0;
-        step.apply(name, &(0..*elements).map(value).collect::<Vec<_>>())?;
+    let value = |i: u64| f32::from(u8::try_from((i * 31 + now * 7) % 251).unwrap()) / 125.0 - 1.0;
+    for (name, elements, rows) in tensors.iter().filter(|(name, ..)| name != "never touched") {
+        if let Some([rows, width]) = rows.as_deref() {
+            let ids: Vec<_> = (0..rows / 2).chain([3]).map(|i| (i * 7 + now * 13) % rows).collect();
+            let gradients: Vec<_> = (0..ids.len() as u64 * width).map(value).collect();
+            if name == HASHED {
+                step.apply_ids(name, &ids.iter().map(|id| id << 40).collect::<Vec<_>>(), &gradients)?;
+            } else {
+                step.apply_rows(name, &ids, &gradients)?;
+            }
+        } else {
+            step.apply(name, &(0..*elements).map(value).collect::<Vec<_>>())?;
+        }
     }
     step.finish().map(|_| ())
 }
@@ -147,6 +190,18 @@ fn kept(path: &Path) -> Result<()> {
     train(&mut store, 2)?;
     store.keep("best")?;
     train(&mut store, 2)
+}
+
+/// Rows in the log, in blocks, and yet unborn; a checkpoint kept before the first went to blocks.
+fn rows(path: &Path) -> Result<()> {
+    let mut store = create(path, &with_rows(), &options().sparse(true))?;
+    train(&mut store, 1)?;
+    assert!(store.row_log_bytes().0 > 0 && store.row_uses()[0].born < 300);
+    store.keep("best")?;
+    while store.stats().row_blocks_folded == 0 || store.row_log_bytes().0 == 0 {
+        train(&mut store, 1)?;
+    }
+    Ok(())
 }
 
 fn slots(path: &Path) -> Vec<u8> {

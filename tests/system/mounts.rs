@@ -28,9 +28,106 @@ impl Mount {
 }
 
 fn mount(arguments: &[&str], path: &Path) -> bool {
-    let mut command = Command::new("mount");
+    run("mount", arguments, path)
+}
+
+fn run(program: &str, arguments: &[&str], path: &Path) -> bool {
+    let mut command = Command::new(program);
     command.args(arguments).arg(path).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Ext4 in an image file, which becomes read-only when it finds an error.
+struct Ext4 {
+    image: PathBuf,
+    mount: Option<Mount>,
+}
+
+impl Ext4 {
+    /// `None`, with a word on the terminal, where there is no such file system or mounting is not allowed.
+    fn new(dir: &Path) -> Option<Self> {
+        let image = dir.join("image");
+        std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).unwrap();
+        std::fs::create_dir(dir.join("ext4")).unwrap();
+        if !run("mkfs.ext4", &["-q", "-F"], &image) {
+            eprintln!("skipped: there is no mkfs.ext4 (package e2fsprogs)");
+            return None;
+        }
+        let mut made = Self { image, mount: None };
+        made.mount(dir.join("ext4")).then_some(made)
+    }
+
+    fn mount(&mut self, path: PathBuf) -> bool {
+        let image = self.image.to_str().unwrap();
+        if mount(&["-o", "loop,errors=remount-ro", image], &path) {
+            self.mount = Some(Mount(path));
+            return true;
+        }
+        eprintln!("skipped: mounting an image file is not allowed here");
+        false
+    }
+
+    /// Lets the kernel find an error; false, with a word, where this cannot be asked for.
+    fn fail(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let path = self.mount.as_ref().unwrap().0.to_str().unwrap();
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(path)).unwrap();
+        let device = line.split(' ').next().unwrap().trim_start_matches("/dev/");
+        let failed = std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1");
+        if let Err(error) = &failed {
+            eprintln!("skipped: ext4 cannot be told to find an error: {error}");
+        }
+        failed.is_ok()
+    }
+
+    fn mount_again(&mut self) -> bool {
+        let path = self.mount.as_ref().unwrap().0.clone();
+        self.mount = None;
+        self.mount(path)
+    }
+}
+
+/// `mount -o remount,ro` is refused while a file is open for writing; what comes to a writer in practice is a file system
+/// that the kernel makes read-only because it has found an error in it.
+#[test]
+fn a_file_system_that_becomes_read_only_under_a_writer_is_an_error_and_leaves_the_last_commit() {
+    for is_in_step in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(mut ext4) = Ext4::new(dir.path()) else { return };
+        let path = ext4.mount.as_ref().unwrap().0.join("store");
+        let mut store = ParamStore::create(&path, &schema(), &options()).unwrap();
+        train(&mut store, 2, |_| {}).unwrap();
+        let committed = store.digest().unwrap().to_string();
+        if is_in_step {
+            one_step(&mut store).unwrap();
+        }
+        if !ext4.fail() {
+            return;
+        }
+        let error = train(&mut store, 1, |_| {}).unwrap_err();
+        assert!(kind(&error) == "Io" && error.to_string().contains("Read-only file system"), "{error:?}");
+        for result in [one_step(&mut store), store.commit(b"").map(|_| ()), store.keep("a").map(|_| ())] {
+            let refused = result.unwrap_err();
+            assert!(["Poisoned", "Io", "Mixed"].contains(&kind(&refused).as_str()), "{refused:?}");
+        }
+        drop(store);
+        let reader = ParamStore::open_read_only(&path, &options()).unwrap();
+        assert_eq!(
+            (reader.digest().unwrap().to_string(), reader.step()),
+            (committed.clone(), 2),
+            "what is there can be read"
+        );
+        drop(reader);
+        let error = ParamStore::open(&path, &options()).unwrap_err();
+        assert!(kind(&error) == "Io" && error.to_string().contains("Read-only file system"), "{error:?}");
+        assert!(ext4.mount_again());
+        assert!(paramstore::inspect::verify(&path, &VerifyOptions::new(), |_| {}).unwrap().is_sound());
+        let mut store = ParamStore::open(&path, &options()).unwrap();
+        assert_eq!((store.digest().unwrap().to_string(), store.step()), (committed, 2));
+        train(&mut store, 1, |_| {}).unwrap();
+        drop(store);
+        assert_eq!(digest(&path), crate::digests()[&3]);
+    }
 }
 
 impl Drop for Mount {

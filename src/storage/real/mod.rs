@@ -91,19 +91,6 @@ impl RealVolume {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
         if kind.is_file() { Ok(file) } else { Err(not_regular(&format!("a {kind:?}"))) }
     }
-
-    /// Makes the directory's own name durable, which stands in its parent.
-    fn sync_parent(&self) -> Result<()> {
-        let failed = |errno: Errno| Error::io("make durable the parent of", &self.path, errno.into());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.directory, "..", flags, Mode::empty()) {
-            Ok(parent) => rustix::fs::fsync(&parent).map_err(failed),
-            // The parent may be closed to us for reading and hold our directory all the same.
-            #[cfg(target_os = "linux")]
-            Err(Errno::ACCESS) => rustix::fs::syncfs(&self.directory).map_err(failed),
-            Err(errno) => Err(failed(errno)),
-        }
-    }
 }
 
 impl Volume for RealVolume {
@@ -168,8 +155,19 @@ impl Volume for RealVolume {
 
     fn sync_dir(&self, _barrier: Barrier) -> Result<()> {
         rustix::fs::fsync(&self.directory)
-            .map_err(|errno| Error::io("make durable", &self.path, errno.into()))?;
-        self.sync_parent()
+            .map_err(|errno| Error::io("make durable", &self.path, errno.into()))
+    }
+
+    fn sync_parent(&self, _barrier: Barrier) -> Result<()> {
+        let failed = |errno: Errno| Error::io("make durable the parent of", &self.path, errno.into());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, "..", flags, Mode::empty()) {
+            Ok(parent) => rustix::fs::fsync(&parent).map_err(failed),
+            // The parent may be closed to us for reading and hold our directory all the same.
+            #[cfg(target_os = "linux")]
+            Err(Errno::ACCESS) => rustix::fs::syncfs(&self.directory).map_err(failed),
+            Err(errno) => Err(failed(errno)),
+        }
     }
 
     fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {

@@ -113,14 +113,18 @@ impl Change {
         }
     }
 
-    /// Whether it becomes durable with a directory, whose own name is this.
-    fn is_of(&self, synced: DirectoryId, own_name: &str) -> bool {
+    /// Whether it becomes durable when a directory is synced.
+    fn is_in(&self, synced: DirectoryId) -> bool {
         match self {
-            Self::Link { directory, name, .. } | Self::Unlink { directory, name } => {
-                *directory == synced || name == own_name
-            }
-            Self::Rename { directory, .. } => *directory == synced,
+            Self::Link { directory, .. }
+            | Self::Unlink { directory, .. }
+            | Self::Rename { directory, .. } => *directory == synced,
         }
+    }
+
+    /// Whether it makes or removes this name of a directory.
+    fn is_of(&self, own_name: &str) -> bool {
+        matches!(self, Self::Link { name, .. } | Self::Unlink { name, .. } if name == own_name)
     }
 
     /// The change in words that do not depend on what came before.
@@ -140,7 +144,7 @@ impl Disk {
             files: Vec::new(),
             names: BTreeMap::new(),
             changes: Vec::new(),
-            is_linked: image.is_some(),
+            is_linked: image.is_some_and(|image| image.is_linked),
         };
         let mut above = BTreeMap::from([("", DirectoryId::TOP)]);
         for (number, path) in (1..).zip(image.iter().flat_map(|image| &image.directories)) {
@@ -188,12 +192,10 @@ impl Disk {
                 let (from, to) = (from.clone(), to.clone());
                 self.changes.push(Change::Rename { directory: *directory, from, to, file: *file });
             }
-            Event::SyncDir { directory, name, .. } => {
-                self.is_linked |= *directory == DirectoryId::TOP;
-                let is_of = |change: &Change| change.is_of(*directory, name);
-                self.changes.iter().filter(|change| is_of(change)).for_each(|c| c.apply(&mut self.names));
-                self.changes.retain(|change| !is_of(change));
-            }
+            Event::SyncDir { directory, .. } => self.settle(|change| change.is_in(*directory)),
+            Event::SyncParent { directory: DirectoryId::TOP, .. } => self.is_linked = true,
+            // More may come to a real disk with it: the other names beside this one.
+            Event::SyncParent { name, .. } => self.settle(|change| change.is_of(name)),
             Event::Extend { file, .. }
             | Event::Write { file, .. }
             | Event::Sync { file, .. }
@@ -203,6 +205,12 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// Makes some changes of names durable.
+    fn settle(&mut self, is_synced: impl Fn(&Change) -> bool) {
+        self.changes.iter().filter(|change| is_synced(change)).for_each(|c| c.apply(&mut self.names));
+        self.changes.retain(|change| !is_synced(change));
     }
 
     /// A file's first name.

@@ -35,8 +35,10 @@ pub(crate) enum Event {
     Rename { file: FileId, directory: DirectoryId, from: String, to: String },
     /// An empty directory got a name in another.
     MakeDirectory { made: DirectoryId, directory: DirectoryId, name: String },
-    /// The names in a directory became durable, and its own in the one above.
+    /// The names in a directory became durable.
     SyncDir { directory: DirectoryId, name: String, barrier: Barrier },
+    /// A directory's own name became durable, in the one above.
+    SyncParent { directory: DirectoryId, name: String, barrier: Barrier },
 }
 
 impl Event {
@@ -44,7 +46,9 @@ impl Event {
     #[cfg(test)]
     pub(crate) fn barrier(&self) -> Option<Barrier> {
         match self {
-            Self::Sync { barrier, .. } | Self::SyncDir { barrier, .. } => Some(*barrier),
+            Self::Sync { barrier, .. } | Self::SyncDir { barrier, .. } | Self::SyncParent { barrier, .. } => {
+                Some(*barrier)
+            }
             _ => None,
         }
     }
@@ -62,7 +66,8 @@ impl Event {
             Self::Remove { name, .. } => format!("remove {name}"),
             Self::MakeDirectory { name, .. } => format!("make the directory {name}"),
             Self::Rename { from, to, .. } => format!("rename {from} to {to}"),
-            Self::SyncDir { name, barrier, .. } => format!("sync the directory {name}[{}]", barrier.0),
+            Self::SyncDir { name, barrier, .. } => format!("sync the directory {name} [{}]", barrier.0),
+            Self::SyncParent { name, barrier, .. } => format!("sync the parent of {name} [{}]", barrier.0),
         }
     }
 }

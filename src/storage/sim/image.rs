@@ -16,6 +16,8 @@ pub(super) type Bytes = [u8; PAGE_BYTES];
 /// The files of a directory and those below it, by path, and what is in them; pages are shared between images, and those of zeros left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Image {
+    /// Whether the directory itself is there; where it is not, the program that comes next makes it anew.
+    pub(super) is_linked: bool,
     pub(super) files: BTreeMap<String, Content>,
     pub(super) directories: BTreeSet<String>,
 }

@@ -226,6 +226,15 @@ impl Volume for SimVolume {
         Ok(())
     }
 
+    fn sync_parent(&self, barrier: Barrier) -> Result<()> {
+        let mut record = self.lock();
+        if record.left_out != Some(barrier) {
+            let name = self.prefix.trim_end_matches('/').to_owned();
+            record.events.push(Event::SyncParent { directory: self.directory, name, barrier });
+        }
+        Ok(())
+    }
+
     fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
         let record = self.lock();
         let Some(memory) = self.memory.subvolume(name)? else { return Ok(None) };

@@ -15,6 +15,7 @@ fn with_file() -> (SimVolume, Arc<dyn Segment>) {
     file.write_at(&[1; 8192], 0).unwrap();
     file.sync(TEST).unwrap();
     volume.sync_dir(TEST).unwrap();
+    volume.sync_parent(TEST).unwrap();
     (volume, file)
 }
 
@@ -127,14 +128,22 @@ fn names_and_lengths_are_uncertain_until_they_are_synced() {
 }
 
 #[test]
-fn a_directory_that_was_never_synced_may_be_gone_whole() {
+fn a_directory_whose_parent_was_never_synced_may_be_gone_whole() {
     let volume = SimVolume::new("volume");
     volume.create("a", 10, Allocation::Full).unwrap();
-    let disk = disk(&volume);
-    let items = disk.unsynced();
-    assert_eq!(items[0].key, ItemKey::Directory);
-    assert_eq!(disk.image(&items, &[0, 1, 1]), Image::default());
-    assert_eq!(disk.image(&items, &[1, 1, 1]).names().count(), 1);
+    volume.open("a", Access::Write, Caching::Cached).unwrap().sync(TEST).unwrap();
+    volume.sync_dir(TEST).unwrap();
+    let before = disk(&volume);
+    let items = before.unsynced();
+    assert_eq!(items.iter().map(|item| item.key.clone()).collect::<Vec<_>>(), [ItemKey::Directory]);
+    let gone = before.image(&items, &[0]);
+    assert_eq!(gone, Image::default());
+    assert!(!Disk::new(Some(&gone)).unsynced().is_empty(), "it is made anew, and not durable then either");
+    let found = before.image(&items, &[1]);
+    assert_eq!(found.names().count(), 1);
+    assert!(Disk::new(Some(&found)).unsynced().is_empty());
+    volume.sync_parent(TEST).unwrap();
+    assert!(disk(&volume).unsynced().is_empty());
 }
 
 #[test]
@@ -181,6 +190,7 @@ fn names_below_are_uncertain_until_their_own_directory_is_synced() {
     below.create("a", 10, Allocation::Full).unwrap();
     below.open("a", Access::Write, Caching::Cached).unwrap().sync(TEST).unwrap();
     volume.sync_dir(TEST).unwrap();
+    volume.sync_parent(TEST).unwrap();
     let before = disk(&volume);
     let items = before.unsynced();
     assert_eq!(items.iter().map(|item| item.key.to_string()).collect::<Vec<_>>(), ["name +below/a"]);
@@ -195,17 +205,21 @@ fn names_below_are_uncertain_until_their_own_directory_is_synced() {
 }
 
 #[test]
-fn a_directory_synced_from_within_has_its_name_and_not_those_beside_it() {
+fn the_name_of_a_directory_is_sure_when_its_parent_is_synced_and_those_beside_it_are_not() {
     let volume = SimVolume::new("volume");
-    volume.sync_dir(TEST).unwrap();
+    volume.sync_parent(TEST).unwrap();
     volume.create("beside", 0, Allocation::Full).unwrap();
     let below = volume.create_subvolume("below").unwrap();
     below.create("a", 0, Allocation::Full).unwrap();
-    assert_eq!(disk(&volume).image(&disk(&volume).unsynced(), &[0, 0, 1]).names().count(), 0, "no way to it");
     below.sync_dir(TEST).unwrap();
+    let keys = |items: &[Item]| items.iter().map(|item| item.key.to_string()).collect::<Vec<_>>();
+    let before = disk(&volume);
+    assert_eq!(keys(&before.unsynced()), ["name +beside", "name +below"]);
+    assert_eq!(before.image(&before.unsynced(), &[0, 0]).names().count(), 0, "no way to it");
+    below.sync_parent(TEST).unwrap();
     let after = disk(&volume);
     let items = after.unsynced();
-    assert_eq!(items.iter().map(|item| item.key.to_string()).collect::<Vec<_>>(), ["name +beside"]);
+    assert_eq!(keys(&items), ["name +beside"]);
     assert_eq!(after.image(&items, &[0]).names().collect::<Vec<_>>(), ["below/a"]);
 }
 
@@ -216,11 +230,13 @@ fn a_directory_made_anew_has_nothing_of_the_one_before() {
     old.create("old", 0, Allocation::Full).unwrap();
     old.sync_dir(TEST).unwrap();
     volume.sync_dir(TEST).unwrap();
+    volume.sync_parent(TEST).unwrap();
     old.remove("old").unwrap();
     volume.remove_subvolume("below").unwrap();
     let new = volume.create_subvolume("below").unwrap();
     new.create("new", 0, Allocation::Full).unwrap();
     new.sync_dir(TEST).unwrap();
+    new.sync_parent(TEST).unwrap();
     let disk = disk(&volume);
     for picks in [[0], [1]] {
         let image = disk.image(&disk.unsynced(), &picks);

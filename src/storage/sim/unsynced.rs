@@ -154,7 +154,7 @@ impl Disk {
         };
         let (files, directories) = reachable(&names);
         let files = files.into_iter().filter_map(|(name, file)| Some((name, content(file)?))).collect();
-        Image { files, directories }
+        Image { is_linked: true, files, directories }
     }
 
     fn page(&self, file: FileId, page: u64) -> Option<&Page> {

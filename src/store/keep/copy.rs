@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Plane, Work};
+use super::{EachBatch, Plane, Work};
 use crate::error::{Error, Result};
 use crate::format::checksum::block_crc;
-use crate::format::{PAGE_BYTES, Uuid, segment_file};
+use crate::format::{Uuid, segment_file};
 use crate::storage::{Access, Buffer, Caching, Queue, Segment, Volume};
 use crate::store::{BlockStore, Home, barriers};
 use crate::units::{to_u64, to_usize};
@@ -121,35 +121,18 @@ impl<'w, 'a> Copier<'w, 'a> {
         Ok(())
     }
 
-    /// Takes what counts of the log of rows, whose batches carry their own checksums.
-    pub(super) fn add_log(&mut self, store: &mut BlockStore) -> Result<()> {
-        let ranges = store.log_ranges();
-        let (Some(at), false) = (store.directory.log_segment(), ranges.is_empty()) else { return Ok(()) };
-        while self.work.buffers.is_empty() {
-            self.take_in(store)?;
-        }
+    /// Takes what counts of the log of rows; where it is copied, batch by batch, each checked.
+    pub(super) fn add_log(&mut self, store: &mut BlockStore, each_batch: EachBatch) -> Result<()> {
+        let bytes = store.log_ranges().iter().map(|&(_, bytes)| bytes).sum::<u64>();
+        let Some(at) = store.directory.log_segment().filter(|_| bytes > 0) else { return Ok(()) };
         let source = store.segment(at, Home(0), Caching::Direct)?;
-        let (Some(target), Some(buffer)) = (self.targets.get_mut(&(at, 0)), self.work.buffers.first_mut())
-        else {
-            return Ok(());
-        };
-        let bytes = ranges.iter().map(|&(_, bytes)| bytes).sum::<u64>();
+        let Some(target) = self.targets.get_mut(&(at, 0)) else { return Ok(()) };
         target.is_shared = target.file.share_from(&*source)?;
         if target.is_shared {
             target.end = target.file.len_bytes()?;
             self.bytes_shared += bytes;
         } else {
-            let most = to_u64(buffer.len()) / PAGE_BYTES * PAGE_BYTES;
-            for (mut offset, bytes) in ranges {
-                let end = offset + bytes;
-                while offset < end {
-                    let now = (end - offset).min(most);
-                    let piece = buffer.get_mut(..to_usize(now)).unwrap_or_default();
-                    source.read_at(piece, offset)?;
-                    target.file.write_at(piece, offset)?;
-                    offset += now;
-                }
-            }
+            each_batch(store, &mut |offset, batch| target.file.write_at(batch, offset))?;
             self.bytes_copied += bytes;
         }
         (self.work.progress)(self.bytes_copied + self.bytes_shared);

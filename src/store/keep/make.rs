@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::copy::Copier;
 use super::list::clear;
-use super::{Kind, Work, check_name, directory_of, foreign, judge, lock};
+use super::{EachBatch, Kind, Work, check_name, directory_of, foreign, judge, lock};
 use crate::error::{Error, Result};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::superblock::{RO_COMPAT_KEPT, RO_COMPAT_SPARSE, Superblock};
@@ -77,15 +77,17 @@ impl BlockStore {
 
     /// Keeps the committed generation under a name. A failure removes what was made; after one of the last sync the
     /// checkpoint may be there all the same.
-    pub(crate) fn keep(&mut self, name: &str, work: &mut Work<'_>) -> Result<Kept> {
+    pub(crate) fn keep(&mut self, name: &str, each_batch: EachBatch, work: &mut Work<'_>) -> Result<Kept> {
         check_name(name)?;
         if self.superblock().ro_compat & RO_COMPAT_KEPT != 0 {
             return Err(Error::Kept { path: self.path().to_owned() });
         }
-        let all = if let Some(all) = directory_of(&self.volume)? {
+        let found = directory_of(&self.volume)?;
+        let is_first = found.is_none();
+        let all = if let Some(all) = found {
             all
         } else {
-            self.check_room(name)?;
+            self.check_before(name, each_batch)?;
             self.volume.create_subvolume(CHECKPOINTS_DIRECTORY)?
         };
         let _lock = lock(&all)?;
@@ -95,6 +97,7 @@ impl BlockStore {
                 Kind::Kept => {
                     // Who is told that it is there may rely on it; the `keep` that made it may have been killed.
                     all.sync_dir(barriers::KEEP_DIRECTORY)?;
+                    all.sync_parent(barriers::KEEP_CHECKPOINTS)?;
                     existing.sync_dir(barriers::KEEP_DONE)?;
                     return Err(Error::AlreadyExists { path: existing.path().to_owned() });
                 }
@@ -102,10 +105,13 @@ impl BlockStore {
                 Kind::Foreign => return Err(foreign(existing)),
             }
         }
-        self.check_room(name)?;
+        if !is_first {
+            self.check_before(name, each_batch)?;
+        }
         let target = existing.map_or_else(|| all.create_subvolume(name), Ok)?;
-        let made = self.fill(&target, work).and_then(|kept| {
+        let made = self.fill(&target, each_batch, work).and_then(|kept| {
             all.sync_dir(barriers::KEEP_DIRECTORY)?;
+            all.sync_parent(barriers::KEEP_CHECKPOINTS)?;
             target.rename(META_NEW_FILE, META_FILE)?;
             Ok(kept)
         });
@@ -121,18 +127,19 @@ impl BlockStore {
         }
     }
 
-    fn check_room(&self, name: &str) -> Result<()> {
+    /// Whether there is room, and whether the log of rows is whole, which nobody looks at where it is going to be shared.
+    fn check_before(&mut self, name: &str, each_batch: EachBatch) -> Result<()> {
         let cost = self.keep_cost()?;
         let (needed, free) = (cost.needed_bytes(), cost.free_bytes);
         if needed > free {
             let path = self.volume.path_of(CHECKPOINTS_DIRECTORY).join(name);
             return Err(Error::NoSpace { path, needed, free });
         }
-        Ok(())
+        each_batch(self, &mut |_, _| Ok(()))
     }
 
     /// Makes everything but the name `meta`, and makes it durable.
-    fn fill(&mut self, target: &Arc<dyn Volume>, work: &mut Work<'_>) -> Result<Kept> {
+    fn fill(&mut self, target: &Arc<dyn Volume>, each_batch: EachBatch, work: &mut Work<'_>) -> Result<Kept> {
         target.create(META_NEW_FILE, self.meta.len_bytes()?, Allocation::Sparse)?;
         // Segments without it would be taken for those of a checkpoint that lost its `meta`.
         target.sync_dir(barriers::KEEP_BEGUN)?;
@@ -154,7 +161,7 @@ impl BlockStore {
             }
         }
         let mut copier = Copier::new(work)?;
-        let copied = self.copy_generation(target, &mut copier);
+        let copied = self.copy_generation(target, each_batch, &mut copier);
         copier.finish();
         let (bytes_copied, bytes_shared, meta_bytes) = copied?;
         target.sync_dir(barriers::KEEP_NAMES)?;
@@ -172,6 +179,7 @@ impl BlockStore {
     fn copy_generation(
         &mut self,
         target: &Arc<dyn Volume>,
+        each_batch: EachBatch,
         copier: &mut Copier<'_, '_>,
     ) -> Result<(u64, u64, u64)> {
         let meta = target.open(META_NEW_FILE, Access::Write, Caching::Cached)?;
@@ -190,7 +198,7 @@ impl BlockStore {
                 copier.add(self, &plane)?;
             }
         }
-        copier.add_log(self)?;
+        copier.add_log(self, each_batch)?;
         copier.sync(self)?;
         let kept_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let kept = Superblock {

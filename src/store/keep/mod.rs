@@ -33,6 +33,9 @@ pub(crate) struct Work<'a> {
     pub(crate) progress: &'a mut dyn FnMut(u64),
 }
 
+/// Shows each batch of the committed generation's log of rows, checked, by its offset in the log and its bytes.
+pub(crate) type EachBatch = fn(&mut BlockStore, take: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+
 /// A plane of a block that some generation wrote.
 #[derive(Debug, Clone, Copy)]
 struct Plane {

@@ -64,6 +64,9 @@ impl Volume for Yielding {
     fn sync_dir(&self, barrier: Barrier) -> Result<()> {
         self.0.sync_dir(barrier)
     }
+    fn sync_parent(&self, barrier: Barrier) -> Result<()> {
+        self.0.sync_parent(barrier)
+    }
     fn subvolume(&self, name: &str) -> Result<Option<Arc<dyn Volume>>> {
         self.0.subvolume(name)
     }

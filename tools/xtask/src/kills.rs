@@ -9,9 +9,10 @@ use clap::Args;
 use paramstore::ParamStore;
 
 use crate::calls::{self, Calls};
-use crate::promise::{Cut, Found, Promise};
+use crate::kept::KeptTally;
+use crate::promise::{Cut, Found, Looked, Promise};
 use crate::rng::Rng;
-use crate::training::{Content, options, reference, store_path};
+use crate::training::{Reference, options, store_path};
 use crate::worker::{Said, Worker};
 
 /// Options of `kills`.
@@ -48,19 +49,24 @@ pub(crate) struct Tally {
     settled: u64,
     before: u64,
     after: u64,
+    /// On the way back to a checkpoint: not yet, and there.
+    returning: [u64; 2],
     finished: u64,
+    kept: KeptTally,
 }
 
 impl Tally {
-    pub(crate) fn note(&mut self, said: &[Said], (found, finished): (Found, u64)) {
+    pub(crate) fn note(&mut self, said: &[Said], looked: &Looked) {
         self.early += u64::from(!said.iter().any(|said| matches!(said, Said::Opened(..))));
-        self.finished += finished;
-        *match found {
+        self.finished += looked.finished;
+        self.kept.add(looked.kept);
+        *match looked.found {
             Found::Nothing => &mut self.nothing,
             Found::New => &mut self.new,
             Found::Committed { last_step: false } => &mut self.settled,
             Found::Committed { last_step: true } => &mut self.before,
             Found::UnderWay => &mut self.after,
+            Found::Returning { is_back } => &mut self.returning[usize::from(is_back)],
         } += 1;
     }
 
@@ -75,10 +81,17 @@ impl Tally {
             self.before
         );
         println!("found: the one under way    {:>12}  the same", self.after);
+        let [not_yet, is_back] = self.returning;
+        println!("found: the last commit      {not_yet:>12}  on the way back to a checkpoint");
+        println!("found: the checkpoint's     {is_back:>12}  the same");
         println!(
             "runs finished               {:>12}  each with the reference's bits at its end",
             self.finished
         );
+        println!("checkpoints looked at       {:>12}  each with the reference's bits", self.kept.whole);
+        let [whole, left, gone] = self.kept.cut_off;
+        println!("a keep or prune cut off     {:>12}", whole + left + gone);
+        println!("  whole {whole}, what is none and says so {left}, not there {gone}");
     }
 }
 
@@ -115,7 +128,7 @@ pub(crate) fn kills(arguments: &Kills) -> Result<bool, String> {
 struct Campaign<'a> {
     arguments: &'a Kills,
     dir: &'a Path,
-    reference: Vec<Content>,
+    reference: Reference,
     calls: Option<Calls>,
     promise: Promise,
     tally: Tally,
@@ -132,7 +145,7 @@ impl<'a> Campaign<'a> {
                 None
             }
         };
-        let reference = with_scratch(dir, reference)?;
+        let reference = with_scratch(dir, Reference::new)?;
         let (promise, tally) = (Promise::new(0), Tally::default());
         Ok(Self { arguments, dir, reference, calls, promise, tally, spoiled: false })
     }
@@ -161,7 +174,7 @@ impl<'a> Campaign<'a> {
             self.spoiled = self.roll_back()?;
         }
         let found = self.promise.look(self.dir, &self.reference, Cut::Process, round.is_multiple_of(8))?;
-        self.tally.note(&said, found);
+        self.tally.note(&said, &found);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod calls;
 mod crash;
 mod device;
+mod kept;
 mod kills;
 mod powercut;
 mod promise;

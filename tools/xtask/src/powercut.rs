@@ -10,7 +10,7 @@ use crate::device::{Device, Loss};
 use crate::kills::{Scratch, Tally, pause, with_scratch};
 use crate::promise::{Cut, Promise};
 use crate::rng::Rng;
-use crate::training::{Content, reference};
+use crate::training::Reference;
 use crate::worker::{Said, Worker};
 
 /// Options of `powercut`.
@@ -58,7 +58,7 @@ pub(crate) fn powercut(arguments: &PowerCut) -> Result<bool, String> {
         return Ok(true);
     }
     let dir = Scratch::new(arguments.dir.as_deref())?;
-    let reference = with_scratch(&dir.0, reference)?;
+    let reference = with_scratch(&dir.0, Reference::new)?;
     let mut kept = true;
     for file_system in file_systems {
         let dir = Scratch::new(Some(&dir.0.join(file_system)))?;
@@ -70,7 +70,7 @@ pub(crate) fn powercut(arguments: &PowerCut) -> Result<bool, String> {
     Ok(kept)
 }
 
-fn one(arguments: &PowerCut, name: &str, device: &Device, reference: &[Content]) -> Result<bool, String> {
+fn one(arguments: &PowerCut, name: &str, device: &Device, reference: &Reference) -> Result<bool, String> {
     let start = Instant::now();
     let (mut promise, mut tally, mut system) = (Promise::new(0), Tally::default(), 0);
     let mut shown = Instant::now();
@@ -87,7 +87,7 @@ fn one(arguments: &PowerCut, name: &str, device: &Device, reference: &[Content])
             promise.hear(&said)?;
             tidy(&device.inner(), promise.oldest());
             let found = promise.look(&device.inner(), reference, Cut::Power, round.is_multiple_of(4))?;
-            tally.note(&said, found);
+            tally.note(&said, &found);
             Ok(())
         });
         if let Err(why) = looked {

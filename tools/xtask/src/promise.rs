@@ -5,7 +5,8 @@ use std::path::Path;
 use paramstore::ParamStore;
 use paramstore::inspect::{VerifyOptions, verify};
 
-use crate::training::{Content, STRIDE, TOTAL, is_no_store, options, store_path};
+use crate::kept::{KeptPromise, KeptTally};
+use crate::training::{Content, Reference, STRIDE, TOTAL, is_no_store, options, store_path};
 use crate::worker::Said;
 
 /// What interrupted the worker, as far as it makes a difference to what was promised.
@@ -28,6 +29,18 @@ pub(crate) enum Found {
     Committed { last_step: bool },
     /// The commit that was under way.
     UnderWay,
+    /// A store that was going back to a checkpoint, and whether it had.
+    Returning { is_back: bool },
+}
+
+/// What a look came to.
+pub(crate) struct Looked {
+    /// What was found of the newest store.
+    pub(crate) found: Found,
+    /// Stores before it that were finished.
+    pub(crate) finished: u64,
+    /// Checkpoints of all of these.
+    pub(crate) kept: KeptTally,
 }
 
 /// What holds for the store that the worker is at.
@@ -36,7 +49,7 @@ pub(crate) struct Promise {
     /// Number of the store.
     pub(crate) number: u64,
     /// Stores before it that were finished and not looked at yet.
-    finished: Vec<u64>,
+    finished: Vec<(u64, KeptPromise)>,
     /// Whether a `create` has begun.
     begun: bool,
     /// Whether a `create` or `open` has returned.
@@ -45,6 +58,10 @@ pub(crate) struct Promise {
     committed: u64,
     /// The last step that finished.
     last_step: u64,
+    /// The step of the checkpoint that the store goes back to, while it does.
+    returning: Option<u64>,
+    /// What holds for its checkpoints.
+    kept: KeptPromise,
     /// Lost steps that are told while no new writer has opened the store.
     lost: Option<u64>,
 }
@@ -52,7 +69,9 @@ pub(crate) struct Promise {
 impl Promise {
     pub(crate) fn new(number: u64) -> Self {
         let (finished, begun, exists) = (Vec::new(), false, false);
-        Self { number, finished, begun, exists, committed: 0, last_step: 0, lost: None }
+        let (committed, last_step, returning, lost) = (0, 0, None, None);
+        let kept = KeptPromise::new();
+        Self { number, finished, begun, exists, committed, last_step, returning, kept, lost }
     }
 
     /// Takes note of what a worker said.
@@ -61,6 +80,7 @@ impl Promise {
     /// A sentence, where what it said is itself against the promise.
     pub(crate) fn hear(&mut self, said: &[Said]) -> Result<(), String> {
         for said in said {
+            self.kept.hear(said);
             match *said {
                 Said::Creating(number) => {
                     if number == self.number && self.exists {
@@ -77,14 +97,30 @@ impl Promise {
                     }
                     self.check_step(step)?;
                     (self.begun, self.exists, self.lost) = (true, true, None);
-                    (self.committed, self.last_step) = (step, step);
+                    self.is_at(step);
+                }
+                Said::Returning(step) => self.returning = Some(step),
+                Said::Returned(step) => {
+                    if self.returning != Some(step) {
+                        return Err(format!(
+                            "store {number}: step {step} after a way back",
+                            number = self.number
+                        ));
+                    }
+                    self.is_at(step);
                 }
                 Said::Stepped(step) => self.last_step = step,
                 Said::Committed(step) => self.committed = step,
-                Said::Failed(_) => {}
+                Said::Keeping(..) | Said::Kept(..) | Said::Pruning(_) | Said::Pruned(_) | Said::Failed(_) => {
+                }
             }
         }
         Ok(())
+    }
+
+    /// The store is at the commit of this step, and nothing is under way.
+    fn is_at(&mut self, step: u64) {
+        (self.committed, self.last_step, self.returning) = (step, step, None);
     }
 
     /// The worker goes on to another store: it has to have finished this one.
@@ -94,19 +130,19 @@ impl Promise {
             return Err(format!("the worker went from step {committed} of store {number} to store {next}"));
         }
         let mut finished = std::mem::take(&mut self.finished);
-        finished.push(self.number);
+        finished.push((self.number, std::mem::replace(&mut self.kept, KeptPromise::new())));
         *self = Self { finished, ..Self::new(next) };
         Ok(())
     }
 
     /// Number of the oldest store that was not looked at to the end.
     pub(crate) fn oldest(&self) -> u64 {
-        self.finished.first().copied().unwrap_or(self.number)
+        self.finished.first().map_or(self.number, |(number, _)| *number)
     }
 
     /// Whether this step's commit has returned, so that an older one may not be found.
     pub(crate) fn is_committed(&self, step: u64) -> bool {
-        self.exists && step == self.committed
+        self.exists && step == self.committed && self.returning.is_none()
     }
 
     /// The commit that may have been under way.
@@ -116,80 +152,80 @@ impl Promise {
     }
 
     fn check_step(&self, step: u64) -> Result<(), String> {
-        if step == self.committed || Some(step) == self.under_way() {
+        let under_way = self.returning.or(self.under_way());
+        if step == self.committed || Some(step) == under_way {
             return Ok(());
         }
-        let or = self.under_way().map_or(String::new(), |step| format!(" or {step}"));
+        let or = under_way.map_or(String::new(), |step| format!(" or {step}"));
         Err(format!("store {}: step {step} was found; promised: step {}{or}", self.number, self.committed))
     }
 
-    /// Looks at all stores that the worker was at, and removes those that were finished. Returns what was found of the
-    /// newest, and how many were finished.
+    /// Looks at all stores that the worker was at, and removes those that were finished.
     ///
     /// # Errors
     /// A sentence, where a promise was broken.
     pub(crate) fn look(
         &mut self,
         dir: &Path,
-        reference: &[Content],
+        reference: &Reference,
         cut: Cut,
         verifies: bool,
-    ) -> Result<(Found, u64), String> {
-        let mut count = 0;
-        for number in std::mem::take(&mut self.finished) {
-            let path = store_path(dir, number);
-            let store = read(&path, number)?;
-            let store = store.ok_or_else(|| format!("store {number} was finished, and is not there"))?;
-            if store.step() != TOTAL {
-                return Err(format!("store {number} was finished, and is at step {}", store.step()));
-            }
-            check_content(&store, number, reference)?;
-            drop(store);
-            check_blocks(&path, number)?;
-            std::fs::remove_dir_all(&path).map_err(|error| format!("remove {}: {error}", path.display()))?;
-            count += 1;
+    ) -> Result<Looked, String> {
+        let (mut finished, mut kept) = (0, KeptTally::default());
+        for (number, mut promise) in std::mem::take(&mut self.finished) {
+            kept.add(look_at_finished(dir, number, &mut promise, reference)?);
+            finished += 1;
         }
         let path = store_path(dir, self.number);
         let Some(store) = read(&path, self.number)? else {
             if self.exists {
                 return Err(format!("store {} had been created, and is not there", self.number));
             }
-            return Ok((Found::Nothing, count));
+            return Ok(Looked { found: Found::Nothing, finished, kept });
         };
         if !self.begun {
             return Err(format!("there is a store {}, which nobody made", self.number));
         }
         self.check_step(store.step())?;
-        check_content(&store, self.number, reference)?;
+        check_content(&store, self.number, &format!("store {}", self.number), reference)?;
         self.check_lost(&store, cut)?;
-        let found = match store.step() {
+        let found = match (store.step(), self.returning) {
             _ if !self.exists => Found::New,
-            step if step == self.committed => Found::Committed { last_step: self.under_way().is_some() },
+            (step, Some(back)) => Found::Returning { is_back: step == back },
+            (step, None) if step == self.committed => {
+                Found::Committed { last_step: self.under_way().is_some() }
+            }
             _ => Found::UnderWay,
         };
         if cut == Cut::Process {
             self.exists = true;
             self.lost = Some(store.recovery().lost_steps);
             self.committed = store.step();
-            self.last_step = self.last_step.max(store.step());
+            let is_back = self.returning.take() == Some(store.step());
+            self.last_step = if is_back { store.step() } else { self.last_step.max(store.step()) };
         }
         drop(store);
         if verifies {
-            check_blocks(&path, self.number)?;
+            check_blocks(&path, &format!("store {}", self.number))?;
         }
-        Ok((found, count))
+        kept.add(self.kept.look(&path, self.number, reference, (cut == Cut::Process, verifies))?);
+        Ok(Looked { found, finished, kept })
     }
 
     /// Lost steps: exactly those that had finished, but for one whose end nobody saw; after a loss of power, the note of
-    /// them may be an older one.
+    /// them may be an older one. Where a store has just gone back, those since the checkpoint, or none.
     fn check_lost(&self, store: &ParamStore, cut: Cut) -> Result<(), String> {
         let lost = store.recovery().lost_steps;
         let last = self.last_step.max(store.step());
         let most = last + 1 - store.step();
-        let least = if cut == Cut::Power || self.lost.is_some() { 0 } else { last - store.step() };
-        // The note counts from 0 as soon as a new writer has opened, which it may have done without a word.
-        let as_before = self.lost.is_none_or(|before| lost == before || lost == 0);
-        if (least..=most).contains(&lost) && as_before {
+        let is_back = self.returning == Some(store.step());
+        let least = if cut == Cut::Power || is_back { 0 } else { last - store.step() };
+        let is_right = match self.lost {
+            None => (least..=most).contains(&lost),
+            // The note counts from 0 as soon as a new writer has opened, which it may have done without a word.
+            Some(before) => lost == before || lost == 0,
+        };
+        if is_right {
             return Ok(());
         }
         let (number, step) = (self.number, store.step());
@@ -198,6 +234,26 @@ impl Promise {
             self.last_step
         ))
     }
+}
+
+fn look_at_finished(
+    dir: &Path,
+    number: u64,
+    kept: &mut KeptPromise,
+    reference: &Reference,
+) -> Result<KeptTally, String> {
+    let path = store_path(dir, number);
+    let store = read(&path, number)?;
+    let store = store.ok_or_else(|| format!("store {number} was finished, and is not there"))?;
+    if store.step() != TOTAL {
+        return Err(format!("store {number} was finished, and is at step {}", store.step()));
+    }
+    check_content(&store, number, &format!("store {number}"), reference)?;
+    drop(store);
+    check_blocks(&path, &format!("store {number}"))?;
+    let tally = kept.look(&path, number, reference, (true, true))?;
+    std::fs::remove_dir_all(&path).map_err(|error| format!("remove {}: {error}", path.display()))?;
+    Ok(tally)
 }
 
 /// Opens a store for reading; `None` where none is.
@@ -209,22 +265,27 @@ fn read(path: &Path, number: u64) -> Result<Option<ParamStore>, String> {
     }
 }
 
-fn check_content(store: &ParamStore, number: u64, reference: &[Content]) -> Result<(), String> {
+/// Whether a store holds what its step holds in a training that nobody interrupted.
+pub(crate) fn check_content(
+    store: &ParamStore,
+    number: u64,
+    what: &str,
+    reference: &Reference,
+) -> Result<(), String> {
     let step = store.step();
-    let expected = usize::try_from(step / STRIDE).ok().and_then(|at| reference.get(at));
-    let content = Content::of(store).map_err(|error| format!("store {number}, step {step}: {error}"))?;
-    if step.is_multiple_of(STRIDE) && expected == Some(&content) {
+    let content = Content::of(store).map_err(|error| format!("{what}, step {step}: {error}"))?;
+    if reference.at(number, step) == Some(&content) {
         return Ok(());
     }
-    Err(format!("store {number}, step {step}: not the bits of a training that nobody interrupted"))
+    Err(format!("{what}, step {step}: not the bits of a training that nobody interrupted"))
 }
 
-fn check_blocks(path: &Path, number: u64) -> Result<(), String> {
+/// Whether every checksum of a store is right.
+pub(crate) fn check_blocks(path: &Path, what: &str) -> Result<(), String> {
     let options = VerifyOptions::new().io_threads(1);
-    let verified =
-        verify(path, &options, |_| {}).map_err(|error| format!("verify store {number}: {error}"))?;
+    let verified = verify(path, &options, |_| {}).map_err(|error| format!("verify {what}: {error}"))?;
     match verified.findings.first() {
         None => Ok(()),
-        Some(finding) => Err(format!("verify store {number}: {}", finding.damage.what)),
+        Some(finding) => Err(format!("verify {what}: {}", finding.damage.what)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use paramstore::optim::{AdamW, NAdam};
+use paramstore::optim::{Adagrad, AdamW, NAdam, SparseAdam};
 use paramstore::{
     Init, IoPath, Optimizer, Options, ParamGroup, ParamStore, Result, Schema, StepOptions, TensorSpec,
 };
@@ -20,13 +20,58 @@ const BUDGET_BYTES: u64 = 24 * BLOCK_BYTES;
 const TENSORS: [(&str, u16); 5] =
     [("wte", 20_000), ("attn", 30_000), ("gain", 300), ("bias", 700), ("head", 12_000)];
 
+/// Names, rows, width and group of the tensors of rows, of which each step touches up to so many rows.
+const TABLES: [(&str, u16, u16, &str); 2] = [("words", 1500, 24, "sparse"), ("counts", 3000, 5, "counts")];
+const IDS_MAX: u64 = 40;
+/// The tensor beside them, and its elements.
+const BESIDE: (&str, u16) = ("head", 3000);
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Tensors of which every step touches everything.
+    Dense,
+    /// Tensors of rows, with a log that goes round, and one that is none.
+    Rows,
+}
+
+impl Kind {
+    /// That of store number `number`: one of three is of rows.
+    fn of(number: u64) -> Self {
+        if number % 3 == 1 { Self::Rows } else { Self::Dense }
+    }
+}
+
 /// How store number `number` is opened: the numbers take turns at the paths to the disk, and all bits are the same.
 pub(crate) fn options(number: u64) -> Options {
     let path = if number.is_multiple_of(2) { IoPath::Auto } else { IoPath::Mapped };
     Options::new().memory_budget(BUDGET_BYTES).threads(2).io_path(path).sparse(number % 4 >= 2)
 }
 
-fn schema() -> Schema {
+fn schema(kind: Kind) -> Schema {
+    match kind {
+        Kind::Dense => dense(),
+        Kind::Rows => rows(),
+    }
+}
+
+fn rows() -> Schema {
+    let sparse = SparseAdam { lr: 0.01, ..SparseAdam::default() };
+    let schema = Schema::new()
+        .block_bytes(BLOCK_BYTES)
+        .row_log_bytes(64 << 10)
+        .group(ParamGroup::new("decay", Optimizer::AdamW(AdamW::default())))
+        .group(ParamGroup::new("sparse", Optimizer::SparseAdam(sparse)))
+        .group(ParamGroup::new("counts", Optimizer::Adagrad(Adagrad::default())));
+    let normal = Init::Normal { mean: 0.0, std: 0.5 };
+    let schema = TABLES.iter().fold(schema, |schema, &(name, rows, width, group)| {
+        let shape = [u64::from(rows), u64::from(width)];
+        schema.tensor(TensorSpec::new(name, &shape).group(group).init(normal).rows())
+    });
+    schema.tensor(TensorSpec::new(BESIDE.0, &[u64::from(BESIDE.1)]).init(normal))
+}
+
+fn dense() -> Schema {
     let adamw = AdamW { lr: 0.01, ..AdamW::default() };
     let schema = Schema::new()
         .block_bytes(BLOCK_BYTES)
@@ -82,34 +127,56 @@ impl Training {
         let store = match ParamStore::open(&path, &options(number)) {
             Err(error) if is_no_store(&error) => {
                 creates();
-                ParamStore::create(&path, &schema(), &options(number))
+                ParamStore::create(&path, &schema(Kind::of(number)), &options(number))
             }
             other => other,
         };
         let store = store.map_err(|error| error.to_string())?;
+        let cursor = Self::cursor(&store)?;
+        Ok(Self { store, cursor, number })
+    }
+
+    fn cursor(store: &ParamStore) -> Result<Cursor, String> {
         match Cursor::decode(store.user_record()) {
-            Some(cursor) if cursor.step == store.step() => Ok(Self { store, cursor, number }),
+            Some(cursor) if cursor.step == store.step() => Ok(cursor),
             _ => Err(format!("the user record of step {} is {:?}", store.step(), store.user_record())),
         }
+    }
+
+    /// Goes back to a checkpoint, and goes on from there.
+    ///
+    /// # Errors
+    /// Those of the store; a sentence where the record does not go with the step.
+    pub(crate) fn roll_back_to(&mut self, name: &str) -> Result<(), String> {
+        self.store.roll_back_to(name).map_err(|error| error.to_string())?;
+        self.cursor = Self::cursor(&self.store)?;
+        Ok(())
+    }
+
+    pub(crate) fn store_mut(&mut self) -> &mut ParamStore {
+        &mut self.store
     }
 
     pub(crate) fn step(&self) -> u64 {
         self.cursor.step
     }
 
-    /// One step. Gradients come from the parameters and from the random numbers of the cursor; every fourth step clips.
+    /// One step. Gradients come from the parameters and from the random numbers of the cursor; every fourth step of a store
+    /// without rows clips.
     pub(crate) fn take_step(&mut self) -> Result<()> {
         let mut rng = self.cursor.rng;
+        match Kind::of(self.number) {
+            Kind::Dense => self.take_dense_step(&mut rng)?,
+            Kind::Rows => self.take_step_of_rows(&mut rng)?,
+        }
+        self.cursor = Cursor { step: self.cursor.step + 1, rng };
+        Ok(())
+    }
+
+    fn take_dense_step(&mut self, rng: &mut Rng) -> Result<()> {
         let mut gradients = Vec::new();
-        for (name, elements) in TENSORS {
-            let mut values = vec![0.0; usize::from(elements)];
-            self.store.read_into(name, &mut values)?;
-            for value in &mut values {
-                // 16 bits, exact in f32.
-                let noise = u16::try_from(rng.next() >> 48).unwrap_or_default();
-                *value = *value * 0.25 + (f32::from(noise) / 32768.0 - 1.0);
-            }
-            gradients.push((name, values));
+        for tensor in TENSORS {
+            gradients.push((tensor.0, self.gradient(tensor, rng)?));
         }
         let clips = self.cursor.step % 4 == 3;
         let options = if clips { StepOptions::new().max_norm(0.75) } else { StepOptions::new() };
@@ -117,9 +184,38 @@ impl Training {
         for (name, values) in &gradients {
             step.apply(name, values)?;
         }
-        step.finish()?;
-        self.cursor = Cursor { step: self.cursor.step + 1, rng };
-        Ok(())
+        step.finish().map(drop)
+    }
+
+    fn take_step_of_rows(&mut self, rng: &mut Rng) -> Result<()> {
+        let mut updates = Vec::new();
+        for (name, rows, width, _) in TABLES {
+            let count = 1 + rng.below(IDS_MAX);
+            // Low ids more often, some of them twice.
+            let mut id = || {
+                let skewed = 1 + rng.below(rows.into());
+                rng.below(skewed)
+            };
+            let ids: Vec<_> = (0..count).map(|_| id()).collect();
+            let mut values = vec![0.0; ids.len() * usize::from(width)];
+            self.store.gather_rows(name, &ids, &mut values)?;
+            disturb(&mut values, rng);
+            updates.push((name, ids, values));
+        }
+        let beside = self.gradient(BESIDE, rng)?;
+        let mut step = self.store.begin_step()?;
+        for (name, ids, values) in &updates {
+            step.apply_rows(name, ids, values)?;
+        }
+        step.apply(BESIDE.0, &beside)?;
+        step.finish().map(drop)
+    }
+
+    fn gradient(&self, (name, elements): (&str, u16), rng: &mut Rng) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; usize::from(elements)];
+        self.store.read_into(name, &mut values)?;
+        disturb(&mut values, rng);
+        Ok(values)
     }
 
     /// Makes everything durable, the cursor too.
@@ -134,6 +230,15 @@ impl Training {
 
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+}
+
+/// Makes gradients of parameters.
+fn disturb(values: &mut [f32], rng: &mut Rng) {
+    for value in values {
+        // 16 bits, exact in f32.
+        let noise = u16::try_from(rng.next() >> 48).unwrap_or_default();
+        *value = *value * 0.25 + (f32::from(noise) / 32768.0 - 1.0);
     }
 }
 
@@ -164,10 +269,30 @@ impl Content {
     }
 }
 
-/// What each commit holds in a training that nobody interrupts, in order: element `n` is that of step `n * STRIDE`.
-pub(crate) fn reference(dir: &Path) -> Result<Vec<Content>, String> {
+/// What each commit holds in trainings that nobody interrupts and that keep nothing, one of each kind, in order: element
+/// `n` is that of step `n * STRIDE`.
+pub(crate) struct Reference([(Kind, Vec<Content>); 2]);
+
+impl Reference {
+    /// Trains in an empty directory.
+    ///
+    /// # Errors
+    /// Those of the store, as sentences.
+    pub(crate) fn new(dir: &Path) -> Result<Self, String> {
+        let of = |number| contents(dir, number).map(|contents| (Kind::of(number), contents));
+        Ok(Self([of(0)?, of(1)?]))
+    }
+
+    /// What store number `number` holds at a step, if that is one of a commit.
+    pub(crate) fn at(&self, number: u64, step: u64) -> Option<&Content> {
+        let (_, contents) = self.0.iter().find(|(kind, _)| *kind == Kind::of(number))?;
+        contents.get(usize::try_from(step / STRIDE).ok()?).filter(|_| step.is_multiple_of(STRIDE))
+    }
+}
+
+fn contents(dir: &Path, number: u64) -> Result<Vec<Content>, String> {
     let text = |error: paramstore::Error| error.to_string();
-    let mut training = Training::start(dir, 0, || {})?;
+    let mut training = Training::start(dir, number, || {})?;
     let mut contents = vec![Content::of(&training.store).map_err(text)?];
     while !training.is_finished() {
         for _ in 0..STRIDE {

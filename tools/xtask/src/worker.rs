@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::kept::after_commit;
 use crate::training::{STRIDE, Training};
 
 /// Options of `worker`.
@@ -35,6 +36,18 @@ pub(crate) enum Said {
     Stepped(u64),
     /// The commit of this step has returned.
     Committed(u64),
+    /// The commit of this step is being kept, under a name of this number.
+    Keeping(usize, u64),
+    /// The same, and it has been.
+    Kept(usize, u64),
+    /// The store goes back to a checkpoint of this step.
+    Returning(u64),
+    /// It is at this step again.
+    Returned(u64),
+    /// The checkpoint under a name is being removed.
+    Pruning(usize),
+    /// It is gone.
+    Pruned(usize),
     /// An error, and the worker ended.
     Failed(String),
 }
@@ -46,20 +59,34 @@ impl Said {
             Self::Opened(number, step) => format!("opened {number} {step}\n"),
             Self::Stepped(step) => format!("step {step}\n"),
             Self::Committed(step) => format!("committed {step}\n"),
+            Self::Keeping(name, step) => format!("keeping {name} {step}\n"),
+            Self::Kept(name, step) => format!("kept {name} {step}\n"),
+            Self::Returning(step) => format!("returning {step}\n"),
+            Self::Returned(step) => format!("returned {step}\n"),
+            Self::Pruning(name) => format!("pruning {name}\n"),
+            Self::Pruned(name) => format!("pruned {name}\n"),
             Self::Failed(why) => format!("failed {}\n", why.replace('\n', " ")),
         }
     }
 
     fn parse(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ')?;
+        let two = || rest.split_once(' ');
+        let named = || two().and_then(|(name, step)| Some((name.parse().ok()?, step.parse().ok()?)));
         Some(match word {
             "creating" => Self::Creating(rest.parse().ok()?),
             "opened" => {
-                let (number, step) = rest.split_once(' ')?;
+                let (number, step) = two()?;
                 Self::Opened(number.parse().ok()?, step.parse().ok()?)
             }
             "step" => Self::Stepped(rest.parse().ok()?),
             "committed" => Self::Committed(rest.parse().ok()?),
+            "keeping" => named().map(|(name, step)| Self::Keeping(name, step))?,
+            "kept" => named().map(|(name, step)| Self::Kept(name, step))?,
+            "returning" => Self::Returning(rest.parse().ok()?),
+            "returned" => Self::Returned(rest.parse().ok()?),
+            "pruning" => Self::Pruning(rest.parse().ok()?),
+            "pruned" => Self::Pruned(rest.parse().ok()?),
             "failed" => Self::Failed(rest.to_owned()),
             _ => return None,
         })
@@ -99,6 +126,7 @@ fn train(dir: &Path, number: u64) -> Result<(), String> {
         if training.step().is_multiple_of(STRIDE) {
             training.commit().map_err(|error| error.to_string())?;
             say(&Said::Committed(training.step()));
+            after_commit(&mut training, say)?;
         }
     }
     Ok(())
