@@ -52,6 +52,7 @@ pub use sgd::Sgd;
 pub use sparse_adam::SparseAdam;
 
 use crate::error::{Error, Result};
+use crate::kernel::narrow::{Lane, Rounding};
 use crate::kernel::{InstructionSet, body};
 use settings::Settings;
 
@@ -90,6 +91,16 @@ pub struct StatePlane {
     pub name: &'static str,
     /// The value of every element before the first step.
     pub fill: f32,
+}
+
+impl StatePlane {
+    /// Whether no rule makes a value of it negative: averages, sums and maxima of squares or magnitudes.
+    #[must_use]
+    pub fn is_never_negative(&self) -> bool {
+        const SQUARES: [&str; 6] =
+            ["exp_avg_sq", "max_exp_avg_sq", "exp_inf", "sum", "square_avg", "acc_delta"];
+        SQUARES.contains(&self.name)
+    }
 }
 
 /// What an optimizer keeps per tensor beside its planes.
@@ -325,29 +336,57 @@ impl Optimizer {
         grad: &[f32],
         state: &mut [&mut [f32]],
     ) -> Result<()> {
+        self.check_lengths(param.len(), grad.len(), state.iter().map(|plane| plane.len()))?;
+        let (prepared, next) = self.prepare(*clock);
+        let _non_finite = prepared.run(isa, param, grad, state);
+        *clock = next;
+        Ok(())
+    }
+
+    /// As [`update`](Self::update), on planes in any form: `lanes` are the parameters, then the state planes. The rule
+    /// sees f32, this step's moments unrounded; then the parameters are rounded by `rounding` and the state to the nearest.
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Self::update).
+    pub fn update_lanes(
+        &self,
+        isa: InstructionSet,
+        clock: &mut TensorClock,
+        lanes: &mut [Lane<'_>],
+        grad: &[f32],
+        rounding: Rounding,
+    ) -> Result<()> {
+        let len = lanes.first().map_or(0, Lane::len);
+        self.check_lengths(len, grad.len(), lanes.iter().skip(1).map(Lane::len))?;
+        let (prepared, next) = self.prepare(*clock);
+        let _non_finite = prepared.run_lanes(isa, lanes, grad, rounding);
+        *clock = next;
+        Ok(())
+    }
+
+    /// Refuses a gradient and state planes that do not fit `len` parameters.
+    fn check_lengths(
+        &self,
+        len: usize,
+        grad: usize,
+        state: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<()> {
         let planes = self.state_planes();
-        let len = param.len();
-        if grad.len() != len {
-            return Err(Error::invalid(
-                "length of the gradient",
-                grad.len(),
-                format!("{len}, as the parameters"),
-            ));
+        if grad != len {
+            return Err(Error::invalid("length of the gradient", grad, format!("{len}, as the parameters")));
         }
         if state.len() != planes.len() {
             let names = planes.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");
             let expected = format!("{} for {} ({names})", planes.len(), self.name());
             return Err(Error::invalid("number of state planes", state.len(), expected));
         }
-        for (plane, values) in planes.iter().zip(state.iter()) {
-            if values.len() != len {
+        for (plane, got) in planes.iter().zip(state) {
+            if got != len {
                 let what = format!("length of the state plane {}", plane.name);
-                return Err(Error::invalid(what, values.len(), format!("{len}, as the parameters")));
+                return Err(Error::invalid(what, got, format!("{len}, as the parameters")));
             }
         }
-        let (prepared, next) = self.prepare(*clock);
-        let _non_finite = prepared.run(isa, param, grad, state);
-        *clock = next;
         Ok(())
     }
 }

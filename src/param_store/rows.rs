@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::elements::{as_f32, as_f32_mut};
 use crate::layout::{PARAM_PLANE, Rows};
 use crate::pager::{Key, Run, Waiter, read_pieces_ahead};
+use crate::precision::lane;
 use crate::rows::{RowUse, Rows as Tables};
 use crate::units::{to_u64, to_usize};
 use crate::update::on_threads;
@@ -47,15 +48,13 @@ impl ParamStore {
             let piece = &touched.piece;
             ahead.advance(&mut pager.lock(), piece)?;
             let mut lease = pager.lease(&[Key { block: piece.block, plane }], Waiter::Caller)?;
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
-            let buffer = lease.buffers().first().and_then(|buffer| buffer.get(bytes));
-            let values = as_f32(buffer.unwrap_or_default());
+            let Some(buffer) = lease.buffers().first_mut() else { continue };
+            let values = lane(pager.dtype(piece, plane), buffer, pager.block_elements(piece));
             for part in rows.parts(touched.named, piece.of_tensor.clone()) {
-                let source = values.get(part.within).unwrap_or_default();
                 for named in part.named {
                     let start = named.position * width + part.columns.start;
-                    if let Some(target) = out.get_mut(start..start + source.len()) {
-                        target.copy_from_slice(source);
+                    if let Some(target) = out.get_mut(start..start + part.columns.len()) {
+                        values.read(self.engine.isa, piece.within.start + part.within.start, target);
                     }
                 }
             }

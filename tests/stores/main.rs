@@ -55,7 +55,12 @@ fn every_store_of_version_1_opens_with_what_was_in_it() {
 
         let summary = ParamStore::open_read_only(&path, &options()).unwrap().summary().unwrap();
         assert_eq!(summary.format_version, 1, "{name}");
-        assert_eq!(summary.features, if name == "sparse" { vec!["sparse"] } else { vec![] }, "{name}");
+        let features: &[&str] = match name {
+            "sparse" => &["sparse"],
+            "compact" | "halves" => &["few bits"],
+            _ => &[],
+        };
+        assert_eq!(summary.features, features, "{name}");
         let verification = paramstore::inspect::verify(&path, &VerifyOptions::new(), |_| {}).unwrap();
         assert_eq!(verification.is_sound(), name != "torn_superblock", "{name}: {verification:?}");
         let reader = ParamStore::open_read_only(&path, &options()).unwrap();
