@@ -10,6 +10,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use paramstore::InstructionSet;
 use paramstore::optim::{Optimizer, TensorClock};
+use paramstore::precision::{Book, Half, Lane, Rounding};
 
 /// The planes of AdamW with this many elements, 256 KiB in all, fit the second-level cache.
 const IN_CACHE: usize = 1 << 14;
@@ -135,5 +136,82 @@ fn kernels(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, kernels);
+/// A parameter in bf16 and moments in 8 bits: what the state `compact` is.
+struct Compact {
+    clock: TensorClock,
+    param: Vec<u16>,
+    grad: Vec<f32>,
+    planes: [(Book, Vec<u8>, Vec<f32>); 2],
+}
+
+impl Compact {
+    fn new(len: usize) -> Self {
+        let adamw = Optimizer::from_name("adamw").expect("AdamW is known");
+        let f32 = Tensor::new(&adamw, len);
+        let mut param = vec![0; len];
+        paramstore::precision::round(
+            InstructionSet::portable(),
+            Half::Bf16,
+            Rounding::Nearest,
+            &f32.param,
+            &mut param,
+        );
+        let plane = |book, zero| (book, vec![zero; len], vec![0.0; len.div_ceil(256)]);
+        let planes = [plane(Book::Signed, 127), plane(Book::Unsigned, 0)];
+        Self { clock: TensorClock::default(), param, grad: f32.grad, planes }
+    }
+
+    fn step(&mut self, isa: InstructionSet) {
+        let adamw = Optimizer::from_name("adamw").expect("AdamW is known");
+        let [first, second] = &mut self.planes;
+        let mut lanes = [
+            Lane::Half(Half::Bf16, &mut self.param),
+            Lane::Q8(first.0, &mut first.1, &mut first.2),
+            Lane::Q8(second.0, &mut second.1, &mut second.2),
+        ];
+        let rounding = Rounding::Stochastic { key: self.clock.steps, first: 0 };
+        adamw
+            .update_lanes(isa, &mut self.clock, &mut lanes, &self.grad, rounding)
+            .expect("the lanes are those of the rule");
+    }
+
+    fn bits(&self) -> Vec<u32> {
+        let planes = self.planes.iter().flat_map(|(_, codes, scales)| {
+            codes.iter().map(|&code| u32::from(code)).chain(scales.iter().map(|x| x.to_bits()))
+        });
+        self.param.iter().map(|&bits| u32::from(bits)).chain(planes).collect()
+    }
+}
+
+/// AdamW in the state `compact`: widened, updated and rounded in one pass.
+fn narrow(c: &mut Criterion) {
+    for isa in InstructionSet::available() {
+        let (mut portable, mut other) = (Compact::new(1_003), Compact::new(1_003));
+        for _ in 0..3 {
+            portable.step(InstructionSet::portable());
+            other.step(isa);
+        }
+        assert_eq!(portable.bits(), other.bits(), "compact on {}", isa.name());
+    }
+    for (place, len) in [("in_cache", IN_CACHE), ("beyond_cache", BEYOND_CACHE)] {
+        let mut group = c.benchmark_group(place);
+        group.throughput(Throughput::Elements(len as u64));
+        group
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_secs(1))
+            .sample_size(10);
+        for isa in InstructionSet::available() {
+            let mut compact = Compact::new(len);
+            group.bench_function(BenchmarkId::new("adamw_compact", isa.name()), |bencher| {
+                bencher.iter(|| {
+                    compact.step(isa);
+                    black_box(&mut compact.param);
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, kernels, narrow);
 criterion_main!(benches);

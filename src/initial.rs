@@ -23,6 +23,12 @@ pub(crate) fn tensor_key(seed: u64, name: &str) -> u64 {
     mix(mix(seed.wrapping_add(GOLDEN)) ^ hash)
 }
 
+/// The key of the random bits that a tensor's parameters are rounded with in a step: from the store's seed, the tensor's
+/// name, and the number that the step has when it is finished.
+pub(crate) fn rounding_key(seed: u64, name: &str, step: u64) -> u64 {
+    mix(mix(tensor_key(seed, name)).wrapping_add(step.wrapping_mul(GOLDEN)))
+}
+
 /// 64 random bits for an element.
 fn bits(key: u64, element: u64) -> u64 {
     mix(key.wrapping_add(element.wrapping_mul(GOLDEN)))

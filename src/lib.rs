@@ -13,6 +13,7 @@
 )]
 
 pub mod checkpoint;
+pub mod convert;
 mod error;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,6 +27,7 @@ pub mod optim;
 mod options;
 mod pager;
 mod param_store;
+pub mod precision;
 pub mod repair;
 mod rows;
 mod schema;
@@ -52,8 +54,9 @@ pub use format::records::RowMode;
 pub use kernel::InstructionSet;
 pub use optim::Optimizer;
 pub use options::{NonFinitePolicy, Options, StepOptions};
-pub use pager::{IoPath, Stats, View};
+pub use pager::{HalfView, IoPath, Stats, View};
 pub use param_store::{CommitReport, ParamStore, Recovery, TensorInfo};
+pub use precision::{Moments, Precision};
 pub use rows::RowUse;
 pub use schema::{ParamGroup, Schema, TensorSpec};
 pub use step::{MemoryPass, Step, StepReport};

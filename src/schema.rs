@@ -6,6 +6,7 @@ use crate::format::record::GroupRecord;
 use crate::format::records::RowMode;
 use crate::layout::{Request, RowRequest, StateRequest, TensorRequest, default_block_elements};
 use crate::optim::{Optimizer, TensorClock};
+use crate::precision::Precision;
 use crate::units::to_u64;
 
 /// Elements of a block of rows where nobody says: 256 KiB.
@@ -85,7 +86,7 @@ impl ParamGroup {
     }
 }
 
-/// One tensor of a schema: f32, row-major.
+/// One tensor of a schema, row-major; in f32 unless its group or itself says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
     name: String,
@@ -93,13 +94,15 @@ pub struct TensorSpec {
     group: Option<String>,
     init: Init,
     rows: Option<RowRequest>,
+    precision: Option<Precision>,
 }
 
 impl TensorSpec {
     /// A tensor of this name and shape (no dimensions: a scalar), zero at first, in the schema's first group.
     #[must_use]
     pub fn new(name: impl Into<String>, shape: &[u64]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), group: None, init: Init::Zeros, rows: None }
+        let (name, shape) = (name.into(), shape.to_vec());
+        Self { name, shape, group: None, init: Init::Zeros, rows: None, precision: None }
     }
 
     /// Puts it into a group.
@@ -162,6 +165,13 @@ impl TensorSpec {
         self.rows.get_or_insert_default().admission = admission.max(1);
         self
     }
+
+    /// Keeps it in exactly this, whatever its group is kept in and however small it is. A tensor of rows stays in f32.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
+        self
+    }
 }
 
 /// Everything that `create` fixes.
@@ -173,6 +183,8 @@ pub struct Schema {
     block_bytes: Option<u64>,
     row_log_bytes: Option<u64>,
     gradient_plane: bool,
+    precision: Precision,
+    group_precision: Vec<(String, Precision)>,
 }
 
 impl Schema {
@@ -227,6 +239,20 @@ impl Schema {
         self
     }
 
+    /// In how many bits the tensors of all groups are kept, but for those that stay in f32 by the rule of [`Precision`].
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// As [`precision`](Self::precision), for the tensors of one group. Of two for a group the later one holds.
+    #[must_use]
+    pub fn group_precision(mut self, group: impl Into<String>, precision: Precision) -> Self {
+        self.group_precision.push((group.into(), precision));
+        self
+    }
+
     pub(crate) fn group_records(&self) -> Vec<GroupRecord> {
         self.groups.iter().map(ParamGroup::to_record).collect()
     }
@@ -247,6 +273,10 @@ impl Schema {
                 ));
             }
             group.optimizer.validate()?;
+        }
+        if let Some((name, _)) = self.group_precision.iter().find(|(name, _)| !names.contains(name.as_str()))
+        {
+            return Err(Error::Unknown { kind: "parameter group", name: name.clone() });
         }
         let tensors =
             self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
@@ -295,17 +325,24 @@ impl Schema {
             check_rule(tensor, &optimizer)?;
         }
         let state = optimizer.map(|optimizer| optimizer.state_planes()).unwrap_or_default();
+        let precision = self.precision_of(tensor, group);
+        if precision.params.is_q8() {
+            let what = format!("type of the parameters of tensor {:?}", tensor.name);
+            return Err(Error::invalid(what, precision.params.name(), "f32, bf16 or f16"));
+        }
         Ok(TensorRequest {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
             group: u32::try_from(group).unwrap_or(u32::MAX),
             init: tensor.init,
+            dtype: precision.params,
             state: state
                 .iter()
                 .map(|plane| StateRequest {
                     name: plane.name.to_owned(),
                     fill: plane.fill,
                     per_row: plane.per_row,
+                    dtype: precision.moments.dtype(plane.is_never_negative()),
                 })
                 .collect(),
             rows: tensor.rows,
@@ -324,6 +361,19 @@ fn check_rule(tensor: &TensorSpec, optimizer: &Optimizer) -> Result<()> {
             Err(Error::invalid(what, got, "a tensor of rows (`TensorSpec::rows`), or another optimizer"))
         }
         None => Ok(()),
+    }
+}
+
+impl Schema {
+    /// What a tensor is kept in: its own precision, or that of its group by the rule. A tensor of rows that says nothing stays
+    /// in f32.
+    fn precision_of(&self, tensor: &TensorSpec, group: usize) -> Precision {
+        let name = self.groups.get(group).map(ParamGroup::name);
+        let of_group = self.group_precision.iter().rev().find(|(group, _)| Some(group.as_str()) == name);
+        let of_group = of_group.map_or(self.precision, |(_, precision)| *precision);
+        let by_rule =
+            || if tensor.rows.is_some() { Precision::F32 } else { of_group.of(&tensor.name, &tensor.shape) };
+        tensor.precision.unwrap_or_else(by_rule)
     }
 }
 

@@ -7,13 +7,18 @@
     reason = "the document prescribes these roundings; counts are small"
 )]
 
+#[path = "format/numbers.rs"]
+mod numbers;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use paramstore::optim::{AdamW, Sgd};
-use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+use paramstore::{
+    Dtype, Init, Moments, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, TensorSpec,
+};
 
 const PAGE: u64 = 4096;
 
@@ -65,9 +70,10 @@ fn read(path: &Path, offset: u64, bytes: u64) -> Vec<u8> {
     out
 }
 
-/// A plane of an extent: plane, fill, segment, offset of the first block.
+/// A plane of an extent: plane, code of its type, fill, segment, offset of the first block.
 struct ExtentPlane {
     plane: usize,
+    code: u8,
     fill: f32,
     segment: usize,
     offset: u64,
@@ -190,13 +196,14 @@ impl Store {
         assert_eq!((of_plane, homes), (spec.plane, 2));
         let file = self.path.join(format!("{}.{index:04}.{}", self.planes[spec.plane].0, entry.home));
         let elements = extent.block.min(extent.elements - block * extent.block);
-        let offset = spec.offset + block * (4 * extent.block).next_multiple_of(PAGE);
-        let padded = read(&file, offset, (4 * elements).next_multiple_of(PAGE));
-        let (bytes, padding) = padded.split_at(usize::try_from(4 * elements).unwrap());
+        let offset = spec.offset + block * numbers::bytes(spec.code, extent.block).next_multiple_of(PAGE);
+        let len = numbers::bytes(spec.code, elements);
+        let padded = read(&file, offset, len.next_multiple_of(PAGE));
+        let (bytes, padding) = padded.split_at(usize::try_from(len).unwrap());
         assert!(padding.iter().all(|&byte| byte == 0), "padding of block {block}");
         let identity = [self.uuid(), &slot.to_le_bytes(), &entry.generation.to_le_bytes(), bytes].concat();
         assert_eq!(crc32fast::hash(&identity), entry.crc, "block {block}, plane {plane}");
-        Some(bytes.chunks(4).map(|b| Fields(b).f32()).collect())
+        Some(numbers::decode(spec.code, bytes, elements))
     }
 
     /// A plane of a tensor from its blocks; `unborn` gives what was never written.
@@ -222,9 +229,8 @@ fn extent(f: &mut Fields<'_>) -> Extent {
     let (elements, block, _first_block, first_slot) = (f.u64(), f.u64(), f.u64(), f.u64());
     let (count, scratch) = (f.u8(), f.u8());
     let plane = |f: &mut Fields<'_>| {
-        let plane = usize::from(f.u16());
-        assert_eq!(f.u8(), 1, "dtype f32");
-        ExtentPlane { plane, fill: f.f32(), segment: f.u32() as usize, offset: f.u64() }
+        let (plane, code) = (usize::from(f.u16()), f.u8());
+        ExtentPlane { plane, code, fill: f.f32(), segment: f.u32() as usize, offset: f.u64() }
     };
     let planes = (0..count).map(|_| plane(f)).collect();
     let scratch = (scratch == 1).then(|| plane(f));
@@ -233,7 +239,7 @@ fn extent(f: &mut Fields<'_>) -> Extent {
 
 fn tensor(f: &mut Fields<'_>) -> Tensor {
     let name = f.string();
-    assert_eq!(f.u8(), 1, "dtype f32");
+    assert!((1..=3).contains(&f.u8()), "the type of parameters");
     let shape = (0..f.u8()).map(|_| f.u64()).collect();
     Tensor {
         name,
@@ -340,7 +346,12 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// A store with generations 1 to 3, at step 2.
 fn trained(path: &Path) -> ParamStore {
-    let mut store = ParamStore::create(path, &schema(), &Options::new().memory_budget(1 << 20)).unwrap();
+    trained_in(path, Precision::F32)
+}
+
+fn trained_in(path: &Path, precision: Precision) -> ParamStore {
+    let schema = schema().precision(precision);
+    let mut store = ParamStore::create(path, &schema, &Options::new().memory_budget(1 << 20)).unwrap();
     for _ in 0..2 {
         one_step(&mut store);
         store.commit(b"the user's own bytes").unwrap();
@@ -353,6 +364,25 @@ fn every_plane_read_by_the_document_is_what_the_library_reads() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     compare(&trained(&path), &path);
+    for moments in [Moments::Q8, Moments::Bf16, Moments::F16] {
+        let path = dir.path().join(format!("{moments:?}"));
+        let dtype = if moments == Moments::F16 { Dtype::F16 } else { Dtype::Bf16 };
+        let library = trained_in(&path, Precision::new(dtype, moments).everywhere());
+        assert_eq!(u64_at(&Store::open(&path).superblock, 32), 2, "the incompat bit of few bits");
+        compare_written(&library, &path);
+    }
+}
+
+/// As `compare`, of what was written: initial values are rounded.
+fn compare_written(library: &ParamStore, path: &Path) {
+    let store = Store::open(path);
+    for tensor in store.tensors.iter().filter(|tensor| tensor.name != "untouched") {
+        for (at, spec) in store.extents[tensor.extent].planes.iter().enumerate() {
+            let read = store.plane(tensor, at, |i| panic!("element {i} was never written"));
+            let name = &store.planes[spec.plane].0;
+            assert!(bits(&read) == bits(&values(library, &tensor.name, name)), "{} {name}", tensor.name);
+        }
+    }
 }
 
 /// Section 17: a checkpoint is read like a store, says that it is one, and has no more than its generation.

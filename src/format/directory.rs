@@ -14,20 +14,38 @@ pub(crate) const MIN_BLOCK_ELEMENTS: u64 = 1024;
 /// See [`MIN_BLOCK_ELEMENTS`].
 pub(crate) const MAX_BLOCK_ELEMENTS: u64 = 1 << 26;
 
+/// Elements that share a scale in planes of 8 bits.
+pub(crate) const Q8_BLOCK_ELEMENTS: u64 = 256;
+
 /// The type of a plane's elements on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
     /// IEEE 754 binary32, little-endian.
     F32,
+    /// The upper half of a binary32, little-endian.
+    Bf16,
+    /// IEEE 754 binary16, little-endian.
+    F16,
+    /// Codes of 8 bits for values of both signs, and a binary32 scale for each 256 elements of a block behind them.
+    Q8Signed,
+    /// As [`Q8Signed`](Self::Q8Signed), for values that are never negative.
+    Q8Unsigned,
 }
 
 impl Dtype {
+    const ALL: [Self; 5] = [Self::F32, Self::Bf16, Self::F16, Self::Q8Signed, Self::Q8Unsigned];
+
     /// Bytes that `elements` of this type take in a block, without padding; `None` on overflow.
     #[must_use]
     pub fn bytes_of(self, elements: u64) -> Option<u64> {
         match self {
             Self::F32 => elements.checked_mul(4),
+            Self::Bf16 | Self::F16 => elements.checked_mul(2),
+            Self::Q8Signed | Self::Q8Unsigned => {
+                let scales = elements.div_ceil(Q8_BLOCK_ELEMENTS).checked_mul(4)?;
+                round_up(elements, 4)?.checked_add(scales)
+            }
         }
     }
 
@@ -36,29 +54,32 @@ impl Dtype {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Q8Signed => "q8-signed",
+            Self::Q8Unsigned => "q8-unsigned",
         }
     }
 
     /// The type of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "f32" => Some(Self::F32),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+
+    /// Whether its elements share scales.
+    pub(crate) fn is_q8(self) -> bool {
+        matches!(self, Self::Q8Signed | Self::Q8Unsigned)
     }
 
     fn code(self) -> u8 {
-        match self {
-            Self::F32 => 1,
-        }
+        self as u8 + 1
     }
 
     fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
-        match r.u8("dtype")? {
-            1 => Ok(Self::F32),
-            code => Err(FormatError::unsupported("directory dtype", format!("code {code}"))),
-        }
+        let code = r.u8("dtype")?;
+        let known = Self::ALL.into_iter().find(|dtype| dtype.code() == code);
+        known.ok_or_else(|| FormatError::unsupported("directory dtype", format!("code {code}")))
     }
 }
 
@@ -195,6 +216,11 @@ impl Extent {
     pub(crate) fn blocks(&self) -> u64 {
         self.elements.div_ceil(self.block_elements)
     }
+
+    /// The type of a plane; one past the last is the scratch plane.
+    pub(crate) fn dtype(&self, plane: usize) -> Dtype {
+        self.planes.get(plane).or(self.scratch.as_ref()).map_or(Dtype::F32, |plane| plane.dtype)
+    }
 }
 
 /// A named array.
@@ -250,6 +276,12 @@ impl Directory {
     /// Whether some tensors are of rows.
     pub(crate) fn has_rows(&self) -> bool {
         self.extents.iter().any(|extent| extent.records.is_some())
+    }
+
+    /// Whether some planes are not f32.
+    pub(crate) fn has_narrow(&self) -> bool {
+        let planes = self.extents.iter().flat_map(|extent| extent.planes.iter().chain(&extent.scratch));
+        planes.into_iter().any(|plane| plane.dtype != Dtype::F32)
     }
 
     /// The segment of the log of rows.

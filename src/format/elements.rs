@@ -14,7 +14,22 @@ pub(crate) fn as_f32_mut(bytes: &mut [u8]) -> &mut [f32] {
     bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
 }
 
-/// The bytes of elements.
-pub(crate) fn as_bytes_mut(elements: &mut [f32]) -> &mut [u8] {
-    bytemuck::cast_slice_mut(elements)
+/// Sees bytes of a plane of 16-bit floats as their patterns; otherwise as [`as_f32`].
+pub(crate) fn as_u16(bytes: &[u8]) -> &[u16] {
+    bytemuck::try_cast_slice(bytes).unwrap_or_default()
+}
+
+/// As [`as_u16`], for changing them.
+pub(crate) fn as_u16_mut(bytes: &mut [u8]) -> &mut [u16] {
+    bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
+}
+
+/// The bytes of elements, as an f32 plane holds them.
+pub(crate) fn bytes_of(values: &[f32]) -> &[u8] {
+    bytemuck::cast_slice(values)
+}
+
+/// As [`bytes_of`], for changing them.
+pub(crate) fn bytes_of_mut(values: &mut [f32]) -> &mut [u8] {
+    bytemuck::cast_slice_mut(values)
 }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::PAGE_BYTES;
 use super::codec::{Decoded, FormatError};
 use super::directory::{
-    Directory, Extent, ExtentPlane, MAX_BLOCK_ELEMENTS, MAX_SEGMENT_BYTES, MIN_BLOCK_ELEMENTS, Plane,
-    PlaneRole, SegmentSpec, Tensor, extent_bytes, is_plane_name,
+    Directory, Dtype, Extent, ExtentPlane, MAX_BLOCK_ELEMENTS, MAX_SEGMENT_BYTES, MIN_BLOCK_ELEMENTS, Plane,
+    PlaneRole, Q8_BLOCK_ELEMENTS, SegmentSpec, Tensor, extent_bytes, is_plane_name,
 };
 use super::records::Records;
 use super::row_log::{MAX_RING_BYTES, MIN_RING_BYTES};
@@ -145,6 +145,15 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
         if !fits || !seen.insert(plane.plane) {
             return bad(format!("extent {i} plane"), plane.plane, "distinct planes of the right role");
         }
+        let fits = role.is_some_and(|role| match role {
+            PlaneRole::Param => !plane.dtype.is_q8(),
+            PlaneRole::State => true,
+            PlaneRole::Record | PlaneRole::Scratch | PlaneRole::Log => plane.dtype == Dtype::F32,
+        });
+        if !fits {
+            let expected = "f32, bf16 or f16 parameters, f32 gradients and records";
+            return bad(format!("extent {i} dtype"), plane.dtype.name(), expected);
+        }
         place(d, i, extent, plane, used)?;
     }
     Ok(())
@@ -239,6 +248,13 @@ fn tensors(d: &Directory) -> Decoded<()> {
         if !(shared || (first == next_extent && tensor.offset == 0)) {
             let got = format!("element {} of extent {first}", tensor.offset);
             return bad(what("place"), got, format!("extent {next_extent} or after its neighbour"));
+        }
+        if extents.iter().any(|extent| extent.dtype(0) != tensor.dtype) {
+            return bad(what("dtype"), tensor.dtype.name(), format!("{}, as its plane", one.dtype(0).name()));
+        }
+        let shares_scales = one.planes.iter().any(|plane| plane.dtype.is_q8());
+        if shares_scales && tensor.offset % Q8_BLOCK_ELEMENTS != 0 {
+            return bad(what("place"), tensor.offset, "a multiple of 256 elements, as planes of 8 bits need");
         }
         if extents.iter().any(|extent| extent.records.is_some()) {
             if first != next_extent || !holds_rows(tensor, extents) {

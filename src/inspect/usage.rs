@@ -45,8 +45,8 @@ pub struct PlaneUse {
     pub name: String,
     /// What it is for.
     pub role: Role,
-    /// The type of its elements on disk.
-    pub dtype: Dtype,
+    /// The types of its elements on disk, by tensor: each once, in the order of the tensors.
+    pub dtypes: Vec<Dtype>,
     /// Elements of all tensors that have it.
     pub elements: u64,
     /// Bytes of these elements, once.
@@ -57,6 +57,15 @@ pub struct PlaneUse {
     pub homes: u8,
     /// How many files it consists of, all homes counted.
     pub files: u64,
+}
+
+impl PlaneUse {
+    /// The names of its types, joined by `+`; f32 where no tensor has it.
+    #[must_use]
+    pub fn dtype_names(&self) -> String {
+        let names: Vec<_> = self.dtypes.iter().map(|dtype| dtype.name()).collect();
+        if names.is_empty() { Dtype::F32.name().to_owned() } else { names.join("+") }
+    }
 }
 
 /// Bytes of one plane's values.
@@ -172,7 +181,7 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
                 PlaneRole::Record => Role::Rows,
                 PlaneRole::Log => Role::RowLog,
             },
-            dtype: Dtype::F32,
+            dtypes: Vec::new(),
             elements: 0,
             value_bytes: 0,
             disk_bytes: 0,
@@ -184,7 +193,9 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
         let elements = stored_elements(directory, tensor);
         for plane in planes_of(directory, tensor) {
             if let Some(usage) = uses.get_mut(usize::from(plane.plane)) {
-                usage.dtype = plane.dtype;
+                if !usage.dtypes.contains(&plane.dtype) {
+                    usage.dtypes.push(plane.dtype);
+                }
                 usage.elements += elements;
                 usage.value_bytes += plane.dtype.bytes_of(elements).unwrap_or(0);
             }

@@ -1,6 +1,7 @@
 //! The instruction set a kernel runs with.
 
 use super::arch;
+use super::narrow::Conversion;
 use super::reduce;
 use super::sweep::{self, Rule};
 
@@ -99,6 +100,11 @@ impl InstructionSet {
     ) -> u32 {
         let [a, b, c] = planes;
         dispatch!(self, sweep(rule, param, grad, a, b, c))
+    }
+
+    /// Converts a run of elements; see [`super::narrow::convert`].
+    pub(super) fn convert(self, conversion: Conversion<'_>) {
+        dispatch!(self, convert(conversion));
     }
 
     /// Sums the squares of a leaf; see [`reduce::sum_of_squares_leaf`].

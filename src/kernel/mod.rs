@@ -15,6 +15,7 @@
 mod arch;
 pub(crate) mod body;
 mod isa;
+pub(crate) mod narrow;
 // The tests call everything in it; the rest of the crate does not yet.
 pub(crate) mod reduce;
 mod sweep;

@@ -203,7 +203,7 @@ pub(crate) fn describe_block(directory: &Directory, block: BlockIndex, plane: us
 pub(crate) mod tests {
     use super::super::{Request, StateRequest, TensorRequest, place};
     use super::*;
-    use crate::format::directory::Init;
+    use crate::format::directory::{Dtype, Init};
 
     /// A store of vectors in blocks of 1,024 elements, with one state plane and gradients.
     pub(crate) fn directory(shapes: &[u64]) -> Directory {
@@ -212,7 +212,13 @@ pub(crate) mod tests {
             shape: vec![n],
             group: 0,
             init: Init::Zeros,
-            state: vec![StateRequest { name: "exp_avg".into(), fill: 0.0, per_row: false }],
+            dtype: Dtype::F32,
+            state: vec![StateRequest {
+                name: "exp_avg".into(),
+                fill: 0.0,
+                per_row: false,
+                dtype: Dtype::F32,
+            }],
             rows: None,
         });
         let request = Request {

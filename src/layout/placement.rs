@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::error::{Error, Result};
 use crate::format::directory::{
     Directory, Dtype, Extent, ExtentPlane, Init, MAX_BLOCK_ELEMENTS, MAX_RANK, MAX_SEGMENT_BYTES,
-    MIN_BLOCK_ELEMENTS, Plane, PlaneRole, SegmentSpec, Tensor, extent_bytes,
+    MIN_BLOCK_ELEMENTS, Plane, PlaneRole, Q8_BLOCK_ELEMENTS, SegmentSpec, Tensor, extent_bytes,
 };
 use crate::format::records::{RecordPlane, Records, RowMode};
 use crate::units::to_u64;
@@ -36,6 +36,8 @@ pub(crate) struct TensorRequest {
     pub(crate) shape: Vec<u64>,
     pub(crate) group: u32,
     pub(crate) init: Init,
+    /// The type of its parameters.
+    pub(crate) dtype: Dtype,
     /// State planes of its group's optimizer.
     pub(crate) state: Vec<StateRequest>,
     /// How its rows are kept as records, if they are.
@@ -57,6 +59,7 @@ pub(crate) struct StateRequest {
     pub(crate) fill: f32,
     /// One value for each row.
     pub(crate) per_row: bool,
+    pub(crate) dtype: Dtype,
 }
 
 /// A store as asked for.
@@ -140,6 +143,16 @@ fn check_tensors(request: &Request) -> Result<()> {
                 "two dimensions, rows of at most 65,535 elements",
             ));
         }
+        let narrow = [tensor.dtype].into_iter().chain(tensor.state.iter().map(|plane| plane.dtype));
+        if let Some(dtype) =
+            narrow.into_iter().find(|&dtype| dtype != Dtype::F32).filter(|_| tensor.rows.is_some())
+        {
+            return Err(Error::invalid(
+                format!("type of tensor of rows {name:?}"),
+                dtype.name(),
+                "f32 parameters and moments, or a tensor that is not of rows",
+            ));
+        }
         if let Some(plane) = tensor.state.iter().find(|plane| OWN_PLANES.contains(&plane.name.as_str())) {
             return Err(Error::invalid("name of a state plane", &plane.name, "another name"));
         }
@@ -168,11 +181,12 @@ fn planes(request: &Request) -> Vec<Plane> {
     planes
 }
 
-/// What tensors must share to share an extent: planes and initial state, bit for bit.
-type PackKey = Vec<(String, u32)>;
+/// What tensors must share to share an extent: planes, their types, and initial state, bit for bit.
+type PackKey = (Dtype, Vec<(String, u32, Dtype)>);
 
 struct Pack {
     end: u64,
+    dtype: Dtype,
     state: Vec<StateRequest>,
     members: Vec<usize>,
 }
@@ -189,7 +203,7 @@ impl Placer<'_> {
         let elements = request.shape.iter().product::<u64>();
         let mut tensor = Tensor {
             name: request.name.clone(),
-            dtype: Dtype::F32,
+            dtype: request.dtype,
             shape: request.shape.clone(),
             group: request.group,
             init: request.init,
@@ -213,7 +227,7 @@ impl Placer<'_> {
         let mut left = elements;
         while left > 0 {
             let part = left.min(MAX_EXTENT_ELEMENTS);
-            self.extents.push(self.extent(part, &request.state));
+            self.extents.push(self.extent(part, request.dtype, &request.state));
             left -= part;
         }
         tensor.extent = index(first)?;
@@ -223,14 +237,18 @@ impl Placer<'_> {
 
     /// Gives a small tensor its place among those with the same planes: never across a block's end.
     fn pack(&mut self, place: usize, request: &TensorRequest, elements: u64) -> u64 {
-        let key = request.state.iter().map(|plane| (plane.name.clone(), plane.fill.to_bits())).collect();
+        let of_state = |plane: &StateRequest| (plane.name.clone(), plane.fill.to_bits(), plane.dtype);
+        let key = (request.dtype, request.state.iter().map(of_state).collect());
+        let shares_scales = request.state.iter().any(|plane| plane.dtype.is_q8());
+        let align = if shares_scales { Q8_BLOCK_ELEMENTS } else { PACK_ALIGN_ELEMENTS };
         let block = self.request.block_elements;
         let pack = self.packs.entry(key).or_insert_with(|| Pack {
             end: 0,
+            dtype: request.dtype,
             state: request.state.clone(),
             members: Vec::new(),
         });
-        let mut start = pack.end.next_multiple_of(PACK_ALIGN_ELEMENTS);
+        let mut start = pack.end.next_multiple_of(align);
         if start / block != (start + elements - 1) / block {
             start = start.next_multiple_of(block);
         }
@@ -239,9 +257,13 @@ impl Placer<'_> {
         start
     }
 
-    fn extent(&self, elements: u64, state: &[StateRequest]) -> Extent {
-        let mut planes = vec![self.extent_plane(PARAM_PLANE, 0.0)];
-        planes.extend(state.iter().map(|plane| self.extent_plane(&plane.name, plane.fill)));
+    fn extent(&self, elements: u64, dtype: Dtype, state: &[StateRequest]) -> Extent {
+        let mut planes = vec![ExtentPlane { dtype, ..self.extent_plane(PARAM_PLANE, 0.0) }];
+        let of_state = |plane: &StateRequest| ExtentPlane {
+            dtype: plane.dtype,
+            ..self.extent_plane(&plane.name, plane.fill)
+        };
+        planes.extend(state.iter().map(of_state));
         Extent {
             elements,
             block_elements: self.request.block_elements,
@@ -308,7 +330,7 @@ impl Placer<'_> {
         packs.sort_by_key(|pack| pack.members.first().copied());
         for pack in packs {
             let extent = index(self.extents.len())?;
-            self.extents.push(self.extent(pack.end, &pack.state));
+            self.extents.push(self.extent(pack.end, pack.dtype, &pack.state));
             for member in pack.members {
                 if let Some(tensor) = tensors.get_mut(member) {
                     tensor.extent = extent;
@@ -388,8 +410,9 @@ mod tests {
             shape: shape.to_vec(),
             group: 0,
             init: Init::Zeros,
+            dtype: Dtype::F32,
             state: ["exp_avg", "exp_avg_sq"]
-                .map(|name| StateRequest { name: name.into(), fill: 0.0, per_row: false })
+                .map(|name| StateRequest { name: name.into(), fill: 0.0, per_row: false, dtype: Dtype::F32 })
                 .into(),
             rows: None,
         });

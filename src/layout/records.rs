@@ -145,6 +145,7 @@ pub(super) fn default_log_bytes(record_bytes: u64) -> u64 {
 mod tests {
     use super::super::{Request, RowRequest, StateRequest, TensorRequest, place};
     use super::*;
+    use crate::format::directory::Dtype;
 
     fn directory(tables: &[(u64, u64)]) -> Directory {
         let tensors = tables.iter().enumerate().map(|(i, &(rows, width))| TensorRequest {
@@ -152,7 +153,13 @@ mod tests {
             shape: vec![rows, width],
             group: 0,
             init: Init::Zeros,
-            state: vec![StateRequest { name: "exp_avg".into(), fill: 0.0, per_row: false }],
+            dtype: Dtype::F32,
+            state: vec![StateRequest {
+                name: "exp_avg".into(),
+                fill: 0.0,
+                per_row: false,
+                dtype: Dtype::F32,
+            }],
             rows: (i % 2 == 0).then_some(RowRequest::default()),
         });
         let request = Request {

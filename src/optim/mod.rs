@@ -59,6 +59,7 @@ pub use sparse_adam::SparseAdam;
 use idle::Idle;
 
 use crate::error::{Error, Result};
+use crate::kernel::narrow::{Lane, Rounding};
 use crate::kernel::{InstructionSet, body};
 use settings::Settings;
 
@@ -101,6 +102,16 @@ pub struct StatePlane {
     pub fill: f32,
     /// Whether it has one value for each row, and not for each element.
     pub per_row: bool,
+}
+
+impl StatePlane {
+    /// Whether no rule makes a value of it negative: averages, sums and maxima of squares or magnitudes.
+    #[must_use]
+    pub fn is_never_negative(&self) -> bool {
+        const SQUARES: [&str; 7] =
+            ["exp_avg_sq", "max_exp_avg_sq", "exp_inf", "sum", "square_avg", "acc_delta", "row_sum"];
+        SQUARES.contains(&self.name)
+    }
 }
 
 /// What an optimizer keeps per tensor beside its planes.
@@ -351,30 +362,58 @@ impl Optimizer {
         grad: &[f32],
         state: &mut [&mut [f32]],
     ) -> Result<()> {
+        self.check_lengths(param.len(), grad.len(), state.iter().map(|plane| plane.len()))?;
+        let (prepared, next) = self.prepare(*clock);
+        let _non_finite = prepared.run(isa, param, grad, state);
+        *clock = next;
+        Ok(())
+    }
+
+    /// As [`update`](Self::update), on planes in any form: `lanes` are the parameters, then the state planes. The rule
+    /// sees f32, this step's moments unrounded; then the parameters are rounded by `rounding` and the state to the nearest.
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Self::update).
+    pub fn update_lanes(
+        &self,
+        isa: InstructionSet,
+        clock: &mut TensorClock,
+        lanes: &mut [Lane<'_>],
+        grad: &[f32],
+        rounding: Rounding,
+    ) -> Result<()> {
+        let len = lanes.first().map_or(0, Lane::len);
+        self.check_lengths(len, grad.len(), lanes.iter().skip(1).map(Lane::len))?;
+        let (prepared, next) = self.prepare(*clock);
+        let _non_finite = prepared.run_lanes(isa, lanes, grad, rounding);
+        *clock = next;
+        Ok(())
+    }
+
+    /// Refuses a gradient and state planes that do not fit `len` parameters.
+    fn check_lengths(
+        &self,
+        len: usize,
+        grad: usize,
+        state: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<()> {
         let planes = self.state_planes();
-        let len = param.len();
-        if grad.len() != len {
-            return Err(Error::invalid(
-                "length of the gradient",
-                grad.len(),
-                format!("{len}, as the parameters"),
-            ));
+        if grad != len {
+            return Err(Error::invalid("length of the gradient", grad, format!("{len}, as the parameters")));
         }
         if state.len() != planes.len() {
             let names = planes.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");
             let expected = format!("{} for {} ({names})", planes.len(), self.name());
             return Err(Error::invalid("number of state planes", state.len(), expected));
         }
-        for (plane, values) in planes.iter().zip(state.iter()) {
+        for (plane, got) in planes.iter().zip(state) {
             let (len, of) = if plane.per_row { (1, "one for the row") } else { (len, "as the parameters") };
-            if values.len() != len {
+            if got != len {
                 let what = format!("length of the state plane {}", plane.name);
-                return Err(Error::invalid(what, values.len(), format!("{len}, {of}")));
+                return Err(Error::invalid(what, got, format!("{len}, {of}")));
             }
         }
-        let (prepared, next) = self.prepare(*clock);
-        let _non_finite = prepared.run(isa, param, grad, state);
-        *clock = next;
         Ok(())
     }
 }

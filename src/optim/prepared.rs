@@ -1,6 +1,7 @@
 //! One step of one tensor, ready to run over its blocks.
 
-use crate::kernel::{InstructionSet, Sweep, body};
+use crate::kernel::narrow::{self, Lane, Rounding};
+use crate::kernel::{InstructionSet, MOST_PLANES, Sweep, body};
 
 /// The scalars of a tensor's step, and the kernel they belong to. One value serves all blocks, on any thread.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,5 +64,26 @@ impl Prepared {
             Body::RowAdagrad(body) => body.run(sweep),
             Body::RowwiseAdagrad(body) => body.run(sweep),
         }
+    }
+    /// As [`run`](Self::run), over planes in any form, the parameters first; these are rounded by `rounding`.
+    pub(crate) fn run_lanes(
+        &self,
+        isa: InstructionSet,
+        lanes: &mut [Lane<'_>],
+        grad: &[f32],
+        rounding: Rounding,
+    ) -> u64 {
+        if lanes.iter().any(|lane| !matches!(lane, Lane::F32(_))) {
+            let rule =
+                |param: &mut [f32], grad: &[f32], state: &mut [&mut [f32]]| self.run(isa, param, grad, state);
+            return narrow::in_f32(isa, lanes, grad, rounding, rule);
+        }
+        let states = lanes.len().saturating_sub(1);
+        let mut planes: [&mut [f32]; 1 + MOST_PLANES] = Default::default();
+        for (plane, lane) in planes.iter_mut().zip(lanes) {
+            *plane = lane.reborrow().into_f32();
+        }
+        let [param, state @ ..] = &mut planes;
+        self.run(isa, param, grad, state.get_mut(..states).unwrap_or_default())
     }
 }

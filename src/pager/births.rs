@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::format::directory::{Directory, Init};
+use crate::format::directory::{Directory, Dtype, Init};
+use crate::format::elements::as_f32_mut;
 use crate::initial::{fill, fill_record, tensor_key};
+use crate::kernel::InstructionSet;
 use crate::layout::RowTable;
-use crate::units::{BlockIndex, to_usize};
+use crate::precision::{Rounding, lane};
+use crate::units::{BlockIndex, to_u64, to_usize};
 
 /// A tensor's part of an extent.
 struct Part {
@@ -25,6 +28,9 @@ pub(super) struct Births {
     /// Tensors of rows and the keys of their values, by extent.
     tables: HashMap<usize, Arc<(RowTable, u64)>>,
 }
+
+/// Elements of a plane in few bits that are made at a time.
+const NARROW_LEN: usize = 4096;
 
 /// What to fill one block's plane with.
 pub(super) enum Birth {
@@ -93,14 +99,35 @@ impl Birth {
         Self::Elements(vec![(0..elements, Init::Constant(value), 0, 0)])
     }
 
-    /// Writes the values; elements that belong to no tensor become zero. Pages of records have no checksums yet.
-    pub(super) fn fill(&self, out: &mut [f32]) {
-        out.fill(0.0);
+    /// Writes the values of a plane's `elements`, rounded to the nearest; elements that belong to no tensor become zero.
+    /// Pages of records have no checksums yet.
+    pub(super) fn fill(&self, dtype: Dtype, elements: usize, bytes: &mut [u8]) {
+        bytes.fill(0);
+        if dtype == Dtype::F32 {
+            return self.fill_from(0, as_f32_mut(bytes));
+        }
+        let isa = InstructionSet::detect();
+        let mut plane = lane(dtype, bytes, elements);
+        let mut values = [0.0; NARROW_LEN];
+        for first in (0..elements).step_by(NARROW_LEN) {
+            let values = values.get_mut(..NARROW_LEN.min(elements - first)).unwrap_or_default();
+            values.fill(0.0);
+            self.fill_from(first, values);
+            plane.write(isa, first, values, Rounding::Nearest);
+        }
+    }
+
+    /// Writes the values of the elements from `start` on into zeros.
+    fn fill_from(&self, start: usize, out: &mut [f32]) {
         match self {
             Self::Elements(pieces) => {
+                let end = start + out.len();
                 for (range, init, key, first) in pieces {
-                    if let Some(part) = out.get_mut(range.clone()) {
-                        fill(*init, *key, *first, part);
+                    let (from, to) = (range.start.max(start), range.end.min(end));
+                    if from < to
+                        && let Some(part) = out.get_mut(from - start..to - start)
+                    {
+                        fill(*init, *key, first + to_u64(from - range.start), part);
                     }
                 }
             }

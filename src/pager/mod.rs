@@ -32,7 +32,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
 pub use stats::Stats;
-pub use view::View;
+pub use view::{HalfView, View};
 
 pub(crate) use ahead::{ReadAhead, read_ahead, read_pieces_ahead};
 pub(crate) use lease::Lease;

@@ -8,10 +8,11 @@ use super::{IoPath, Key, State};
 use crate::error::{Error, Result};
 use crate::format::Uuid;
 use crate::format::checksum::{block_crc, crc32};
-use crate::format::elements::as_f32_mut;
+use crate::format::directory::Dtype;
+use crate::layout::block_elements;
 use crate::storage::{Buffer, Caching, Segment};
 use crate::store::{Home, Written};
-use crate::units::{SlotIndex, to_u64};
+use crate::units::{SlotIndex, to_u64, to_usize};
 
 /// A finished job.
 pub(super) struct Completion {
@@ -33,7 +34,7 @@ enum ReadFailure {
 
 /// Where the bytes of a frame come from.
 enum Source {
-    Birth(Birth),
+    Birth { birth: Birth, dtype: Dtype, elements: usize },
     File { file: Arc<dyn Segment>, offset: u64, path: ReadPath, check: Check },
 }
 
@@ -71,7 +72,7 @@ impl State {
         };
         self.stats.blocks_missed += 1;
         match &source {
-            Source::Birth(_) => self.stats.blocks_born += 1,
+            Source::Birth { .. } => self.stats.blocks_born += 1,
             Source::File { path: ReadPath::Direct, .. } => self.stats.reads_direct += 1,
             Source::File { path: ReadPath::Mapped, .. } => self.stats.reads_mapped += 1,
         }
@@ -87,13 +88,15 @@ impl State {
         let place = self.place(key)?;
         if self.is_scratch(key) {
             let Some(&crc) = self.scratch.get(&key.block) else {
-                return Ok(Source::Birth(Birth::constant(0.0, place.bytes / 4)));
+                let elements = place.bytes / 4;
+                let birth = Birth::constant(0.0, elements);
+                return Ok(Source::Birth { birth, dtype: Dtype::F32, elements });
             };
             return self.file_source(place.segment, Home(0), place.offset, Check::Scratch { crc });
         }
         let entry = self.store.block_entry(place.slot)?;
         if entry.generation == 0 {
-            return Ok(Source::Birth(self.birth(key, place.bytes / 4)));
+            return Ok(self.birth(key));
         }
         let uuid = self.store.uuid();
         let check = Check::Block { uuid, slot: place.slot, generation: entry.generation, crc: entry.crc };
@@ -101,13 +104,17 @@ impl State {
     }
 
     /// The initial values of a block's plane.
-    pub(super) fn birth(&self, key: Key, elements: usize) -> Birth {
+    fn birth(&self, key: Key) -> Source {
         let index = self.directory.extents.partition_point(|e| e.first_block <= key.block.0) - 1;
-        if key.plane == 0 {
-            return self.births.of_block(&self.directory, index, key.block);
-        }
-        let fill = self.directory.extents.get(index).and_then(|e| e.planes.get(key.plane));
-        Birth::constant(fill.map_or(0.0, |plane| plane.fill), elements)
+        let extent = self.directory.extents.get(index);
+        let elements = to_usize(extent.and_then(|e| block_elements(e, key.block)).unwrap_or(0));
+        let birth = if key.plane == 0 {
+            self.births.of_block(&self.directory, index, key.block)
+        } else {
+            let fill = extent.and_then(|e| e.planes.get(key.plane));
+            Birth::constant(fill.map_or(0.0, |plane| plane.fill), elements)
+        };
+        Source::Birth { birth, dtype: extent.map_or(Dtype::F32, |e| e.dtype(key.plane)), elements }
     }
 
     fn file_source(&mut self, segment: usize, home: Home, offset: u64, check: Check) -> Result<Source> {
@@ -236,8 +243,8 @@ fn fill_buffer(
     padded: usize,
 ) -> (u64, Result<(), ReadFailure>) {
     let Source::File { file, offset, path, check } = source else {
-        if let Source::Birth(birth) = source {
-            birth.fill(as_f32_mut(buffer.get_mut(..bytes).unwrap_or_default()));
+        if let Source::Birth { birth, dtype, elements } = source {
+            birth.fill(*dtype, *elements, buffer.get_mut(..bytes).unwrap_or_default());
         }
         return (0, Ok(()));
     };

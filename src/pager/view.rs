@@ -9,33 +9,61 @@ use super::wait::{Attempt, Stall, Waiter};
 use super::{Access, IoPath, Key, Pager, State, read_ahead};
 use crate::error::{Error, Result};
 use crate::format::checksum::block_crc;
-use crate::format::directory::Directory;
-use crate::format::elements::{as_f32, as_f32_mut};
+use crate::format::directory::{Directory, Dtype};
+use crate::format::elements::{as_f32, as_f32_mut, as_u16};
+use crate::kernel::InstructionSet;
 use crate::layout::{BlockPlace, Piece, block_elements, describe_block, pieces};
+use crate::precision::{Half, lane};
 use crate::storage::{Buffer, Caching, Mapped};
 use crate::store::Home;
 use crate::units::{SlotIndex, to_u64, to_usize};
 
 /// A tensor's parameters as a slice. It borrows the store, so that no step can change them meanwhile.
 ///
-/// Zero-copy (a read-only memory map) where all blocks of the tensor stand together in one home; otherwise gathered
-/// into memory that counts against the budget until the view is dropped.
+/// Zero-copy (a read-only memory map) where the parameters are f32 and all blocks of the tensor stand together in one home;
+/// otherwise gathered, and widened to f32, into memory that counts against the budget until the view is dropped.
 pub struct View<'a> {
     bytes: Bytes,
-    range: Range<usize>,
     _store: std::marker::PhantomData<&'a ()>,
 }
 
+/// A tensor's parameters in bf16 or f16 as a slice of their patterns, in native byte order: half the bytes of a [`View`],
+/// and zero-copy or gathered under the same conditions.
+pub struct HalfView<'a> {
+    bytes: Bytes,
+    kind: Half,
+    _store: std::marker::PhantomData<&'a ()>,
+}
+
+/// The bytes of a view, and which of them are the elements.
 enum Bytes {
-    InPlace(Box<dyn Mapped>),
-    Gathered { buffer: Buffer, _reservation: Reservation },
+    InPlace(Box<dyn Mapped>, Range<usize>),
+    Gathered { buffer: Buffer, len: usize, _reservation: Reservation },
+}
+
+impl Bytes {
+    fn is_in_place(&self) -> bool {
+        matches!(self, Self::InPlace(..))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let bytes = match self {
+            Self::InPlace(map, range) => map.bytes().get(range.clone()),
+            Self::Gathered { buffer, len, .. } => buffer.get(..*len),
+        };
+        bytes.unwrap_or_default()
+    }
 }
 
 impl View<'_> {
     /// Whether the elements are seen where they stand on disk.
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
-        matches!(self.bytes, Bytes::InPlace(_))
+        self.bytes.is_in_place()
     }
 }
 
@@ -43,11 +71,40 @@ impl Deref for View<'_> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        let bytes = match &self.bytes {
-            Bytes::InPlace(map) => map.bytes(),
-            Bytes::Gathered { buffer, .. } => buffer,
-        };
-        as_f32(bytes.get(self.range.clone()).unwrap_or_default())
+        as_f32(&self.bytes)
+    }
+}
+
+impl HalfView<'_> {
+    /// Whether the elements are seen where they stand on disk.
+    #[must_use]
+    pub fn is_zero_copy(&self) -> bool {
+        self.bytes.is_in_place()
+    }
+
+    /// Which format the patterns are of.
+    #[must_use]
+    pub fn kind(&self) -> Half {
+        self.kind
+    }
+}
+
+impl Deref for HalfView<'_> {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        as_u16(&self.bytes)
+    }
+}
+
+impl std::fmt::Debug for HalfView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (len, zero_copy) = (self.len(), self.is_zero_copy());
+        f.debug_struct("HalfView")
+            .field("kind", &self.kind)
+            .field("len", &len)
+            .field("zero_copy", &zero_copy)
+            .finish()
     }
 }
 
@@ -92,19 +149,61 @@ impl Pager {
     /// A view of a range of a tensor's plane.
     pub(crate) fn view<'a>(&self, tensor: usize, plane: usize, range: Range<u64>) -> Result<View<'a>> {
         self.lock().store.check_sound()?;
-        if let Some((map, range)) = self.map_in_place(tensor, plane, range.clone())? {
-            return Ok(View { bytes: Bytes::InPlace(map), range, _store: std::marker::PhantomData });
-        }
-        let bytes = to_usize(range.end - range.start).saturating_mul(4);
-        let reservation = self.reserve(to_u64(bytes.next_multiple_of(4096)))?;
-        let mut buffer = Buffer::new(bytes)?;
-        self.read_into(tensor, plane, range, as_f32_mut(buffer.get_mut(..bytes).unwrap_or_default()))?;
-        let bytes = Bytes::Gathered { buffer, _reservation: reservation };
-        let len = match &bytes {
-            Bytes::Gathered { buffer, .. } => buffer.len(),
-            Bytes::InPlace(map) => map.bytes().len(),
+        let is_f32 = self.dtype_of(tensor, plane) == Dtype::F32;
+        let in_place = if is_f32 { self.map_in_place(tensor, plane, range.clone(), 4)? } else { None };
+        let bytes = match in_place {
+            Some((map, range)) => Bytes::InPlace(map, range),
+            None => {
+                self.gather(&range, 4, |out| self.read_into(tensor, plane, range.clone(), as_f32_mut(out)))?
+            }
         };
-        Ok(View { bytes, range: 0..len, _store: std::marker::PhantomData })
+        Ok(View { bytes, _store: std::marker::PhantomData })
+    }
+
+    /// A view of a range of a tensor's plane of 16-bit floats; `None` if it is not one.
+    pub(crate) fn view_half<'a>(
+        &self,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+    ) -> Result<Option<HalfView<'a>>> {
+        self.lock().store.check_sound()?;
+        let kind = match self.dtype_of(tensor, plane) {
+            Dtype::Bf16 => Half::Bf16,
+            Dtype::F16 => Half::F16,
+            _ => return Ok(None),
+        };
+        let bytes = match self.map_in_place(tensor, plane, range.clone(), 2)? {
+            Some((map, range)) => Bytes::InPlace(map, range),
+            None => self.gather(&range, 2, |out| {
+                self.for_each_piece(tensor, plane, range.clone(), out, 2, |piece, buffer, now| {
+                    let from = buffer.get(2 * piece.within.start..2 * piece.within.end).unwrap_or_default();
+                    now.copy_from_slice(from);
+                })
+            })?,
+        };
+        Ok(Some(HalfView { bytes, kind, _store: std::marker::PhantomData }))
+    }
+
+    /// Fills memory of the budget with a range of elements of `size` bytes.
+    fn gather(
+        &self,
+        range: &Range<u64>,
+        size: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<Bytes> {
+        let len = to_usize(range.end - range.start).saturating_mul(size);
+        let reservation = self.reserve(to_u64(len.next_multiple_of(4096)))?;
+        let mut buffer = Buffer::new(len)?;
+        fill(buffer.get_mut(..len).unwrap_or_default())?;
+        Ok(Bytes::Gathered { buffer, len, _reservation: reservation })
+    }
+
+    /// The type of a tensor's plane.
+    fn dtype_of(&self, tensor: usize, plane: usize) -> Dtype {
+        let extent = self.directory.tensors.get(tensor).map(|tensor| to_usize(tensor.extent.into()));
+        let extent = extent.and_then(|extent| self.directory.extents.get(extent));
+        extent.map_or(Dtype::F32, |extent| extent.dtype(plane))
     }
 
     /// Copies a range of a tensor's plane, blocks read ahead.
@@ -113,17 +212,34 @@ impl Pager {
         tensor: usize,
         plane: usize,
         range: Range<u64>,
-        mut out: &mut [f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let isa = InstructionSet::detect();
+        self.for_each_piece(tensor, plane, range, out, 1, |piece, buffer, now| {
+            let source = lane(self.dtype(piece, plane), buffer, self.block_elements(piece));
+            source.read(isa, piece.within.start, now);
+        })
+    }
+
+    /// Copies a range of a tensor's plane piece by piece, blocks read ahead: `copy` gets a piece, the bytes of its block's
+    /// plane, and the part of `out`, which has `size` items for each element, that belongs to it.
+    fn for_each_piece<T>(
+        &self,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+        mut out: &mut [T],
+        size: usize,
+        mut copy: impl FnMut(&Piece, &mut [u8], &mut [T]),
     ) -> Result<()> {
         self.enter(&Access { tensor, range: range.clone(), planes: plane..plane + 1, blank: false });
         let mut ahead = read_ahead(&self.directory, tensor, range.clone(), plane..plane + 1);
         for piece in pieces(&self.directory, tensor, range) {
             ahead.advance(&mut self.lock(), &piece)?;
             let mut lease = self.lease(&[Key { block: piece.block, plane }], Waiter::Caller)?;
-            let (now, later) = out.split_at_mut(piece.within.len().min(out.len()));
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
-            if let Some(source) = lease.buffers().first().and_then(|buffer| buffer.get(bytes)) {
-                now.copy_from_slice(as_f32(source));
+            let (now, later) = out.split_at_mut((size * piece.within.len()).min(out.len()));
+            if let Some(buffer) = lease.buffers().first_mut() {
+                copy(&piece, buffer, now);
             }
             out = later;
             lease.release(|_| false)?;
@@ -155,7 +271,13 @@ impl Pager {
     }
 
     /// Maps the bytes of a range where they stand, if they stand together and the disk has the newest.
-    fn map_in_place(&self, tensor: usize, plane: usize, range: Range<u64>) -> Result<Option<InPlace>> {
+    fn map_in_place(
+        &self,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+        size: usize,
+    ) -> Result<Option<InPlace>> {
         let found = self.until(Waiter::Caller, |state, stuck| {
             state.try_stand_together(&self.directory, tensor, plane, range.clone(), stuck)
         })?;
@@ -173,8 +295,9 @@ impl Pager {
         let stats = &mut self.lock().stats;
         stats.bytes_read += to_u64(len);
         stats.reads_mapped += to_u64(together.shown.len());
-        let len = to_usize(range.end - range.start) * 4;
-        Ok(Some((map, together.begin..together.begin + len)))
+        let len = to_usize(range.end - range.start) * size;
+        let begin = together.begin * size;
+        Ok(Some((map, begin..begin + len)))
     }
 
     fn check_in_place(
@@ -205,6 +328,11 @@ impl Pager {
         Ok(())
     }
 
+    /// The type of a plane of a piece's block.
+    pub(crate) fn dtype(&self, piece: &Piece, plane: usize) -> Dtype {
+        self.directory.extents.get(piece.extent).map_or(Dtype::F32, |extent| extent.dtype(plane))
+    }
+
     /// Elements of a block.
     pub(crate) fn block_elements(&self, piece: &Piece) -> usize {
         let extent = self.directory.extents.get(piece.extent);
@@ -216,7 +344,7 @@ impl Pager {
 struct Together {
     shown: Vec<Shown>,
     home: Home,
-    /// First byte of the range in the first block.
+    /// First element of the range in the first block.
     begin: usize,
 }
 
@@ -240,13 +368,16 @@ impl State {
             }
             let place = self.place(key)?;
             let entry = self.store.block_entry(place.slot)?;
-            let apart =
-                found.as_ref().is_some_and(|(f, extent)| *extent != piece.extent || f.home.0 != entry.home);
+            let apart = found.as_ref().is_some_and(|(f, extent)| {
+                // Small blocks in few bits have padding behind them.
+                let end = f.shown.last().map(|last| last.place.offset + to_u64(last.place.bytes));
+                *extent != piece.extent || f.home.0 != entry.home || end != Some(place.offset)
+            });
             if entry.generation == 0 || apart || self.path == IoPath::Direct {
                 return Ok(Attempt::Done(None));
             }
             let (together, _) = found.get_or_insert_with(|| {
-                let begin = 4 * piece.within.start;
+                let begin = piece.within.start;
                 (Together { shown: Vec::new(), home: Home(entry.home), begin }, piece.extent)
             });
             together.shown.push(Shown {

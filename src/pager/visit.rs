@@ -4,13 +4,16 @@ use std::ops::Range;
 
 use super::{Key, Pager, State, Waiter};
 use crate::error::Result;
-use crate::format::directory::Init;
+use crate::format::directory::{Dtype, Init};
+use crate::format::elements::bytes_of;
+use crate::kernel::InstructionSet;
 use crate::layout::{Piece, block_place, pieces};
+use crate::precision::{lane, stored};
 use crate::units::SlotIndex;
 
 /// What a walk comes to: a run of elements.
 pub(crate) enum Run<'a> {
-    /// The stored bytes of some elements.
+    /// Some elements, as the bytes of an f32 plane.
     Bytes(&'a [u8]),
     /// A stretch that was never written and holds one value; nothing was read or filled for it.
     Constant { value: f32, elements: u64 },
@@ -71,14 +74,34 @@ impl Pager {
             drop(state);
             stretch.end(&mut visit);
             let mut lease = self.lease(&[key], Waiter::Caller)?;
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
-            visit(Run::Bytes(lease.buffers().first().and_then(|b| b.get(bytes)).unwrap_or_default()));
+            if let Some(buffer) = lease.buffers().first_mut() {
+                self.show(&piece, plane, buffer, &mut visit);
+            }
             lease.release(|_| false)?;
         }
         stretch.end(&mut visit);
         Ok(())
     }
+
+    /// Shows what a block's plane has of a piece.
+    fn show(&self, piece: &Piece, plane: usize, buffer: &mut [u8], visit: &mut impl FnMut(Run<'_>)) {
+        let dtype = self.dtype(piece, plane);
+        if dtype == Dtype::F32 {
+            let bytes = 4 * piece.within.start..4 * piece.within.end;
+            return visit(Run::Bytes(buffer.get(bytes).unwrap_or_default()));
+        }
+        let plane = lane(dtype, buffer, self.block_elements(piece));
+        let mut values = [0.0; SHOWN_LEN];
+        for first in piece.within.clone().step_by(SHOWN_LEN) {
+            let values = values.get_mut(..SHOWN_LEN.min(piece.within.end - first)).unwrap_or_default();
+            plane.read(InstructionSet::detect(), first, values);
+            visit(Run::Bytes(bytes_of(values)));
+        }
+    }
 }
+
+/// Elements of a plane in few bits that are shown at a time.
+const SHOWN_LEN: usize = 4096;
 
 /// Tells which pieces of a plane hold one value because nobody ever wrote their block; asked in ascending order.
 struct NeverWritten {
@@ -112,13 +135,13 @@ impl NeverWritten {
 
     /// The initial value, where it is the same for all elements.
     fn value(&self, state: &State, piece: &Piece) -> Option<f32> {
-        if self.plane > 0 {
-            return Some(state.directory.extents.get(piece.extent)?.planes.get(self.plane)?.fill);
-        }
-        match state.directory.tensors.get(self.tensor)?.init {
-            Init::Zeros => Some(0.0),
-            Init::Constant(value) => Some(value),
-            _ => None,
-        }
+        let extent = state.directory.extents.get(piece.extent)?;
+        let value = match state.directory.tensors.get(self.tensor)?.init {
+            _ if self.plane > 0 => extent.planes.get(self.plane)?.fill,
+            Init::Zeros => 0.0,
+            Init::Constant(value) => value,
+            _ => return None,
+        };
+        Some(stored(extent.dtype(self.plane), value))
     }
 }

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::ParamStore;
 use crate::error::{Error, Result};
-use crate::format::elements::as_f32_mut;
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::layout::pieces;
 use crate::pager::{Key, Waiter, elapsed_ns};
+use crate::precision::{Rounding, lane};
 use crate::schema::ParamGroup;
 use crate::units::to_u64;
 
@@ -27,7 +27,8 @@ pub struct CommitReport {
 }
 
 impl ParamStore {
-    /// Sets a tensor's parameters: for weights that come from elsewhere. Its state stays as it is.
+    /// Sets a tensor's parameters: for weights that come from elsewhere. Its state stays as it is. Parameters in bf16 or f16
+    /// get the nearest values, ties to the even one.
     ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::Invalid`] for another length, [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
@@ -49,7 +50,7 @@ impl ParamStore {
         let (tensor, range) = self.checked_range(name, start, values.len())?;
         let result = match self.table_of(tensor) {
             Some(_) => self.write_rows(tensor, range, values),
-            None => self.write_pieces(tensor, range, values),
+            None => self.write_plane(tensor, 0, range, values),
         };
         if result.is_err() {
             self.mark_mixed();
@@ -57,23 +58,47 @@ impl ParamStore {
         result
     }
 
-    fn write_pieces(&mut self, tensor: usize, range: Range<u64>, mut values: &[f32]) -> Result<()> {
+    /// Sets a range of a plane, rounded to the nearest. Where elements share scales, the range takes whole blocks of them.
+    pub(crate) fn write_plane(
+        &mut self,
+        tensor: usize,
+        plane: usize,
+        range: Range<u64>,
+        mut values: &[f32],
+    ) -> Result<()> {
         let directory = self.directory();
         let pager = self.pager();
         for piece in pieces(&directory, tensor, range) {
-            let key = Key { block: piece.block, plane: 0 };
+            let key = Key { block: piece.block, plane };
             let whole = piece.within == (0..pager.block_elements(&piece));
             let mut lease =
                 if whole { pager.lease_blank(key)? } else { pager.lease(&[key], Waiter::Caller)? };
             let (now, later) = values.split_at(piece.within.len().min(values.len()));
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
-            if let Some(bytes) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(bytes)) {
-                as_f32_mut(bytes).copy_from_slice(now);
+            if let Some(buffer) = lease.buffers().first_mut() {
+                let dtype = pager.dtype(&piece, plane);
+                if whole && dtype.is_q8() {
+                    // Between codes and scales are bytes that no element has.
+                    buffer.fill(0);
+                }
+                let mut lane = lane(dtype, buffer, pager.block_elements(&piece));
+                lane.write(self.engine.isa, piece.within.start, now, Rounding::Nearest);
             }
             values = later;
             lease.release(|_| true)?;
         }
         Ok(())
+    }
+
+    /// Takes over what another store keeps for a tensor beside its planes.
+    pub(crate) fn take_clock(&mut self, source: &Self, tensor: usize) -> Result<()> {
+        let entry = source.pager().lock().store_mut().tensor_entry(tensor)?;
+        self.pager().lock().store_mut().set_tensor_entry(tensor, entry)
+    }
+
+    /// Commits at the step and with the user record of another store.
+    pub(crate) fn commit_as(&mut self, source: &Self) -> Result<()> {
+        self.step = source.step;
+        self.commit(&source.user_record).map(|_| ())
     }
 
     /// Makes everything so far durable, together: parameters, moments, step, settings of the groups, and

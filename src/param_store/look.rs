@@ -9,7 +9,7 @@ use crate::format::directory::Tensor;
 use crate::kernel::InstructionSet;
 use crate::layout::{PARAM_PLANE, pieces};
 use crate::optim::TensorClock;
-use crate::pager::{Stats, View, read_ahead};
+use crate::pager::{HalfView, Stats, View, read_ahead};
 use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
 
@@ -109,7 +109,7 @@ impl ParamStore {
         self.pager().min_hit_rate()
     }
 
-    /// A tensor's parameters, with every update made so far, committed or not. See [`View`] for what it costs.
+    /// A tensor's parameters as f32, with every update made so far, committed or not. See [`View`] for what it costs.
     ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Invalid`] for a tensor of rows, which has no views; [`Error::Budget`] if a gathered view
@@ -131,6 +131,22 @@ impl ParamStore {
         self.check_dense(tensor, "view")?;
         self.background.settle(tensor);
         self.pager().view(tensor, 0, range)
+    }
+
+    /// A tensor's parameters in bf16 or f16, without widening them: half the bytes of [`view`](Self::view), which shows them
+    /// as f32.
+    ///
+    /// # Errors
+    /// As [`view`](Self::view); [`Error::Invalid`] for parameters that are f32.
+    pub fn view_half(&self, name: &str) -> Result<HalfView<'_>> {
+        let tensor = self.tensor_index(name)?;
+        self.check_dense(tensor, "view")?;
+        self.background.settle(tensor);
+        let view = self.pager().view_half(tensor, 0, 0..self.elements(tensor))?;
+        view.ok_or_else(|| {
+            let expected = "parameters in bf16 or f16, or `view`, which shows every type as f32";
+            Error::invalid(format!("half view of tensor {name:?}"), "f32 parameters", expected)
+        })
     }
 
     /// Copies a tensor's parameters, with every update made so far, into `out`, which has its length. Needs no more

@@ -18,8 +18,9 @@ pub(crate) use open::build_threads;
 pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
-use crate::format::directory::{Directory, Extent, Tensor};
+use crate::format::directory::{Directory, Dtype, Extent, Q8_BLOCK_ELEMENTS, Tensor};
 use crate::format::records::{Records, RowMode};
+use crate::initial::rounding_key;
 use crate::layout::GRAD_PLANE;
 use crate::optim::{CatchUp, Optimizer};
 use crate::pager::Pager;
@@ -175,6 +176,38 @@ impl ParamStore {
         }
         let what = format!("{what} of tensor {:?}", self.tensor_name(tensor));
         Err(Error::invalid(what, "a tensor of rows", "apply_rows, gather_rows, or a copy by ranges"))
+    }
+
+    /// Refuses updates of rows where the rule for rows would have to round.
+    pub(crate) fn check_wide(&self, tensor: usize) -> Result<()> {
+        let narrow = self.extent_of(tensor).and_then(|extent| {
+            extent.planes.iter().map(|plane| plane.dtype).find(|&dtype| dtype != Dtype::F32)
+        });
+        let Some(dtype) = narrow else { return Ok(()) };
+        let what = format!("update of rows of tensor {:?}", self.tensor_name(tensor));
+        let got = format!("a plane in {}", dtype.name());
+        Err(Error::invalid(
+            what,
+            got,
+            "a tensor in f32 (`TensorSpec::precision`), or an update of the whole tensor",
+        ))
+    }
+
+    /// Refuses an update of a part of a block of elements that share a scale.
+    pub(crate) fn check_whole_blocks(&self, tensor: usize, range: &Range<u64>) -> Result<()> {
+        let is_q8 = |extent: &Extent| extent.planes.iter().any(|plane| plane.dtype.is_q8());
+        let is_cut = |at: u64| !at.is_multiple_of(Q8_BLOCK_ELEMENTS) && at != self.elements(tensor);
+        if !self.extent_of(tensor).is_some_and(is_q8) || !(is_cut(range.start) || is_cut(range.end)) {
+            return Ok(());
+        }
+        let what = format!("part of tensor {:?}, which has moments of 8 bits", self.tensor_name(tensor));
+        let got = format!("elements {} to {}", range.start, range.end);
+        Err(Error::invalid(what, got, "parts that begin at multiples of 256 elements"))
+    }
+
+    /// The key of the random bits that a tensor's parameters are rounded with in the next step.
+    pub(crate) fn rounding_key(&self, tensor: usize) -> u64 {
+        rounding_key(self.directory.seed, self.tensor_name(tensor), self.step + 1)
     }
 
     pub(crate) fn plane_index(&self, tensor: usize, plane: &str) -> Result<usize> {

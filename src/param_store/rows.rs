@@ -7,12 +7,13 @@ use rayon::prelude::*;
 
 use super::ParamStore;
 use crate::error::{Error, Result};
-use crate::format::elements::{as_bytes_mut, as_f32, as_f32_mut};
+use crate::format::elements::{as_f32, as_f32_mut, bytes_of_mut};
 use crate::format::records::{Records, mark, set_mark};
 use crate::kernel::InstructionSet;
 use crate::layout::{PARAM_PLANE, Rows};
 use crate::optim::CatchUp;
 use crate::pager::{Key, Run, Waiter, read_pieces_ahead};
+use crate::precision::lane;
 use crate::rows::{Counted, RowUse, Rows as Tables};
 use crate::units::{to_u64, to_usize};
 use crate::update::{bring_up, on_threads, prepare_from};
@@ -52,15 +53,13 @@ impl ParamStore {
             let piece = &touched.piece;
             ahead.advance(&mut pager.lock(), piece)?;
             let mut lease = pager.lease(&[Key { block: piece.block, plane }], Waiter::Caller)?;
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
-            let buffer = lease.buffers().first().and_then(|buffer| buffer.get(bytes));
-            let values = as_f32(buffer.unwrap_or_default());
+            let Some(buffer) = lease.buffers().first_mut() else { continue };
+            let values = lane(pager.dtype(piece, plane), buffer, pager.block_elements(piece));
             for part in rows.parts(touched.named, piece.of_tensor.clone()) {
-                let source = values.get(part.within).unwrap_or_default();
                 for named in part.named {
                     let start = named.position * width + part.columns.start;
-                    if let Some(target) = out.get_mut(start..start + source.len()) {
-                        target.copy_from_slice(source);
+                    if let Some(target) = out.get_mut(start..start + part.columns.len()) {
+                        values.read(self.engine.isa, piece.within.start + part.within.start, target);
                     }
                 }
             }
@@ -310,7 +309,8 @@ impl ParamStore {
         len: usize,
     ) -> Result<(usize, Arc<Rows>)> {
         let (tensor, rows) = self.named_rows(name, ids)?;
-        let width = self.plane_elements(tensor, plane) / (self.elements(tensor) / to_u64(rows.width())).max(1);
+        let width =
+            self.plane_elements(tensor, plane) / (self.elements(tensor) / to_u64(rows.width())).max(1);
         let expected = to_u64(ids.len()).saturating_mul(width);
         if to_u64(len) != expected {
             let expected = format!("{expected} elements, {} rows of {width}", ids.len());
@@ -363,6 +363,6 @@ pub(super) struct Batch {
 /// A copy of a record, brought up to its tensor.
 fn brought_up(isa: InstructionSet, catch_up: &CatchUp, layout: &Records, record: &[u8]) -> Vec<f32> {
     let mut copy = as_f32(record).to_vec();
-    bring_up(isa, catch_up, layout, as_bytes_mut(&mut copy));
+    bring_up(isa, catch_up, layout, bytes_of_mut(&mut copy));
     copy
 }

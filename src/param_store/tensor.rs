@@ -36,6 +36,14 @@ impl<'a> TensorInfo<'a> {
         self.tensor.dtype
     }
 
+    /// The type of one of its planes on disk; `None` for a plane that it does not have.
+    #[must_use]
+    pub fn plane_dtype(&self, plane: &str) -> Option<Dtype> {
+        let extent = self.directory.extents.get(to_usize(self.tensor.extent.into()))?;
+        let at = self.planes().position(|name| name == plane)?;
+        Some(if extent.records.is_some() { Dtype::F32 } else { extent.dtype(at) })
+    }
+
     /// The number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {

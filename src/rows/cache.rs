@@ -297,7 +297,8 @@ impl Cache {
     /// The records of distinct slots, in the order of `slots`.
     pub(super) fn records_mut(&mut self, slots: &[u32]) -> Vec<&mut [u8]> {
         // Slot and place in one number: this sorts in half the time of pairs.
-        let mut order: Vec<u64> = slots.iter().zip(0_u64..).map(|(&at, place)| u64::from(at) << 32 | place).collect();
+        let mut order: Vec<u64> =
+            slots.iter().zip(0_u64..).map(|(&at, place)| u64::from(at) << 32 | place).collect();
         order.sort_unstable();
         let mut found: Vec<&mut [u8]> = slots.iter().map(|_| Default::default()).collect();
         let (mut rest, mut position) = (&mut *self.memory, 0);

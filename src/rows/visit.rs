@@ -8,7 +8,7 @@ use super::index::merged;
 use super::{Rows, State};
 use crate::error::{Error, Result};
 use crate::format::directory::Init;
-use crate::format::elements::as_bytes_mut;
+use crate::format::elements::bytes_of_mut;
 use crate::initial::fill_record;
 use crate::pager::{Key, Pager, Run, Waiter};
 use crate::units::{BlockIndex, to_u64, to_usize};
@@ -103,7 +103,7 @@ impl State {
         let mut record = vec![0.0_f32; of.spec.records.len()];
         fill_record(&of.spec.records, of.spec.init, of.key, row, &mut record);
         if let Some(change) = change {
-            change(as_bytes_mut(&mut record));
+            change(bytes_of_mut(&mut record));
         }
         let value = record.get(of.spec.records.within(plane).start).copied().unwrap_or(0.0);
         Ok(Some((value, until)))
@@ -124,7 +124,7 @@ impl State {
         let first = rows.start;
         let mut values = vec![0_u8; of.spec.rows_per_block() * bytes.len()];
         let mut copy = vec![0.0_f32; of.spec.records.len()];
-        let copy: &mut [u8] = as_bytes_mut(&mut copy);
+        let copy: &mut [u8] = bytes_of_mut(&mut copy);
         let end = self.records_of_block(pager, table, rows, |row, record| {
             let Some(record) = record.get(..copy.len()) else { return };
             copy.copy_from_slice(record);

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::param_store::ParamStore;
 use crate::units::to_u64;
-use crate::update::{SPAN_LEN, on_threads, split_off};
+use crate::update::{SPAN_LEN, on_threads};
 
 /// Elements of each plane that a thread moves before it goes to the next plane: four lines of a cache.
 const LINE_LEN: usize = 64;
@@ -17,7 +17,8 @@ const LINE_LEN: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct MemoryPass {
-    /// Bytes read and written: 4 of gradient, and 8 of each plane (4 in, 4 out), for every element that is in memory.
+    /// Bytes read and written: 4 of gradient for every element that is in memory, and each of its planes in and out (8 bytes
+    /// where it is f32).
     pub bytes: u64,
     /// Wall-clock seconds of the pass alone.
     pub seconds: f64,
@@ -58,14 +59,15 @@ impl ParamStore {
             let mut spans = Vec::new();
             let mut at = 0;
             let mut near = planes.into_iter().peekable();
-            while let Some((key, plane)) = near.next() {
-                let mut planes = vec![plane];
-                while let Some((_, plane)) = near.next_if(|(next, _)| next.block == key.block) {
-                    planes.push(plane);
+            while let Some(plane) = near.next() {
+                let (block, elements) = (plane.key.block, plane.elements);
+                let mut planes = vec![plane.words];
+                while let Some(plane) = near.next_if(|next| next.key.block == block) {
+                    planes.push(plane.words);
                 }
-                let elements = planes.iter().map(|plane| to_u64(plane.len())).min().unwrap_or(0);
-                bytes += elements * (4 + 8 * to_u64(planes.len()));
-                cut(planes, gradient, &mut at, &mut spans);
+                let words: u64 = planes.iter().map(|words| to_u64(words.len())).sum();
+                bytes += 4 * to_u64(elements) + 8 * words;
+                cut(planes, elements, gradient, &mut at, &mut spans);
             }
             // The compiler must not know that it changes nothing.
             let mask = black_box(0);
@@ -76,14 +78,29 @@ impl ParamStore {
     }
 }
 
-/// Cuts a block into spans, none of which goes over the end of `gradient`; `at` is the next gradient.
-fn cut<'a>(mut planes: Vec<&'a mut [f32]>, gradient: &'a [f32], at: &mut usize, spans: &mut Vec<Span<'a>>) {
+/// Cuts a block into spans, none of which goes over the end of `gradient`; `at` is the next gradient. Of a plane that takes
+/// fewer words than the block has elements, each span has its share.
+fn cut<'a>(
+    mut planes: Vec<&'a mut [f32]>,
+    elements: usize,
+    gradient: &'a [f32],
+    at: &mut usize,
+    spans: &mut Vec<Span<'a>>,
+) {
+    let mut left = elements;
     loop {
         let rest = gradient.get(*at..).unwrap_or_default();
-        let left = planes.iter().map(|plane| plane.len()).min().unwrap_or(0);
         let len = left.min(rest.len()).min(SPAN_LEN);
         let Some(part) = rest.get(..len).filter(|part| !part.is_empty()) else { return };
-        spans.push(Span { planes: split_off(&mut planes, len), gradient: part });
+        let mut shares = Vec::with_capacity(planes.len());
+        for plane in &mut planes {
+            let share = plane.len() * len / left;
+            let (head, tail) = std::mem::take(plane).split_at_mut(share);
+            shares.push(head);
+            *plane = tail;
+        }
+        spans.push(Span { planes: shares, gradient: part });
+        left -= len;
         *at = if len == rest.len() { 0 } else { *at + len };
     }
 }
@@ -93,16 +110,18 @@ impl Span<'_> {
     /// planes go forward together, line by line: one plane after the other takes a quarter longer, since fewer lines
     /// are on their way from memory at once.
     fn pass(&mut self, mask: u32) {
-        let (lines, rest) = self.gradient.as_chunks::<LINE_LEN>();
-        for (number, line) in lines.iter().enumerate() {
-            let masked = line.map(|gradient| gradient.to_bits() & mask);
-            for plane in &mut self.planes {
-                touch(plane.get_mut(number * LINE_LEN..).unwrap_or_default(), &masked);
+        let elements = self.gradient.len();
+        for (number, line) in self.gradient.chunks(LINE_LEN).enumerate() {
+            let mut masked = [0; LINE_LEN];
+            for (masked, gradient) in masked.iter_mut().zip(line) {
+                *masked = gradient.to_bits() & mask;
             }
-        }
-        let masked: Vec<_> = rest.iter().map(|gradient| gradient.to_bits() & mask).collect();
-        for plane in &mut self.planes {
-            touch(plane.get_mut(lines.len() * LINE_LEN..).unwrap_or_default(), &masked);
+            let first = number * LINE_LEN;
+            for plane in &mut self.planes {
+                let share = |end: usize| plane.len() * end / elements;
+                let words = share(first)..share(first + line.len());
+                touch(plane.get_mut(words).unwrap_or_default(), &masked);
+            }
         }
     }
 }

@@ -19,8 +19,12 @@ use crate::optim::{Prepared, TensorClock};
 use crate::options::StepOptions;
 use crate::pager::{Access, Stats, Waiter};
 use crate::param_store::ParamStore;
-use crate::units::to_u64;
+use crate::precision::{Half, widen};
+use crate::units::{to_u64, to_usize};
 use crate::update::{Gradient, Update};
+
+/// Elements of a gradient in few bits that are widened at a time on their way to the `grad` plane.
+const HALF_LEN: usize = 1 << 16;
 
 /// What a finished step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +131,8 @@ impl<'a> Step<'a> {
     }
 
     /// As [`apply`](Self::apply), for a part of a tensor that begins at element `start`; the parts of a tensor may
-    /// come in any order and must together be the whole before [`finish`](Self::finish).
+    /// come in any order and must together be the whole before [`finish`](Self::finish). A tensor with moments of 8 bits has its
+    /// parts begin at multiples of 256 elements, since as many share a scale.
     ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Invalid`] for a part that leaves the tensor or overlaps an earlier one.
@@ -161,6 +166,36 @@ impl<'a> Step<'a> {
             return Err(self.twice(tensor));
         }
         self.update(tensor, 0..self.store.elements(tensor), Gradient::Made(&make), None)
+    }
+
+    /// As [`apply`](Self::apply), with a gradient in bf16 or f16, given as patterns in native byte order. It is widened where it
+    /// is used, which is exact, and divided by the loss scale in f32. The work is done when this returns.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_half(&mut self, name: &str, kind: Half, gradient: &[u16]) -> Result<()> {
+        let (tensor, range) = self.store.checked_range(name, 0, gradient.len())?;
+        let elements = self.store.elements(tensor);
+        if range.end != elements {
+            let (got, expected) = (format!("{} elements", gradient.len()), format!("{elements} elements"));
+            return Err(Error::invalid(format!("gradient of tensor {name:?}"), got, expected));
+        }
+        let isa = self.store.instruction_set();
+        if self.options.needs_all_gradients() {
+            let mut wide = vec![0.0; HALF_LEN.min(gradient.len())];
+            let mut start = 0;
+            for part in gradient.chunks(HALF_LEN) {
+                let values = wide.get_mut(..part.len()).unwrap_or_default();
+                widen(isa, kind, part, values);
+                self.stage_once(tensor, start..start + to_u64(part.len()), values)?;
+                start += to_u64(part.len());
+            }
+            return Ok(());
+        }
+        self.apply_with(name, |range, out| {
+            let part = gradient.get(to_usize(range.start)..to_usize(range.end)).unwrap_or_default();
+            widen(isa, kind, part, out);
+        })
     }
 
     /// Adds a gradient to what the `grad` plane holds for the tensor in this step; [`finish`](Self::finish) applies
@@ -242,6 +277,7 @@ impl<'a> Step<'a> {
     ) -> Result<()> {
         self.check_whole()?;
         self.store.check_dense(tensor, "dense update")?;
+        self.store.check_whole_blocks(tensor, &range)?;
         let rule = self.begin_update(tensor, &range)?;
         // From here on the step has to finish: dropping it, or forgetting it, leaves the store mixed.
         self.store.mark_mixed();
@@ -251,7 +287,8 @@ impl<'a> Step<'a> {
         let leased = planes + usize::from(matches!(gradient, Gradient::Staged));
         let access = Access { tensor, range: range.clone(), planes: 0..leased, blank: false };
         self.store.pager().enter(&access);
-        let update = Update { tensor, range: range.clone(), planes, rule, prepare };
+        let rounding_key = self.store.rounding_key(tensor);
+        let update = Update { tensor, range: range.clone(), planes, rule, prepare, rounding_key };
         self.non_finite += if let Gradient::Given(values) = gradient {
             self.store.background_mut().give(&update, values)?
         } else {

@@ -30,7 +30,7 @@ impl Step<'_> {
     ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that has not two dimensions, an id that is no row
-    /// of it, another length of the gradients, an optimizer (or momentum, or weight decay) without a rule for rows, a row
+    /// of it, another length of the gradients, parameters or moments that are not f32, an optimizer (or momentum, or weight decay) without a rule for rows, a row
     /// or a tensor that was updated in this step already, and a step that needs all gradients first (clipping, refusing
     /// non-finite ones). Nothing was changed then, and the step can go on. I/O errors and [`Error::Damaged`] from the
     /// disk leave the step failed.
@@ -65,6 +65,7 @@ impl Step<'_> {
         if self.staged.contains_key(&tensor) {
             return Err(self.twice(tensor));
         }
+        self.store.check_wide(tensor)?;
         let distinct = rows.distinct();
         let rule = self.begin_rows(tensor, distinct)?;
         // From here on the step has to finish, as with every update.

@@ -10,7 +10,9 @@ use crate::format::directory::Directory;
 use crate::format::page::{Child, TableShape};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
-use crate::format::superblock::{INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock};
+use crate::format::superblock::{
+    INCOMPAT_NARROW, INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock,
+};
 use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
     segment_file,
@@ -63,7 +65,7 @@ fn plan(creation: &Creation) -> Result<Plan> {
     let superblock = Superblock {
         compat: 0,
         ro_compat: if creation.sparse { RO_COMPAT_SPARSE } else { 0 },
-        incompat: if creation.directory.has_rows() { INCOMPAT_ROWS } else { 0 },
+        incompat: incompat(&creation.directory),
         uuid: creation.uuid,
         generation: 1,
         parent_crc: 0,
@@ -85,6 +87,12 @@ fn plan(creation: &Creation) -> Result<Plan> {
     let meta_bytes = table_offset.checked_add(table).ok_or_else(too_large)?;
     superblock.validate(meta_bytes).map_err(|e| super::decode_error(META_FILE.as_ref(), 0, e))?;
     Ok(Plan { directory, record, superblock, meta_bytes })
+}
+
+/// What a program must know to read a store.
+fn incompat(directory: &Directory) -> u64 {
+    let bit = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+    bit(directory.has_rows(), INCOMPAT_ROWS) | bit(directory.has_narrow(), INCOMPAT_NARROW)
 }
 
 /// The superblock that a new store gets.

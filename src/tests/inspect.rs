@@ -63,7 +63,7 @@ fn parts_of_a_summary_add_up_to_the_lengths_of_all_files() {
             ("grad", 12_038, 1),
         ];
         assert_eq!(planes, expected);
-        assert!(summary.planes.iter().all(|p| p.dtype == Dtype::F32 && is_plane_name(&p.name)));
+        assert!(summary.planes.iter().all(|p| p.dtypes == [Dtype::F32] && is_plane_name(&p.name)));
         assert_eq!(summary.user_record_bytes, 6);
     }
 }

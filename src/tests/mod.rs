@@ -13,6 +13,7 @@ mod models;
 mod paging;
 mod planning;
 mod power;
+mod precision;
 mod recovery;
 mod repair;
 mod rows;

@@ -15,12 +15,12 @@ pub(crate) use rows::RowUpdate;
 pub(crate) use spans::{Gradient, SPAN_LEN, measure, on_threads, split_off};
 
 use crate::error::Result;
-use crate::format::elements::as_f32_mut;
 use crate::kernel::InstructionSet;
 use crate::kernel::reduce::Preparation;
 use crate::layout::{Piece, pieces};
 use crate::optim::Prepared;
 use crate::pager::{Key, Lease, Pager, Waiter, elapsed_ns, read_ahead};
+use crate::precision::lane;
 use crate::rows::Rows;
 
 /// What all updates of a store share: blocks to lease, threads and an instruction set to compute with.
@@ -49,6 +49,8 @@ pub(crate) struct Update {
     pub(crate) planes: usize,
     pub(crate) rule: Prepared,
     pub(crate) prepare: Preparation,
+    /// Random bits that narrow parameters are rounded with.
+    pub(crate) rounding_key: u64,
 }
 
 impl Update {
@@ -91,15 +93,15 @@ impl Update {
         let mut buffers = lease.buffers().iter_mut();
         let mut spans = Vec::new();
         for piece in pieces {
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
-            let mut slice = || {
-                let buffer = buffers.next().and_then(|buffer| buffer.get_mut(bytes.clone()));
-                as_f32_mut(buffer.unwrap_or_default())
+            let elements = engine.pager.block_elements(piece);
+            let mut part_of = |plane: usize| {
+                let buffer = buffers.next().map(|buffer| &mut buffer[..]).unwrap_or_default();
+                lane(engine.pager.dtype(piece, plane), buffer, elements).part(piece.within.clone())
             };
-            let planes = (0..self.planes).map(|_| slice()).collect();
+            let planes = (0..self.planes).map(&mut part_of).collect();
             let part = match gradient {
                 Gradient::Given(values) => Gradient::Given(slice_of(values, piece, self.range.start)),
-                Gradient::Staged => Gradient::Given(slice()),
+                Gradient::Staged => Gradient::Given(part_of(self.planes).into_f32()),
                 made @ Gradient::Made(_) => made,
             };
             spans::cut(planes, part, piece.of_tensor.start, &mut spans);

@@ -5,8 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Engine, Update};
-use crate::kernel::InstructionSet;
+use crate::kernel::narrow::{Lane, Rounding};
 use crate::kernel::reduce::{LEAF_LEN, Preparation, count_non_finite, prepare_gradient, sum_of_squares_leaf};
+use crate::kernel::{InstructionSet, MOST_PLANES};
 use crate::optim::Prepared;
 use crate::units::to_u64;
 
@@ -36,12 +37,13 @@ struct Job<'a> {
     isa: InstructionSet,
     rule: &'a Prepared,
     prepare: Preparation,
+    rounding_key: u64,
 }
 
 /// A run of elements that one thread updates.
 pub(super) struct Span<'a> {
     /// The parameter plane, then the state planes.
-    planes: Vec<&'a mut [f32]>,
+    planes: Vec<Lane<'a>>,
     gradient: Gradient<'a>,
     /// First element in the tensor.
     first: u64,
@@ -57,7 +59,8 @@ pub(crate) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: imp
 
 /// Updates spans on all threads. Returns how many gradients were NaN or infinite.
 pub(super) fn update(update: &Update, engine: &Engine, mut spans: Vec<Span<'_>>) -> u64 {
-    let job = Job { isa: engine.isa, rule: &update.rule, prepare: update.prepare };
+    let (rule, rounding_key) = (&update.rule, update.rounding_key);
+    let job = Job { isa: engine.isa, rule, prepare: update.prepare, rounding_key };
     match spans.as_mut_slice() {
         [one] => one.run(job),
         many => on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(job)).sum()),
@@ -67,17 +70,17 @@ pub(super) fn update(update: &Update, engine: &Engine, mut spans: Vec<Span<'_>>)
 /// Cuts a run of elements of a tensor into spans: `planes` are the parameter plane and the state planes, equally long;
 /// `first` is the run's first element in the tensor.
 pub(super) fn cut<'a>(
-    mut planes: Vec<&'a mut [f32]>,
+    mut planes: Vec<Lane<'a>>,
     mut gradient: Gradient<'a>,
     mut first: u64,
     spans: &mut Vec<Span<'a>>,
 ) {
     loop {
-        let len = planes.iter().map(|plane| plane.len()).min().unwrap_or(0).min(SPAN_LEN);
+        let len = planes.iter().map(Lane::len).min().unwrap_or(0).min(SPAN_LEN);
         if len == 0 {
             return;
         }
-        let now = split_off(&mut planes, len);
+        let now = planes.iter_mut().map(|plane| plane.split_off(len)).collect();
         let part = match &mut gradient {
             Gradient::Given(values) => {
                 let (head, tail) = values.split_at(len.min(values.len()));
@@ -102,12 +105,18 @@ pub(crate) fn split_off<'a>(planes: &mut [&'a mut [f32]], len: usize) -> Vec<&'a
     heads
 }
 
+impl Job<'_> {
+    /// How parameters are rounded, from the tensor's element `first` on.
+    fn rounding(&self, first: u64) -> Rounding {
+        Rounding::Stochastic { key: self.rounding_key, first }
+    }
+}
+
 impl Span<'_> {
     fn run(&mut self, job: Job<'_>) -> u64 {
-        let Some((param, state)) = self.planes.split_first_mut() else { return 0 };
         match self.gradient {
             Gradient::Given(values) if job.prepare == Preparation::default() => {
-                job.rule.run(job.isa, param, values, state)
+                job.rule.run_lanes(job.isa, &mut self.planes, values, job.rounding(self.first))
             }
             _ => self.run_chunks(job),
         }
@@ -115,13 +124,12 @@ impl Span<'_> {
 
     /// Makes or scales the gradient chunk by chunk, so that it is in the cache when the rule takes it.
     fn run_chunks(&mut self, job: Job<'_>) -> u64 {
-        let Some((param, state)) = self.planes.split_first_mut() else { return 0 };
         let mut made = [0.0; CHUNK_LEN];
         let mut ready = [0.0; CHUNK_LEN];
         let mut non_finite = 0;
-        for (number, param) in param.chunks_mut(CHUNK_LEN).enumerate() {
-            let start = number * CHUNK_LEN;
-            let len = param.len();
+        let elements = self.planes.first().map_or(0, Lane::len);
+        for start in (0..elements).step_by(CHUNK_LEN) {
+            let len = CHUNK_LEN.min(elements - start);
             let gradient = match self.gradient {
                 Gradient::Given(values) => values.get(start..start + len).unwrap_or_default(),
                 Gradient::Made(make) => {
@@ -132,17 +140,21 @@ impl Span<'_> {
                 }
                 Gradient::Staged => &[],
             };
-            let mut state: Vec<&mut [f32]> =
-                state.iter_mut().map(|plane| plane.get_mut(start..start + len).unwrap_or_default()).collect();
+            let mut lanes: [Lane<'_>; 1 + MOST_PLANES] = Default::default();
+            for (lane, plane) in lanes.iter_mut().zip(&mut self.planes) {
+                *lane = plane.split_off(len);
+            }
+            let lanes = lanes.get_mut(..self.planes.len()).unwrap_or_default();
+            let rounding = job.rounding(self.first + to_u64(start));
             if job.prepare == Preparation::default() {
-                non_finite += job.rule.run(job.isa, param, gradient, &mut state);
+                non_finite += job.rule.run_lanes(job.isa, lanes, gradient, rounding);
                 continue;
             }
             // Counted before it is scaled, which can make an infinity of a number.
             non_finite += count_non_finite(job.isa, gradient);
             let out = ready.get_mut(..len).unwrap_or_default();
             prepare_gradient(job.isa, out, gradient, job.prepare);
-            let _of_scaled = job.rule.run(job.isa, param, out, &mut state);
+            let _of_scaled = job.rule.run_lanes(job.isa, lanes, out, rounding);
         }
         non_finite
     }

@@ -3,6 +3,7 @@
 //! The cases come from the files, not from a list: `PARAMSTORE_GOLDEN_DIR` names another folder of the same format.
 
 mod case;
+mod narrow;
 mod sparse;
 mod store;
 
@@ -77,6 +78,7 @@ fn cases(dir: &Path) -> (Vec<Case>, BTreeMap<String, usize>) {
     for path in case::files(dir).unwrap_or_else(|error| panic!("{error}")) {
         match case::load(&path) {
             Ok(Contents::Case(case)) => cases.push(*case),
+            Ok(Contents::Numbers) => {}
             Ok(Contents::Unsupported(what)) => *unsupported.entry(what).or_default() += 1,
             Err(error) => panic!("{}: {error}", path.display()),
         }
@@ -156,6 +158,13 @@ fn every_case_of_rows_gives_the_golden_values_through_a_store_on_every_instructi
         failures.len()
     );
     assert!(failures.is_empty(), "{} runs failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn numbers_in_few_bits_are_the_golden_ones_on_every_instruction_set() {
+    let counts = narrow::run(&case::folder()).unwrap_or_else(|error| panic!("{error}"));
+    println!("golden: files of 8-bit codes, bf16 rounding, stochastic rounding: {counts:?}");
+    assert_eq!(narrow::run(&case::own_folder()).map(|counts| counts.iter().all(|&n| n > 0)), Ok(true));
 }
 
 #[test]

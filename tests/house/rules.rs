@@ -9,18 +9,20 @@ pub(crate) const FLOORS: &str = "\
 11 fuzzing        any room
 10 repair         error format inspect layout storage store units
 9  checkpoint     error units format pager param_store rows storage store
-9  step           error units format kernel layout optim options pager param_store update
+9  convert        error units options param_store precision schema
+9  step           error units format kernel layout optim options pager param_store precision update
 9  inspect        error units format layout optim options pager param_store rows schema storage store
-8  param_store    error units format kernel layout optim options pager rows schema storage store update
+8  param_store    error units format initial kernel layout optim options pager precision rows schema storage store update
 7  options        error kernel pager storage store
-7  update         error units format kernel layout optim pager rows storage
+7  update         error units format kernel layout optim pager precision rows storage
 6  rows           error units format initial layout pager storage store
-5  pager          error units format initial layout storage store
+5  pager          error units format initial kernel layout precision storage store
 4  store          error units format layout storage
-4  schema         error units format layout optim
+4  schema         error units format layout optim precision
 3  initial        units format
 3  layout         error units format
 3  optim          error kernel
+3  precision      units format kernel
 2  format         units
 2  kernel         -
 2  storage        error

@@ -58,6 +58,7 @@ fn every_store_of_version_1_opens_with_what_was_in_it() {
         let features: &[&str] = match name {
             "sparse" => &["sparse"],
             "rows" => &["sparse", "rows"],
+            "compact" | "halves" => &["few bits"],
             _ => &[],
         };
         assert_eq!(summary.features, features, "{name}");

@@ -6,12 +6,15 @@ use std::path::Path;
 use paramstore::optim::{
     Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RmsProp, Sgd, SparseAdam,
 };
-use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Result, RowMode, Schema, TensorSpec};
+use paramstore::{
+    Dtype, Init, Moments, Optimizer, Options, ParamGroup, ParamStore, Precision, Result, RowMode, Schema,
+    TensorSpec,
+};
 
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 11] = [
+pub(crate) const STORES: [(&str, Make); 13] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -25,6 +28,8 @@ pub(crate) const STORES: [(&str, Make); 11] = [
     ("torn_superblock", torn_superblock),
     ("kept", kept),
     ("rows", rows),
+    ("compact", |path| narrow(path, Precision::COMPACT)),
+    ("halves", |path| narrow(path, Precision::new(Dtype::F16, Moments::Bf16))),
 ];
 
 fn options() -> Options {
@@ -68,6 +73,13 @@ fn ten() -> Schema {
             .tensor(TensorSpec::new(format!("of {name}"), &[40]).group(name).init(Init::Constant(0.25)));
     }
     schema
+}
+
+/// Every tensor in few bits, but for one: two that share a block, one of several blocks.
+fn narrow(path: &Path, precision: Precision) -> Result<()> {
+    let wide = TensorSpec::new("wide", &[30]).precision(Precision::F32).init(Init::Constant(0.1));
+    let schema = one(Optimizer::AdamW(AdamW::default())).precision(precision.everywhere()).tensor(wide);
+    train(&mut create(path, &schema, &options())?, 3)
 }
 
 /// More slots than one leaf of the table holds.

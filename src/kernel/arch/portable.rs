@@ -3,6 +3,7 @@
 //! They are never inlined: the arguments of a real function are known not to overlap, and the loops vectorise only
 //! with that knowledge.
 
+use crate::kernel::narrow::{self, Conversion};
 use crate::kernel::reduce;
 use crate::kernel::sweep::{self, Rule};
 
@@ -16,6 +17,11 @@ pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
     c: &mut [f32],
 ) -> u32 {
     sweep::sweep(rule, param, grad, a, b, c)
+}
+
+#[inline(never)]
+pub(in crate::kernel) fn convert(conversion: Conversion<'_>) {
+    narrow::convert(conversion);
 }
 
 #[inline(never)]

@@ -8,6 +8,7 @@
     reason = "calls across a target_feature boundary; each is guarded by a proof of the features"
 )]
 
+use crate::kernel::narrow::{self, Conversion};
 use crate::kernel::reduce;
 use crate::kernel::sweep::{self, Rule};
 
@@ -26,7 +27,7 @@ macro_rules! shells {
         }
 
         pub(in crate::kernel) mod $shells {
-            use super::{$proof, Rule, reduce};
+            use super::{$proof, Conversion, Rule, narrow, reduce};
 
             pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
                 _proof: $proof,
@@ -50,6 +51,15 @@ macro_rules! shells {
                 }
                 // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
                 unsafe { shell(rule, param, grad, a, b, c) }
+            }
+
+            pub(in crate::kernel) fn convert(_proof: $proof, conversion: Conversion<'_>) {
+                #[target_feature(enable = $features)]
+                fn shell(conversion: Conversion<'_>) {
+                    narrow::convert(conversion);
+                }
+                // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
+                unsafe { shell(conversion) }
             }
 
             pub(in crate::kernel) fn sum_of_squares_leaf(_proof: $proof, leaf: &[f32]) -> f64 {

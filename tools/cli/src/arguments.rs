@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use paramstore::Optimizer;
+use paramstore::{Moments, Optimizer, Precision};
 
 use crate::hyperparameters::Hyperparameters;
 use crate::quantity;
@@ -30,6 +30,7 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     Repair(RepairArguments),
     Checkpoint(CheckpointArguments),
+    Convert(ConvertArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
 }
@@ -182,6 +183,38 @@ pub(crate) struct RepairArguments {
     /// Do it without asking
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a store anew in another precision
+///
+/// Reads the committed generation of STORE and makes OUT with the same tensors, settings, clocks, step and user record, a
+/// part at a time under the memory given. Values are rounded to the nearest; what that did to each plane is printed. Tensors
+/// below 4,096 elements or two dimensions, and embeddings, are kept in f32. STORE is only read.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paramstore convert run1 run1.compact --params bf16 --moments q8
+  paramstore convert run1.compact run1.f32 --params f32 --moments f32 --memory 4GiB --json")]
+pub(crate) struct ConvertArguments {
+    /// Directory of the store to read
+    pub(crate) store: PathBuf,
+    /// Directory of the store to make
+    pub(crate) out: PathBuf,
+    /// Type of parameters
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(["f32", "bf16", "f16"]))]
+    pub(crate) params: String,
+    /// Form of moments
+    #[arg(long, value_name = "FORM", default_value = "f32", value_parser = PossibleValuesParser::new(Moments::NAMES))]
+    pub(crate) moments: String,
+    /// Also tensors that would be kept in f32
+    #[arg(long)]
+    pub(crate) everywhere: bool,
+    /// Memory for both stores together
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = quantity::bytes)]
+    pub(crate) memory: u64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -418,6 +451,7 @@ pub(crate) enum Path {
 Examples:
   paramstore bench sweep --params 200M --memory 256MiB --optimizer adamw
   paramstore bench sweep --params 200M --memory 4GiB --optimizer adamw --commit-every 100
+  paramstore bench sweep --params 800M --memory 2GiB --optimizer adamw --state compact
   paramstore bench sweep --params 1B --memory 1GiB --optimizer lion --dir /data --json | jq .ratio")]
 pub(crate) struct SweepArguments {
     /// Number of parameters, in tensors of at most 50M
@@ -429,6 +463,9 @@ pub(crate) struct SweepArguments {
     /// Update rule
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Optimizer::NAMES))]
     pub(crate) optimizer: String,
+    /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third
+    #[arg(long, value_name = "STATE", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::NAMES))]
+    pub(crate) state: String,
     /// How blocks travel between disk and memory
     #[arg(long, value_enum, default_value_t = Path::Auto)]
     pub(crate) path: Path,

@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod checkpoint;
+mod convert;
 mod create;
 mod failure;
 mod human;
@@ -64,6 +65,7 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Verify(arguments) => verify::run(arguments, out),
         Command::Repair(arguments) => repair::run(arguments, out),
         Command::Checkpoint(arguments) => checkpoint::run(&arguments.command, out),
+        Command::Convert(arguments) => convert::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
     }

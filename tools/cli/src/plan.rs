@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use paramstore::inspect::{DiskSpeed, Plan, available_memory_bytes, free_bytes, measure_disk};
 use paramstore::optim::TensorClock;
-use paramstore::{Init, InstructionSet, Optimizer};
+use paramstore::precision::{Book, Half, Lane, Rounding};
+use paramstore::{Dtype, Init, InstructionSet, Moments, Optimizer, Precision};
 use serde_json::{Value, json};
 
 use crate::arguments::PlanArguments;
@@ -65,7 +66,8 @@ pub(crate) fn run(arguments: &PlanArguments, out: &mut dyn Write) -> Result<Verd
 
 #[expect(clippy::cast_precision_loss, reason = "estimates for people")]
 fn measure(arguments: &PlanArguments, plan: &Plan) -> Result<Measured, Failure> {
-    let params_per_s = update_rate(&arguments.schema.optimizer(&arguments.settings)?)?;
+    let optimizer = arguments.schema.optimizer(&arguments.settings)?;
+    let params_per_s = update_rate(&optimizer, arguments.schema.state())?;
     let disk = measure_disk(&arguments.dir, MEASURE_BYTES, MEASURE_LIMIT)?;
     let moved_s = plan.update_bytes() as f64 / disk.step_bytes_per_s;
     let step_s = moved_s.max(swept_params(plan) as f64 / params_per_s);
@@ -87,28 +89,73 @@ fn swept_params(plan: &Plan) -> u64 {
 
 /// Bytes that gradients which wait in the gradient plane for the whole step write and read, where they are not hot.
 fn gradient_bytes(arguments: &PlanArguments, plan: &Plan) -> u64 {
-    if arguments.schema.has_gradient_plane() { plan.forward_bytes() } else { 0 }
+    if !arguments.schema.has_gradient_plane() {
+        return 0;
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate, between 0 and the bytes of the gradients"
+    )]
+    let cold = (plan.disk.scratch as f64 * (1.0 - plan.hot_fraction())).round() as u64;
+    cold
 }
 
 fn written_per_step(arguments: &PlanArguments, plan: &Plan) -> u64 {
     plan.update_bytes() + gradient_bytes(arguments, plan)
 }
 
+/// A plane in memory, in the form in which a store keeps it.
+enum Plane {
+    F32(Vec<f32>),
+    Half(Half, Vec<u16>),
+    Q8(Book, Vec<u8>, Vec<f32>),
+}
+
+impl Plane {
+    fn lane(&mut self) -> Lane<'_> {
+        match self {
+            Self::F32(values) => Lane::F32(values),
+            Self::Half(kind, bits) => Lane::Half(*kind, bits),
+            Self::Q8(book, codes, scales) => Lane::Q8(*book, codes, scales),
+        }
+    }
+
+    /// The parameters, all of them a half, and the moments before the first step.
+    fn of(optimizer: &Optimizer, state: Precision) -> Vec<Self> {
+        const N: usize = KERNEL_ELEMENTS;
+        let param = match state.params {
+            Dtype::Bf16 => Self::Half(Half::Bf16, vec![0x3f00; N]),
+            Dtype::F16 => Self::Half(Half::F16, vec![0x3800; N]),
+            _ => Self::F32(vec![0.5; N]),
+        };
+        let scales = || vec![0.0; N / 256];
+        let moments = optimizer.state_planes().into_iter().map(|plane| match state.moments {
+            _ if plane.per_row => Self::F32(vec![plane.fill]),
+            Moments::Bf16 => Self::Half(Half::Bf16, vec![0; N]),
+            Moments::F16 => Self::Half(Half::F16, vec![0; N]),
+            Moments::Q8 if plane.is_never_negative() => Self::Q8(Book::Unsigned, vec![0; N], scales()),
+            Moments::Q8 => Self::Q8(Book::Signed, vec![127; N], scales()),
+            _ => Self::F32(vec![plane.fill; N]),
+        });
+        std::iter::once(param).chain(moments).collect()
+    }
+}
+
 /// Parameters per second that all processors update, with everything in memory.
-fn update_rate(optimizer: &Optimizer) -> Result<f64, Failure> {
+fn update_rate(optimizer: &Optimizer, state: Precision) -> Result<f64, Failure> {
     const TIME: Duration = Duration::from_millis(300);
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let planes = optimizer.state_planes();
     let work = || -> Result<f64, paramstore::Error> {
-        let mut param = vec![0.5_f32; KERNEL_ELEMENTS];
         let grad = vec![1e-3_f32; KERNEL_ELEMENTS];
-        let len = |per_row| if per_row { 1 } else { KERNEL_ELEMENTS };
-        let mut state: Vec<_> = planes.iter().map(|plane| vec![plane.fill; len(plane.per_row)]).collect();
+        let mut planes = Plane::of(optimizer, state);
         let mut clock = TensorClock::default();
         let isa = InstructionSet::detect();
         let mut sweep = || {
-            let mut planes: Vec<_> = state.iter_mut().map(Vec::as_mut_slice).collect();
-            optimizer.update(isa, &mut clock, &mut param, &grad, &mut planes)
+            let mut lanes: Vec<_> = planes.iter_mut().map(Plane::lane).collect();
+            let rounding = Rounding::Stochastic { key: clock.steps, first: 0 };
+            optimizer.update_lanes(isa, &mut clock, &mut lanes, &grad, rounding)
         };
         sweep()?;
         let start = Instant::now();

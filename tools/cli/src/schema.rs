@@ -1,7 +1,7 @@
 //! What a store is to hold, as options of `create` and `plan`.
 
 use clap::Args;
-use paramstore::{Dtype, Init, Optimizer, Options, ParamGroup, RowMode, Schema, TensorSpec};
+use paramstore::{Dtype, Init, Moments, Optimizer, Options, ParamGroup, Precision, RowMode, Schema, TensorSpec};
 
 use crate::failure::Failure;
 use crate::hyperparameters::Hyperparameters;
@@ -16,12 +16,18 @@ pub(crate) struct SchemaArguments {
     #[arg(long, value_name = "N", value_parser = quantity::count, conflicts_with_all = ["tensor", "rows"])]
     #[arg(required_unless_present_any = ["tensor", "rows"])]
     params: Option<u64>,
-    /// A tensor, e.g. wte:f32:50257x768, bias:f32:[768] or scale:f32:[]; give it once for each tensor
+    /// A tensor, e.g. wte:f32:50257x768, bias:f32:[768] or scale:f32:[]; give it once for each tensor. Of type f32 it is kept
+    /// as --state says, of type bf16 or f16 its parameters are so in any case
     #[arg(long, value_name = "NAME:DTYPE:SHAPE", value_parser = tensor)]
-    tensor: Vec<(String, Vec<u64>)>,
+    tensor: Vec<(String, Dtype, Vec<u64>)>,
+    /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third; tensors below 4,096
+    /// elements or two dimensions, and embeddings, stay in f32
+    #[arg(long, value_name = "STATE", default_value = "f32")]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(Precision::NAMES))]
+    state: String,
     /// A tensor kept by rows, such as a table of embeddings, e.g. words:f32:1Mx64; once for each
     #[arg(long, value_name = "NAME:DTYPE:ROWSxWIDTH", value_parser = tensor)]
-    rows: Vec<(String, Vec<u64>)>,
+    rows: Vec<(String, Dtype, Vec<u64>)>,
     /// What becomes of a row in steps that do not name it: nothing, or what a dense run would do
     #[arg(long, value_name = "MODE", value_parser = ["lazy", "catch-up"], requires = "rows", default_value = "lazy")]
     row_mode: String,
@@ -51,15 +57,24 @@ impl SchemaArguments {
     ) -> Result<Schema, Failure> {
         let mut schema = Schema::new().seed(seed).gradient_plane(self.gradient_plane);
         schema = schema.group(ParamGroup::new("default", self.optimizer(settings)?));
+        let state = state(&self.state);
+        schema = schema.precision(state);
         if let Some(params) = self.params {
-            schema = schema.tensor(TensorSpec::new("param", &[params]).init(init));
+            // It stands for matrices.
+            schema = schema.tensor(TensorSpec::new("param", &[params]).init(init).precision(state));
         }
-        for (name, shape) in &self.tensor {
-            schema = schema.tensor(TensorSpec::new(name, shape).init(init));
+        for (name, dtype, shape) in &self.tensor {
+            let mut tensor = TensorSpec::new(name, shape).init(init);
+            if *dtype != Dtype::F32 {
+                tensor = tensor.precision(Precision::new(*dtype, state.moments));
+            }
+            schema = schema.tensor(tensor);
         }
         let mode = if self.row_mode == RowMode::CatchUp.name() { RowMode::CatchUp } else { RowMode::Lazy };
-        for (name, shape) in &self.rows {
+        for (name, dtype, shape) in &self.rows {
             let spec = TensorSpec::new(name, shape).init(init).row_mode(mode);
+            // Others than f32 are refused by the store, with what it can do.
+            let spec = spec.precision(Precision::new(*dtype, Moments::F32));
             schema = schema.tensor(match self.hashed_ids {
                 Some(admission) => spec.hashed_ids(admission),
                 None => spec,
@@ -78,6 +93,10 @@ impl SchemaArguments {
         settings.optimizer(&self.optimizer)
     }
 
+    pub(crate) fn state(&self) -> Precision {
+        state(&self.state)
+    }
+
     pub(crate) fn options(&self) -> Options {
         let options = Options::new();
         match self.memory {
@@ -91,20 +110,27 @@ impl SchemaArguments {
     }
 }
 
+/// The precision of a name that the command line knows.
+pub(crate) fn state(name: &str) -> Precision {
+    Precision::from_name(name).unwrap_or_default()
+}
+
 /// `NAME:DTYPE:SHAPE`; the name may hold colons.
-fn tensor(text: &str) -> Result<(String, Vec<u64>), String> {
+fn tensor(text: &str) -> Result<(String, Dtype, Vec<u64>), String> {
     let expected = "expected NAME:DTYPE:SHAPE, e.g. wte:f32:50257x768";
     let mut parts = text.rsplitn(3, ':');
     let (Some(shape), Some(dtype), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(expected.to_owned());
     };
-    if Dtype::from_name(dtype).is_none() {
-        return Err(format!("unknown dtype {dtype:?}, expected f32"));
-    }
+    let known =
+        Dtype::from_name(dtype).filter(|known| matches!(known, Dtype::F32 | Dtype::Bf16 | Dtype::F16));
+    let Some(known) = known else {
+        return Err(format!("unknown dtype {dtype:?}, expected f32, bf16 or f16"));
+    };
     if name.is_empty() {
         return Err(format!("no name; {expected}"));
     }
-    Ok((name.to_owned(), self::shape(shape)?))
+    Ok((name.to_owned(), known, self::shape(shape)?))
 }
 
 /// `1000x64`, `1000,64` or `[1000,64]`; `[]` for a scalar.
@@ -147,17 +173,27 @@ mod tests {
 
     #[test]
     fn tensors_are_read_from_the_right_so_that_names_may_hold_colons() {
-        assert_eq!(tensor("a:f32:1000x64"), Ok(("a".into(), vec![1000, 64])));
-        assert_eq!(tensor("a:b:f32:[2, 3,4]"), Ok(("a:b".into(), vec![2, 3, 4])));
-        assert_eq!(tensor("s:f32:[]"), Ok(("s".into(), vec![])));
-        assert_eq!(tensor("big:f32:1Bx2"), Ok(("big".into(), vec![1_000_000_000, 2])));
+        assert_eq!(tensor("a:f32:1000x64"), Ok(("a".into(), Dtype::F32, vec![1000, 64])));
+        assert_eq!(tensor("a:b:f32:[2, 3,4]"), Ok(("a:b".into(), Dtype::F32, vec![2, 3, 4])));
+        assert_eq!(tensor("s:f32:[]"), Ok(("s".into(), Dtype::F32, vec![])));
+        assert_eq!(tensor("big:bf16:1Bx2"), Ok(("big".into(), Dtype::Bf16, vec![1_000_000_000, 2])));
     }
 
     #[test]
     fn what_is_no_tensor_is_refused() {
-        for text in
-            ["", "a", "a:f32", "a:f64:3", ":f32:3", "a:f32:", "a:f32:3x", "a:f32:[3", "a:f32:-1", "a:f32:3y4"]
-        {
+        for text in [
+            "",
+            "a",
+            "a:f32",
+            "a:f64:3",
+            "a:q8-signed:3",
+            ":f32:3",
+            "a:f32:",
+            "a:f32:3x",
+            "a:f32:[3",
+            "a:f32:-1",
+            "a:f32:3y4",
+        ] {
             assert!(tensor(text).is_err(), "{text}");
         }
     }

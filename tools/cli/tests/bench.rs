@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::{Place, Ran, closed_pipe, program, run};
 
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "params",
     "memory_bytes",
     "optimizer",
+    "state",
     "path",
     "threads",
     "commit_every",
@@ -115,6 +116,20 @@ fn hot_sweep_moves_no_byte_of_disk_beside_a_pass_over_the_memory() {
         assert!(number(&seen, key).abs() < 1e-12, "{key}");
     }
     assert!((number(&seen, "hit_rate") - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn compact_sweeps_move_a_third_of_the_bytes_and_their_passes_too() {
+    let place = Place::new();
+    let options =
+        "--params 4M --memory 4MiB --block-bytes 1MiB --optimizer adamw --state compact --steps 2 --json";
+    let cold = sweep(&place, options).expect(0).json();
+    check(&cold, 2);
+    check_raw_copy(&cold);
+    let written = number(&cold, "bytes_written_per_param");
+    assert!(cold["state"] == "compact" && written > 4.0 && written < 4.2, "{cold}");
+    let hot = sweep(&place, &options.replace("--memory 4MiB", "--memory 256MiB")).expect(0).json();
+    assert_eq!(hot["limit"], "memory_pass", "{hot}");
 }
 
 /// The copy writes into the homes of a store in use: with steps that are not committed, blocks of the working

@@ -2,6 +2,7 @@
 
 mod bench;
 mod checkpoint;
+mod convert;
 mod create;
 mod help;
 mod inspect;

@@ -5,10 +5,12 @@ use super::{Place, run};
 #[test]
 fn planned_bytes_are_those_that_create_takes() {
     let place = Place::new();
-    let schemas: [&[&str]; 3] = [
+    let schemas: [&[&str]; 5] = [
         &["--params", "1M"],
         &["--tensor", "a:f32:70x70", "--tensor", "b:f32:5", "--block-bytes", "4k", "--gradient-plane"],
         &["--params", "3k", "--memory", "16MiB"],
+        &["--params", "1M", "--state", "compact"],
+        &["--tensor", "a:f32:70x70", "--tensor", "b:f16:5", "--state", "bf16", "--block-bytes", "4k"],
     ];
     for (i, schema) in schemas.into_iter().enumerate() {
         for optimizer in ["adamw", "sgd", "lion"] {
@@ -54,4 +56,38 @@ fn plan_that_does_not_fit_says_so_and_is_no_failure() {
     let text = run(&arguments).expect(0).stdout;
     assert!(text.contains("does not fit:"), "{text}");
     run(&["plan", "--params", "1M", "--optimizer", "adamw", "--dir", &place.text("missing")]).expect(3);
+}
+
+#[test]
+fn state_decides_the_types_of_planes_and_what_a_step_moves() {
+    let place = Place::new();
+    let dir = place.text("");
+    let plan = |more: &[&str]| {
+        let first =
+            ["plan", "--optimizer", "adamw", "--no-measure", "--dir", &dir, "--json", "--memory", "1MiB"];
+        run(&[&first[..], &["--block-bytes", "4k"], more].concat()).expect(0).json()
+    };
+    let dtypes = |plan: &serde_json::Value| {
+        let planes = plan["planes"].as_array().unwrap();
+        planes.iter().map(|plane| plane["dtype"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let compact = plan(&["--params", "16M", "--state", "compact"]);
+    assert_eq!(dtypes(&compact), ["bf16", "q8-signed", "q8-unsigned"]);
+    let moved = |plan: &serde_json::Value| plan["step"]["bytes_written"].as_f64().unwrap();
+    let wide = plan(&["--params", "16M"]);
+    assert_eq!(dtypes(&wide), ["f32"; 3]);
+    let ratio = moved(&wide) / moved(&compact);
+    assert!((2.95..3.0).contains(&ratio), "{ratio}");
+    let mixed = plan(&[
+        "--tensor",
+        "w:f32:64x64",
+        "--tensor",
+        "wte.weight:f32:900x64",
+        "--tensor",
+        "b:f16:9",
+        "--state",
+        "bf16",
+    ]);
+    assert_eq!(dtypes(&mixed), ["bf16+f32+f16", "bf16+f32", "bf16+f32"]);
+    run(&["plan", "--optimizer", "adamw", "--params", "1M", "--state", "q8"]).expect(2);
 }

@@ -42,6 +42,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     pub(crate) optimizer: Option<String>,
 
+    /// Bits of parameters and moments: f32, bf16 (half the bytes) or compact (bf16 and 8 bits: a third). Embeddings, vectors
+    /// and tensors below 4,096 elements stay in f32 [default: f32]
+    #[arg(long, value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(paramstore::Precision::NAMES))]
+    pub(crate) state: Option<String>,
+
     /// Highest learning rate [default: by the optimizer]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) lr: Option<f64>,
@@ -65,6 +70,10 @@ pub(crate) struct Args {
     /// Tokens of text to write at the end [default: 48, none above 200M parameters]
     #[arg(long, value_name = "N", value_parser = size(0, 100_000))]
     pub(crate) sample: Option<usize>,
+
+    /// Validate after every Kth step too: the losses stand in the JSON object
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) validate_every: Option<u64>,
 
     /// Print one JSON object at the end instead of the report
     #[arg(long)]

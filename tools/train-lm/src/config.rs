@@ -79,6 +79,9 @@ pub(crate) const EMBED: &str = "embed.weight";
 pub(crate) const UNEMBED: &str = "unembed.weight";
 
 impl Shape {
+    /// Name of the first matrix of every model.
+    pub(crate) const FIRST_MATRIX: &str = "blocks.0.attn.q.weight";
+
     /// Chooses width and depth so that the number of parameters comes as close to `params` as whole layers
     /// allow, with a width of about 40 times the number of layers.
     pub(crate) fn for_params(params: u64, vocab: usize) -> Result<Self> {

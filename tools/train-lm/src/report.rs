@@ -118,6 +118,8 @@ pub(crate) struct Summary {
     pub(crate) loss: Option<f64>,
     /// Bits per byte of the validation text before the first step and now; not now if the run was stopped.
     pub(crate) val: (f64, Option<f64>),
+    /// Steps of this process, and bits per byte of the validation text after them.
+    pub(crate) curve: Vec<(u64, f64)>,
     /// Entropy of single bytes and of single tokens, in bits per byte.
     pub(crate) unigram: (f64, f64),
     /// Tokens that this process trained on.
@@ -163,6 +165,7 @@ impl Summary {
             "loss": self.loss,
             "val_bits_per_byte_before": self.val.0,
             "val_bits_per_byte_after": self.val.1,
+            "val_bits_per_byte_at": self.curve,
             "unigram_bits_per_byte": self.unigram.0,
             "token_unigram_bits_per_byte": self.unigram.1,
             "tokens": self.tokens,

@@ -13,7 +13,7 @@ use crate::report::{Progress, Summary, Traffic};
 use crate::sample::sample;
 use crate::setup;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{self, Weights};
+use crate::weights::Weights;
 use training::people::{grouped, note, peak_rss};
 use training::store::{Held, peek};
 
@@ -44,6 +44,8 @@ struct Trained {
     commits: u64,
     commit_s: f64,
     traffic: Traffic,
+    /// Steps, and bits per byte of the validation text after them.
+    curve: Vec<(u64, f64)>,
 }
 
 /// Begins a run or goes on with it, until it is complete or `stop` is set.
@@ -59,7 +61,7 @@ pub(crate) fn run(args: &Args, stop: &AtomicBool) -> Result<Summary> {
         run.record.val_before = run.validate()?;
         run.commit()?;
     }
-    let trained = run.train(args.commit_every, stop)?;
+    let trained = run.train(args, stop)?;
     let stopped = run.record.step < run.total;
     run.summary(args, &trained, stopped)
 }
@@ -76,8 +78,15 @@ impl Run {
         if let Some(parent) = args.store.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
-        let weights =
-            Weights::create(&args.store, &record.shape, &record.optimizer, record.seed, memory.budget)?;
+        let state = args.state.as_deref();
+        let weights = Weights::create(
+            &args.store,
+            &record.shape,
+            &record.optimizer,
+            record.seed,
+            memory.budget,
+            state,
+        )?;
         let total = record.schedule.total;
         let mut run = Self {
             weights,
@@ -109,6 +118,9 @@ impl Run {
         let total = setup::resume(args, id, &mut record)?;
         let memory = setup::memory(args.memory, &record)?;
         let weights = Weights::open(&args.store, &record.shape, memory.budget)?;
+        if let Some(state) = &args.state {
+            weights.check_state(state, &args.store)?;
+        }
         ensure!(
             weights.step() == record.step,
             "{} is at step {} and its user record at step {}: it was changed by another program",
@@ -187,7 +199,7 @@ impl Run {
     }
 
     /// Trains until the run is complete or asked to stop, and commits.
-    fn train(&mut self, commit_every: u64, stop: &AtomicBool) -> Result<Trained> {
+    fn train(&mut self, args: &Args, stop: &AtomicBool) -> Result<Trained> {
         if self.record.step >= self.total {
             return Ok(Trained::default());
         }
@@ -202,9 +214,12 @@ impl Run {
             self.record.step += 1;
             self.record.cursor += (batch.inputs.len() / seq) as u64;
             done.tokens += batch.targets.len() as u64;
-            if self.record.step.is_multiple_of(commit_every) || self.record.step == self.total {
+            if self.record.step.is_multiple_of(args.commit_every) || self.record.step == self.total {
                 self.timed_commit(&mut done)?;
                 committed = self.record.step;
+            }
+            if args.validate_every.is_some_and(|every| self.record.step.is_multiple_of(every)) {
+                done.curve.push((self.record.step, self.validate()?));
             }
             let traffic = self.traffic().since(before);
             progress.step(self.record.step, loss, batch.targets.len() as u64, traffic);
@@ -258,11 +273,12 @@ impl Run {
             continued_from: self.continued_from,
             loss: done.loss,
             val: (val_before, val_after),
+            curve: done.curve.clone(),
             unigram: (self.unigram, self.corpus.token_entropy()),
             tokens: done.tokens,
             text_tokens: self.corpus.tokens().0,
             train_s: done.seconds,
-            state_bytes: shape.params() * weights::state_bytes_per_param(&self.record.optimizer)?,
+            state_bytes: self.weights.state_bytes(),
             memory: (self.memory.total, self.memory.budget),
             activation_bytes: shape.activation_bytes(batch, seq),
             peak_rss: peak_rss(),

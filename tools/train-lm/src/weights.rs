@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, Stats, Step, TensorSpec};
+use paramstore::{
+    Init, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, Stats, Step, TensorSpec,
+};
 
 use crate::config::{Shape, Start, TensorDef};
 use crate::pass::{Sink, Source};
@@ -87,7 +89,7 @@ fn planes(name: &str) -> Result<u64> {
     Ok(1 + optimizer(name, true)?.state_planes().len() as u64)
 }
 
-/// Bytes of parameters and optimizer state for each parameter.
+/// Bytes of parameters and optimizer state for each parameter in f32.
 pub(crate) fn state_bytes_per_param(name: &str) -> Result<u64> {
     Ok(planes(name)? * size_of::<f32>() as u64)
 }
@@ -105,8 +107,10 @@ impl Weights {
         optimizer_name: &str,
         seed: u64,
         budget: u64,
+        state: Option<&str>,
     ) -> Result<Self> {
         let mut schema = Schema::new().seed(seed).block_bytes(shape.block_bytes() as u64);
+        schema = schema.precision(state.and_then(Precision::from_name).unwrap_or_default());
         schema = schema.group(ParamGroup::new(DECAY, optimizer(optimizer_name, true)?));
         schema = schema.group(ParamGroup::new(NO_DECAY, optimizer(optimizer_name, false)?));
         for def in shape.tensors() {
@@ -132,6 +136,37 @@ impl Weights {
             shape.d_model
         );
         Ok(Self { store, stalls: Stalls::default() })
+    }
+
+    /// Refuses another precision than that of the store, which its creation fixed.
+    pub(crate) fn check_state(&self, wanted: &str, path: &Path) -> Result<()> {
+        let holds = |wanted: Precision| {
+            let mut matrices = self.store.tensors().filter(|info| info.name() == Shape::FIRST_MATRIX);
+            matrices.all(|info| {
+                let moment = info.planes().nth(1).and_then(|plane| info.plane_dtype(plane));
+                let name = moment.map_or("f32", |dtype| dtype.name());
+                let moments = if wanted == Precision::COMPACT { "q8" } else { wanted.params.name() };
+                info.dtype() == wanted.params && (moment.is_none() || name.starts_with(moments))
+            })
+        };
+        let held = Precision::NAMES.into_iter().find(|name| Precision::from_name(name).is_some_and(holds));
+        ensure!(
+            held == Some(wanted),
+            "the run in {} has --state {}, and this command asks for {wanted}: leave the option out to go on with the \
+             run, or start another one with --store",
+            path.display(),
+            held.unwrap_or("of another kind")
+        );
+        Ok(())
+    }
+
+    /// Bytes of parameters and optimizer state.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let of_plane = |info: &paramstore::TensorInfo<'_>, plane| {
+            info.plane_dtype(plane).and_then(|dtype| dtype.bytes_of(info.elements())).unwrap_or(0)
+        };
+        let tensors = self.store.tensors();
+        tensors.map(|info| info.planes().map(|plane| of_plane(&info, plane)).sum::<u64>()).sum()
     }
 
     /// Optimizer steps finished.

@@ -109,6 +109,27 @@ fn a_run_killed_at_several_moments_ends_with_the_digest_of_an_undisturbed_run() 
 }
 
 #[test]
+fn compact_run_takes_fewer_bytes_validates_on_its_way_and_is_not_continued_in_another_state() {
+    let bench = Bench::new();
+    let store = bench.store("compact");
+    let compact = bench.run(&store, &["--steps", "8", "--state", "compact", "--validate-every", "4"]);
+    let wide = bench.run(&bench.store("wide"), &["--steps", "8"]);
+    assert!(compact["state_bytes"].as_u64().unwrap() < wide["state_bytes"].as_u64().unwrap());
+    let curve = compact["val_bits_per_byte_at"].as_array().unwrap();
+    assert_eq!((curve.len(), curve[1][0].as_u64()), (2, Some(8)));
+    assert_eq!(curve[1][1], compact["val_bits_per_byte_after"]);
+    assert_ne!(compact["digest"], wide["digest"]);
+    let again = bench.run(&store, &["--steps", "8", "--state", "compact"]);
+    assert_eq!(again["digest"], compact["digest"]);
+    let output = bench.command(&store, &["--steps", "9", "--state", "bf16"]).output().unwrap();
+    assert!(
+        !output.status.success() && stderr(&output).contains("has --state compact"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn threads_budget_and_commit_distance_change_no_bit() {
     let bench = Bench::new();
     let first = bench.run(&bench.store("first"), &["--steps", "12"]);

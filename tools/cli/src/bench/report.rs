@@ -25,6 +25,7 @@ pub(super) fn to_json(arguments: &SweepArguments, measured: &Measured) -> Value 
         "params": arguments.params,
         "memory_bytes": measured.plan.budget_bytes,
         "optimizer": arguments.optimizer,
+        "state": arguments.state,
         "path": path(arguments.path),
         "threads": threads(arguments),
         "io_threads": arguments.io_threads,
@@ -65,9 +66,10 @@ pub(super) fn begin(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let what = format!(
-        "{} of {}, {} of state, {} of memory",
+        "{} of {} in {}, {} of state, {} of memory",
         counted(arguments.params, "parameter"),
         arguments.optimizer,
+        arguments.state,
         bytes(plan.state_bytes),
         bytes(plan.budget_bytes)
     );

@@ -13,6 +13,7 @@ use super::scratch::{Scratch, Stop, check_room};
 use crate::arguments::{Path, SweepArguments};
 use crate::failure::Failure;
 use crate::human::bytes;
+use crate::schema::state;
 use crate::{Verdict, terminal};
 
 /// As a large model has them.
@@ -94,7 +95,8 @@ fn schema(arguments: &SweepArguments) -> Result<Schema, Failure> {
     let tensors = arguments.params.div_ceil(TENSOR_ELEMENTS_MAX).max(1);
     for i in 0..tensors {
         let elements = arguments.params / tensors + u64::from(i < arguments.params % tensors);
-        schema = schema.tensor(TensorSpec::new(format!("w{i}"), &[elements]));
+        let tensor = TensorSpec::new(format!("w{i}"), &[elements]);
+        schema = schema.tensor(tensor.precision(state(&arguments.state)));
     }
     Ok(schema)
 }
@@ -124,7 +126,8 @@ fn damage_is_ours(failure: Failure) -> Failure {
 impl<'a> Bench<'a> {
     fn new(arguments: &'a SweepArguments, store: ParamStore, plan: &Plan, stop: &Stop) -> Self {
         let tensors = store.tensors().map(|t| (t.name().to_owned(), t.elements())).collect();
-        let bytes = GRADIENT_BYTES.max(block_bytes(plan));
+        let block_elements = plan.blocks.iter().map(|size| size.elements).max().unwrap_or(0);
+        let bytes = GRADIENT_BYTES.max(4 * block_elements);
         let value = |i: u64| (f32::from(u16::try_from(i & 1023).unwrap_or(0)) - 511.5) * 1e-4;
         let gradient = (0..bytes / 4).map(value).collect();
         Self { arguments, store, tensors, gradient, stop: stop.clone() }
@@ -142,7 +145,7 @@ impl<'a> Bench<'a> {
         bar.inc(1);
         let (_, stats) = self.step(true)?;
         bar.inc(1);
-        let mut limit = self.limit(&stats)?;
+        let mut limit = self.limit(&stats, plan.state_bytes)?;
         let kind = match &limit {
             Limit::RawCopy(copy) => LimitKind::RawCopy(copy.setting()),
             Limit::MemoryPass => LimitKind::MemoryPass,
@@ -193,11 +196,10 @@ impl<'a> Bench<'a> {
     }
 
     /// The memory's limit where a step found everything in memory and a pass finds it there too, else the disk's.
-    fn limit(&mut self, stats: &Stats) -> Result<Limit, Failure> {
+    fn limit(&mut self, stats: &Stats, state_bytes: u64) -> Result<Limit, Failure> {
         let elements: u64 = self.tensors.iter().map(|(_, elements)| elements).sum();
-        let planes = self.store.tensors().next().map_or(0, |tensor| tensor.planes().count()) as u64;
         if stats.blocks_missed == 0
-            && self.store.memory_pass(&self.gradient)?.bytes == elements * (4 + 8 * planes)
+            && self.store.memory_pass(&self.gradient)?.bytes == 4 * elements + 2 * state_bytes
         {
             return Ok(Limit::MemoryPass);
         }

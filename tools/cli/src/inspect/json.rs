@@ -139,7 +139,7 @@ pub(crate) fn plane(plane: &PlaneUse) -> Value {
     json!({
         "name": plane.name,
         "role": plane.role.name(),
-        "dtype": plane.dtype.name(),
+        "dtype": plane.dtype_names(),
         "elements": plane.elements,
         "bytes": plane.value_bytes,
         "bytes_on_disk": plane.disk_bytes,

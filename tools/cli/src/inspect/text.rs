@@ -138,7 +138,7 @@ pub(crate) fn planes(planes: &[PlaneUse], out: &mut dyn Write) -> io::Result<()>
         table.row(vec![
             plane.name.clone(),
             plane.role.name().to_owned(),
-            plane.dtype.name().to_owned(),
+            plane.dtype_names(),
             grouped(plane.elements),
             bytes(plane.value_bytes),
             plane.homes.to_string(),
