@@ -10,7 +10,10 @@ use crate::units::to_usize;
 /// Bytes of memory beside the record that a slot takes: what is known of it, and its place in the map.
 pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + 40;
 /// A row's heat never exceeds this: what was hot once cools in as many rounds of the hand.
-const HOTTEST: u8 = 7;
+const HOTTEST: u8 = 16;
+/// What a use adds to it. With rows by Zipf's law, and a tenth of them in memory, this hits 1.5 points more than 1 (0.674 and
+/// 0.689 of a batch's distinct rows; counting all uses ever, 0.707).
+const WARMTH: u8 = 4;
 /// No use is known.
 const NEVER: u32 = u32::MAX;
 
@@ -132,7 +135,7 @@ impl Cache {
     pub(super) fn touch_slot(&mut self, at: u32) {
         let call = self.call;
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
-            slot.heat = (slot.heat + 1).min(HOTTEST);
+            slot.heat = (slot.heat + WARMTH).min(HOTTEST);
             slot.call = call;
             if slot.next <= call {
                 slot.next = NEVER;

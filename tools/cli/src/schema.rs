@@ -1,7 +1,9 @@
 //! What a store is to hold, as options of `create` and `plan`.
 
 use clap::Args;
-use paramstore::{Dtype, Init, Moments, Optimizer, Options, ParamGroup, Precision, RowMode, Schema, TensorSpec};
+use paramstore::{
+    Dtype, Init, Moments, Optimizer, Options, ParamGroup, Precision, RowMode, Schema, TensorSpec,
+};
 
 use crate::failure::Failure;
 use crate::hyperparameters::Hyperparameters;
