@@ -143,9 +143,11 @@ impl TensorSpec {
     /// Adagrad, row-wise Adagrad, Adadelta, RMSprop, Adam and AdamW have such a form; of Adagrad the rows do not change.
     ///
     /// The first 64 missed steps (for Adam and AdamW as many as their moves last, 181 with the default betas, at most
-    /// 4,096) are taken one by one and give the bits of the dense run; the rest at once. With `k` steps missed, that differs
-    /// from the dense run by less than `k * 2^-22` of each moment (and 2^-140), and of a parameter by less than
-    /// `k * 2^-23` of its largest value on the way, and 2^-24 of the largest move of a missed step.
+    /// 4,096) are taken one by one and give the bits of the dense run, but for the sign of zeros under `maximize`; the rest at
+    /// once. With `k` steps missed, that differs from the dense run by less than `k * 2^-22` of the largest value that a
+    /// moment had on the way (and 2^-136), and of a parameter by less than `k * 2^-23` of its largest value on the way, and
+    /// 2^-24 of the largest move of a missed step. Where Adam's moves last for longer than 4,096 steps (`beta1` above 0.994,
+    /// or `beta2` hardly above its square), what they would still do to the parameter is left out.
     #[must_use]
     pub fn row_mode(mut self, mode: RowMode) -> Self {
         self.rows.get_or_insert_default().mode = mode;

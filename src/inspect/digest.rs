@@ -20,7 +20,8 @@ const REPEATS: usize = 256;
 /// It covers, for every tensor, name, dtype, shape and clock (updates made, NAdam's product of momenta) and the values
 /// of every plane in element order, and the store's step. It does not depend on homes, block size, generations, how
 /// tensors are packed or in which order they stand, budgets, settings of groups, or the user record. A block that was
-/// never written counts with its initial values; scratch planes do not count. Values of planes in few bits count as the f32
+/// never written counts with its initial values; scratch planes do not count. Rows that catch up count with the values that are read,
+/// which do depend on the settings of their group; when rows were last used, and how often ids were seen, does not count. Values of planes in few bits count as the f32
 /// that they stand for.
 ///
 /// The hash of a plane is the BLAKE3 hash of the BLAKE3 hashes of its consecutive chunks of 1 MiB. That of a tensor is

@@ -38,6 +38,11 @@ impl Optimizer {
 }
 
 impl CatchUp {
+    /// Whether missed steps change nothing.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.idle == Idle::default()
+    }
+
     /// Steps that a row has missed which was as the tensor after `done` of its steps.
     pub(crate) const fn missed(&self, done: u64) -> u64 {
         self.steps.saturating_sub(done)
@@ -72,7 +77,7 @@ impl CatchUp {
     /// one by one, with the bits of a dense run; the rest at once.
     pub(crate) fn run(&self, isa: InstructionSet, done: u64, param: &mut [f32], state: &mut [&mut [f32]]) {
         let missed = self.missed(done);
-        if missed == 0 || self.idle == Idle::default() {
+        if missed == 0 || self.changes_nothing() {
             return;
         }
         let one_by_one = missed.min(self.idle.one_by_one);

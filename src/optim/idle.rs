@@ -59,7 +59,8 @@ impl Idle {
         match self.moves.and_then(|at| state.get_mut(at)) {
             None => scale(param, map[0][0]),
             Some(plane) => {
-                for (p, x) in param.iter_mut().zip(plane.iter_mut()) {
+                let pairs = param.iter_mut().zip(plane.iter_mut());
+                for (p, x) in pairs.filter(|(p, x)| !(is_zero(**p) && is_zero(**x))) {
                     let (old, moving) = (f64::from(*p), f64::from(*x));
                     *p = super::round(map[0][0] * old + map[0][1] * moving);
                     *x = super::round(map[1][0] * old + map[1][1] * moving);
@@ -69,10 +70,15 @@ impl Idle {
     }
 }
 
+/// Zeros stay what they are, whatever the factor has become.
 fn scale(values: &mut [f32], factor: f64) {
-    for value in values {
+    for value in values.iter_mut().filter(|value| !is_zero(**value)) {
         *value = super::round(f64::from(*value) * factor);
     }
+}
+
+const fn is_zero(value: f32) -> bool {
+    value.to_bits() << 1 == 0
 }
 
 fn times(a: [[f64; 2]; 2], b: [[f64; 2]; 2]) -> [[f64; 2]; 2] {

@@ -48,6 +48,8 @@ impl ParamStore {
     pub fn write_range(&mut self, name: &str, start: u64, values: &[f32]) -> Result<()> {
         self.check_can_change("write a tensor")?;
         let (tensor, range) = self.checked_range(name, start, values.len())?;
+        // A rule that cannot catch up is told before anything changes.
+        drop(self.catch_up(tensor)?);
         let result = match self.table_of(tensor) {
             Some(_) => self.write_rows(tensor, range, values),
             None => self.write_plane(tensor, 0, range, values),

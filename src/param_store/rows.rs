@@ -25,7 +25,8 @@ impl ParamStore {
     /// committed or not, also of a step under way.
     ///
     /// Each block that holds one of the rows is visited once, in ascending order, and no other block is read; beside a few
-    /// blocks of the budget this takes 40 bytes of memory for each id, 32 of them until three other batches have come.
+    /// blocks of the budget this takes 40 bytes of memory for each id, 32 of them until four other batches of the tensor have come;
+    /// and where rows catch up, as much as `out`.
     ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that has not two dimensions, an id that is no row
@@ -77,9 +78,11 @@ impl ParamStore {
         out: &mut [f32],
     ) -> Result<()> {
         const PART: usize = 256;
-        let mut catch_up = self.catch_up(tensor)?;
+        let mut catch_up = self.catch_up(tensor)?.filter(|catch_up| !catch_up.changes_nothing());
         let within = layout.within(plane);
         let width = within.len();
+        // A thread of a pool that waited here, with the tables locked, would take on another gathering and lock them again.
+        let is_alone = rayon::current_thread_index().is_some();
         let mut number_of = vec![usize::MAX; out.len() / width];
         for (number, named) in rows.groups().enumerate() {
             for named in named {
@@ -92,24 +95,31 @@ impl ParamStore {
         tables.with_records(tensor, rows.distinct(), |range, records| {
             let caught_up = catch_up.as_mut().map(|catch_up| {
                 prepare_from(catch_up, records.iter().map(|record| &**record));
-                let bring_up = |record: &&mut [u8]| brought_up(isa, catch_up, layout, record);
-                on_threads(threads, || {
-                    records.par_iter().with_min_len(PART).map(bring_up).collect::<Vec<_>>()
-                })
+                let mut values = vec![0.0; records.len() * width];
+                let bring_up = |(values, records): (&mut [f32], &[&mut [u8]])| {
+                    brought_up(isa, catch_up, layout, (plane, records), values);
+                };
+                if is_alone || records.len() <= PART {
+                    bring_up((&mut values, &records));
+                } else {
+                    let parts = values.par_chunks_mut(PART * width).zip(records.par_chunks(PART));
+                    on_threads(threads, || parts.for_each(bring_up));
+                }
+                values
             });
             let values_of = |number: usize| match &caught_up {
-                Some(records) => records.get(number).map(Vec::as_slice),
-                None => records.get(number).map(|record| as_f32(record)),
+                Some(values) => values.get(number * width..(number + 1) * width),
+                None => records.get(number).and_then(|record| as_f32(record).get(within.clone())),
             };
             let copy = |(out, numbers): (&mut [f32], &[usize])| {
                 for (out, number) in out.chunks_exact_mut(width).zip(numbers) {
                     let record = number.checked_sub(range.start).and_then(values_of);
-                    if let Some(values) = record.and_then(|record| record.get(within.clone())) {
+                    if let Some(values) = record {
                         out.copy_from_slice(values);
                     }
                 }
             };
-            if number_of.len() <= PART {
+            if is_alone || number_of.len() <= PART {
                 copy((out, &number_of));
             } else {
                 let parts = out.par_chunks_mut(PART * width).zip(number_of.par_chunks(PART));
@@ -163,7 +173,7 @@ impl ParamStore {
         each: impl FnMut(&Run<'_>),
     ) -> Result<()> {
         let Some((tables, layout)) = self.table_of(tensor) else { return Ok(()) };
-        match self.catch_up(tensor)? {
+        match self.catch_up(tensor)?.filter(|catch_up| !catch_up.changes_nothing()) {
             None => tables.for_each_run(tensor, plane, rows, None, each),
             Some(mut catch_up) => {
                 catch_up.prepare_from(0);
@@ -202,7 +212,7 @@ impl ParamStore {
                         }
                     }
                     counted.born += u64::from(mark(record) == 0);
-                    set_mark(record, entry.steps + 1);
+                    set_mark(record, entry.steps.saturating_add(1));
                 }
                 Some(counted)
             })?;
@@ -212,7 +222,8 @@ impl ParamStore {
 
     /// The rows that ids are hashed to, in a tensor with hashed ids
     /// ([`TensorSpec::hashed_ids`](crate::TensorSpec::hashed_ids)): for [`gather_rows`](Self::gather_rows) and
-    /// [`prefetch_rows`](Self::prefetch_rows). The same in every store with its seed, and as many rows.
+    /// [`prefetch_rows`](Self::prefetch_rows). The same in every store with this seed, for a tensor
+    /// of this name with as many rows.
     ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor without hashed ids.
@@ -249,7 +260,8 @@ impl ParamStore {
     /// updates of the tensor back, an update being a step with a call for the tensor. Returns how many there were;
     /// [`row_uses`](Self::row_uses) counts them too. As with every change, [`commit`](Self::commit) makes it durable.
     ///
-    /// Every record that was ever written is read: this takes the time of a pass over the table. Room in the store's files is
+    /// Every record that was ever written is read, and those that expire pass through the memory for rows and the log: this
+    /// takes the time of a pass over the table, and of an update of as many rows. Room in the store's files is
     /// not given back.
     ///
     /// # Errors
@@ -344,13 +356,17 @@ impl ParamStore {
             ));
         }
         let rows = Arc::new(Rows::new(ids, rows, width));
-        batches.truncate(BATCHES - 1);
+        let mut of_tensor =
+            (0..batches.len()).filter(|&at| batches.get(at).is_some_and(|b| b.tensor == tensor));
+        if let Some(oldest) = of_tensor.nth(BATCHES - 1) {
+            batches.remove(oldest);
+        }
         batches.push_front(Batch { tensor, ids: ids.to_vec(), rows: Arc::clone(&rows) });
         Ok((tensor, rows))
     }
 }
 
-/// Batches of ids that are remembered: the one at hand, and those that were said to come next.
+/// Batches of ids that are remembered of each tensor: the one at hand, and those that were said to come next.
 const BATCHES: usize = 4;
 
 /// Ids that were named, and their rows.
@@ -360,9 +376,19 @@ pub(super) struct Batch {
     rows: Arc<Rows>,
 }
 
-/// A copy of a record, brought up to its tensor.
-fn brought_up(isa: InstructionSet, catch_up: &CatchUp, layout: &Records, record: &[u8]) -> Vec<f32> {
-    let mut copy = as_f32(record).to_vec();
-    bring_up(isa, catch_up, layout, bytes_of_mut(&mut copy));
-    copy
+/// Copies a plane of records, brought up to their tensor.
+fn brought_up(
+    isa: InstructionSet,
+    catch_up: &CatchUp,
+    layout: &Records,
+    (plane, records): (usize, &[&mut [u8]]),
+    out: &mut [f32],
+) {
+    let within = layout.within(plane);
+    let mut copy = vec![0.0; layout.len()];
+    for (record, out) in records.iter().zip(out.chunks_exact_mut(within.len().max(1))) {
+        copy.copy_from_slice(as_f32(record));
+        bring_up(isa, catch_up, layout, bytes_of_mut(&mut copy));
+        out.copy_from_slice(copy.get(within.clone()).unwrap_or_default());
+    }
 }

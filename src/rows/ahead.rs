@@ -79,6 +79,8 @@ pub(super) struct Ahead {
     bytes: usize,
     pending: VecDeque<Pending>,
     arrived: VecDeque<Arrived>,
+    /// Bytes that were read and have not been counted.
+    bytes_read: u64,
 }
 
 impl Ahead {
@@ -88,18 +90,25 @@ impl Ahead {
         let bytes = bytes - staging * BATCHES;
         let staging = (0..BATCHES).map(|_| Buffer::new(staging)).collect::<Result<_>>()?;
         let (pending, arrived) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { queue: Queue::new(1)?, staging, bytes, pending, arrived })
+        Ok(Self { queue: Queue::new(1)?, staging, bytes, pending, arrived, bytes_read: 0 })
     }
 
     /// How many records of that size can be read ahead now.
     pub(super) fn room(&mut self, record_bytes: usize) -> usize {
-        if self.pending.len() >= BATCHES {
-            return 0;
+        while self.pending.len() >= BATCHES {
+            let Some(done) = self.queue.try_recv() else { return 0 };
+            self.take_in(done);
         }
         self.arrived.retain(|arrived| !arrived.is_used());
-        let taken = self.pending.iter().map(|pending| pending.bytes).sum::<usize>()
-            + self.arrived.iter().map(|arrived| arrived.records.len()).sum::<usize>();
-        self.bytes.saturating_sub(taken) / record_bytes
+        loop {
+            let taken = self.pending.iter().map(|pending| pending.bytes).sum::<usize>()
+                + self.arrived.iter().map(|arrived| arrived.records.len()).sum::<usize>();
+            let room = self.bytes.saturating_sub(taken) / record_bytes;
+            // A batch that has not come until now may never come.
+            if room > 0 || self.arrived.pop_front().is_none() {
+                return room;
+            }
+        }
     }
 
     /// Whether a row is on its way, or has come for a batch that has not.
@@ -128,25 +137,29 @@ impl Ahead {
         Ok(())
     }
 
-    /// Waits until none of some rows, ascending, is on its way. Returns the bytes that were read.
+    /// Waits until none of some rows, ascending, is on its way. Returns the bytes that were read since it was asked last.
     pub(super) fn wait_for(&mut self, table: usize, rows: &[u64]) -> u64 {
         let is_needed = |pending: &Pending| {
             pending.table == table && rows.iter().any(|row| pending.rows.binary_search(row).is_ok())
         };
         // Jobs end in the order in which they began.
         let needed = self.pending.iter().rposition(is_needed).map_or(0, |last| last + 1);
-        (0..needed).map(|_| self.take_in()).sum()
+        for _ in 0..needed {
+            let Some(done) = self.queue.recv() else { break };
+            self.take_in(done);
+        }
+        std::mem::take(&mut self.bytes_read)
     }
 
-    fn take_in(&mut self) -> u64 {
-        let Some(Done { staging, arrived, bytes_read }) = self.queue.recv() else { return 0 };
+    fn take_in(&mut self, done: Done) {
+        let Done { staging, arrived, bytes_read } = done;
+        self.bytes_read += bytes_read;
         self.pending.pop_front();
         self.staging.push(staging);
         if self.arrived.len() >= BATCHES {
             self.arrived.pop_front();
         }
         self.arrived.extend(arrived);
-        bytes_read
     }
 
     /// A record that has arrived, if it stands where it stood.
@@ -162,8 +175,8 @@ impl Ahead {
 
     /// Forgets everything that is on its way or has arrived.
     pub(super) fn clear(&mut self) {
-        while !self.pending.is_empty() {
-            self.take_in();
+        while let Some(done) = self.queue.recv() {
+            self.take_in(done);
         }
         self.arrived.clear();
     }

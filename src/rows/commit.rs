@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::index::{Entry, Index};
 use super::log::Log;
-use super::{Rows, State, Table, counting};
+use super::{Rows, State, Table, counting, wrong_counts};
 use crate::error::Result;
 use crate::format::row_log::RowState;
 use crate::pager::Pager;
@@ -85,6 +85,9 @@ impl Rows {
     pub(crate) fn restore(&self, kept: &mut BlockStore) -> Result<RowState> {
         let mut state = self.lock();
         let Some(theirs) = kept.record().rows.clone() else { return Ok(state.log.state(Vec::new())) };
+        if theirs.counts.len() != state.tables.len() {
+            return Err(wrong_counts(kept, theirs.counts.len(), state.tables.len()));
+        }
         let Some(mut log) = Log::open(kept, &theirs)? else { return Ok(state.log.state(Vec::new())) };
         let mark = state.log.tail();
         state.log.folded_to(mark);

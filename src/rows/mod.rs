@@ -62,15 +62,12 @@ struct State {
     pass: Option<Pass>,
     /// Without it, nothing is read ahead.
     ahead: Option<Ahead>,
-    /// The slots that the last call found: the update of a batch names the rows that were gathered for it.
-    last: Option<LastCall>,
     /// Memory that the indices of the log may take.
     index_bytes: usize,
 }
 
 /// Where all rows of a call are in memory.
 struct LastCall {
-    table: usize,
     rows: Vec<u64>,
     slots: Vec<u32>,
     moves: u64,
@@ -91,6 +88,8 @@ struct Table {
     folded: HashSet<u64>,
     /// What is counted, in the working generation and in the committed one.
     counts: [RowCounts; 2],
+    /// The slots that the last call found: the update of a batch names the rows that were gathered for it.
+    last: Option<LastCall>,
 }
 
 /// What a tensor of rows takes now.
@@ -141,10 +140,10 @@ pub(crate) struct Counted {
 
 impl Counted {
     fn add_to(self, counts: &mut RowCounts) {
-        counts.born = (counts.born + self.born).saturating_sub(self.unborn);
-        counts.expired += self.expired;
-        counts.collided += self.collided;
-        counts.not_admitted += self.not_admitted;
+        counts.born = counts.born.saturating_add(self.born).saturating_sub(self.unborn);
+        counts.expired = counts.expired.saturating_add(self.expired);
+        counts.collided = counts.collided.saturating_add(self.collided);
+        counts.not_admitted = counts.not_admitted.saturating_add(self.not_admitted);
     }
 }
 
@@ -168,7 +167,10 @@ impl Rows {
     pub(crate) fn open(pager: &Arc<Pager>, budget_bytes: u64, reads_ahead: bool) -> Result<Option<Self>> {
         let mut state = pager.lock();
         let store = state.store_mut();
-        let Some(rows) = store.record().rows.clone() else { return Ok(None) };
+        let Some(rows) = store.record().rows.clone() else {
+            let tables = row_tables(store.directory()).len();
+            return if tables == 0 { Ok(None) } else { Err(wrong_counts(store, 0, tables)) };
+        };
         let Some(log) = Log::open(store, &rows)? else { return Ok(None) };
         let mut opened = State::new(store.directory(), log, budget_bytes, reads_ahead)?;
         opened.find(store, &rows)?;
@@ -276,19 +278,19 @@ impl State {
                 stash: RowMap::default(),
                 folded: HashSet::new(),
                 counts: [RowCounts::default(); 2],
+                last: None,
                 spec,
             })
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         let ahead = (shares.ahead > 0).then(|| Ahead::new(shares.ahead)).transpose()?;
-        Ok(Self { tables, log, staging, arena, pass: None, ahead, last: None, index_bytes: shares.index })
+        Ok(Self { tables, log, staging, arena, pass: None, ahead, index_bytes: shares.index })
     }
 
     /// Finds out what the committed generation has in the log.
     fn find(&mut self, store: &mut BlockStore, rows: &RowState) -> Result<()> {
         if rows.counts.len() != self.tables.len() {
-            let (got, expected) = (rows.counts.len(), self.tables.len());
-            return Err(Error::damaged(store.path(), "record: tensors of rows", (0, 0), got, expected));
+            return Err(wrong_counts(store, rows.counts.len(), self.tables.len()));
         }
         for (table, &counts) in self.tables.iter_mut().zip(&rows.counts) {
             (table.counts, table.committed, table.working) =
@@ -315,18 +317,19 @@ impl State {
 
     /// The slots of distinct rows, ascending, all in memory now.
     fn slots(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
-        let last = self.last.take().filter(|last| last.table == table && last.rows == rows);
-        if let (Some(last), Some(of)) = (last, self.tables.get_mut(table))
-            && last.moves == of.cache.moves()
-        {
+        let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
+        let moves = of.cache.moves();
+        if let Some(last) = of.last.take_if(|last| last.moves == moves && last.rows == rows) {
             of.cache.begin();
             last.slots.iter().for_each(|&at| of.cache.touch_slot(at));
             pager.lock().stats_mut().rows_hit += to_u64(rows.len());
             return Ok(last.slots);
         }
         let slots = self.near(pager, table, rows)?;
-        let moves = self.tables.get(table).map_or(0, |of| of.cache.moves());
-        self.last = Some(LastCall { table, rows: rows.to_vec(), slots: slots.clone(), moves });
+        if let Some(of) = self.tables.get_mut(table) {
+            let moves = of.cache.moves();
+            of.last = Some(LastCall { rows: rows.to_vec(), slots: slots.clone(), moves });
+        }
         Ok(slots)
     }
 
@@ -396,6 +399,11 @@ impl Table {
     fn in_log(&self, block: u64, row_in_block: u32) -> Option<u32> {
         self.working.get(block, row_in_block).or_else(|| self.committed.get(block, row_in_block))
     }
+}
+
+/// A record that does not speak of the tables that there are.
+fn wrong_counts(store: &BlockStore, got: usize, expected: usize) -> Error {
+    Error::damaged(store.path(), "record: tensors of rows", (0, 0), got, expected)
 }
 
 /// The table of a batch, and which of the batch's rows count in a store, by number: those whose blocks were not written

@@ -231,3 +231,23 @@ fn rows_whose_rule_was_changed_to_one_without_a_short_form_say_so_and_nothing_is
     store.group_mut("g").unwrap().set("weight_decay", "0").unwrap();
     store.gather_rows("table", &[1], &mut row).unwrap();
 }
+
+#[test]
+fn tasks_of_a_pool_that_gather_at_once_do_not_wait_for_each_other() {
+    use rayon::prelude::*;
+
+    let volume = memory();
+    let spec = TensorSpec::new("table", &[4000, 4]).row_mode(RowMode::CatchUp);
+    let sgd = Optimizer::Sgd(Sgd { momentum: 0.9, ..Sgd::default() });
+    let schema = Schema::new().group(ParamGroup::new("g", sgd)).tensor(spec);
+    let store = create(&volume, &schema, &options().memory_budget(8 << 20).threads(2)).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    let ids: Vec<u64> = (0..4000).collect();
+    pool.install(|| {
+        (0..200).into_par_iter().for_each(|_| {
+            let mut out = vec![1.0; 16_000];
+            store.gather_rows("table", &ids, &mut out).unwrap();
+            assert!(out.iter().all(|x| x.to_bits() == 0));
+        });
+    });
+}

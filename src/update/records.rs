@@ -86,7 +86,7 @@ impl RowUpdate<'_> {
             let planes = planes_of(update.layout, as_f32_mut(record));
             non_finite += self.row(isa, named, 0..width, planes, &mut memory);
             counted.born += u64::from(mark(record) == 0);
-            set_mark(record, update.updates + 1);
+            set_mark(record, update.updates.saturating_add(1));
         }
         (non_finite, counted)
     }

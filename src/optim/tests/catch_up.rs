@@ -7,12 +7,13 @@ use super::{Tensor, optimizer};
 
 /// Every rule that has a short form of steps without a gradient, with the choices that change it.
 fn variants() -> Vec<Optimizer> {
-    let choices: [(&str, &[(&str, &str)]); 16] = [
+    let choices: [(&str, &[(&str, &str)]); 17] = [
         ("sgd", &[]),
         ("sgd", &[("weight_decay", "0.01")]),
         ("sgd", &[("momentum", "0.9")]),
         ("sgd", &[("momentum", "0.95"), ("dampening", "0.5"), ("weight_decay", "0.02"), ("maximize", "on")]),
         ("sgd", &[("momentum", "0.8"), ("nesterov", "on"), ("weight_decay", "0.01")]),
+        ("sgd", &[("lr", "0.1"), ("momentum", "0.99"), ("weight_decay", "0.001")]),
         ("adagrad", &[("lr_decay", "0.01")]),
         ("rowwiseadagrad", &[]),
         ("adadelta", &[]),
@@ -35,15 +36,17 @@ struct Twins {
     row: Tensor,
     /// Updates of the tensor that the row has seen.
     done: u64,
-    /// The largest parameter of the dense run, and its largest move in a step without a gradient.
+    /// The largest values of the dense run in steps without a gradient, parameters and planes; and its largest move there.
     largest: f32,
+    largest_state: Vec<f32>,
     furthest: f32,
 }
 
 impl Twins {
     fn new(rule: Optimizer, param: &[f32]) -> Self {
         let row = Tensor::new(&rule, param);
-        Self { rule, dense: row.clone(), row, done: 0, largest: 0.0, furthest: 0.0 }
+        let largest_state = vec![0.0; row.planes.len()];
+        Self { rule, dense: row.clone(), row, done: 0, largest: 0.0, largest_state, furthest: 0.0 }
     }
 
     /// Steps that do not name the row.
@@ -51,6 +54,9 @@ impl Twins {
         let zeros = vec![0.0; self.row.param.len()];
         for _ in 0..steps {
             let before = self.dense.param.clone();
+            for (largest, plane) in self.largest_state.iter_mut().zip(&self.dense.planes) {
+                *largest = plane.iter().fold(*largest, |largest, x| largest.max(x.abs()));
+            }
             self.dense.step(&self.rule, &zeros);
             for (after, before) in self.dense.param.iter().zip(before) {
                 self.largest = self.largest.max(before.abs());
@@ -88,10 +94,10 @@ impl Twins {
                 return Err(format!("{:?}: {a} and {b}, bound {param_bound}", self.rule));
             }
         }
-        for (plane, (a, b)) in row.planes.iter().zip(&self.dense.planes).enumerate() {
+        for ((a, b), largest) in row.planes.iter().zip(&self.dense.planes).zip(&self.largest_state) {
             for (a, b) in a.iter().zip(b) {
-                if (a - b).abs() > k * 2_f32.powi(-22) * b.abs() + 2_f32.powi(-140) {
-                    return Err(format!("{:?}: {a} and {b} in plane {plane}", self.rule));
+                if (a - b).abs() > k * 2_f32.powi(-22) * largest + 2_f32.powi(-136) {
+                    return Err(format!("{:?}: {a} and {b} of up to {largest}", self.rule));
                 }
             }
         }

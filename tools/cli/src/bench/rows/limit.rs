@@ -121,11 +121,8 @@ impl Memory {
         // Ascending and distinct, so that the records can be handed out to threads.
         let mut numbers: Vec<_> =
             distinct.iter().map(|&id| usize::try_from(id % rows).unwrap_or(0)).collect();
+        numbers.sort_unstable();
         numbers.dedup();
-        numbers.retain({
-            let mut last = None;
-            move |&number| last.replace(number).is_none_or(|last| number > last)
-        });
         let mut touched = Vec::with_capacity(numbers.len());
         let (mut rest, mut position) = (self.records.as_mut_slice(), 0);
         for number in numbers {
