@@ -33,8 +33,8 @@ fn converted_store_is_sound_smaller_and_its_error_is_told() {
         (&plane("param")["elements"], &plane("exp_avg_sq")["became_zero"]),
         (&70_100.into(), &0.into())
     );
-    // The largest error of bf16 is half of 2^-7 of a value's power of two; of values about 4, 2^-7.
-    assert!(of("param", "max_abs_error") <= 0.007_813 && of("param", "max_abs_error") > 0.003);
+    // Values of 4 to 8 are 2^-5 apart in bf16, and some of 70,000 draws are so large.
+    assert!(of("param", "max_abs_error") <= 0.015_625 && of("param", "max_abs_error") > 0.007_8, "{told}");
     assert!(of("param", "rms_error") < 0.003 * of("param", "rms_value"));
     assert!(of("exp_avg", "rms_error") < 0.03 * of("exp_avg", "rms_value"));
     run(&["verify", &out]).expect(0);

@@ -14,6 +14,7 @@ pub(crate) struct Axis {
     pub(crate) log: bool,
 }
 
+/// Lines of the same name have the same colour.
 pub(crate) struct Line {
     pub(crate) name: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
@@ -122,13 +123,21 @@ impl Plot {
             .y_label_formatter(&label)
             .light_line_style(TRANSPARENT)
             .draw()?;
-        for (line, color) in self.lines.iter().zip(COLORS) {
+        let mut names: Vec<&str> = Vec::new();
+        for line in &self.lines {
+            let known = names.iter().position(|name| *name == line.name);
+            let color = COLORS[known.unwrap_or(names.len()) % COLORS.len()];
             let mut points = line.points.clone();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            chart
-                .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?
-                .label(line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+            let width = if self.lines.len() > COLORS.len() { 1 } else { 2 };
+            let drawn =
+                chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(width)))?;
+            if known.is_none() {
+                names.push(line.name);
+                drawn
+                    .label(line.name)
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+            }
             chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, color.filled())))?;
         }
         chart

@@ -1,8 +1,10 @@
-//! Draws the plots of `docs/BENCHMARKS.md` from what `paramstore bench sweep --json` printed.
+//! Draws the plots of `docs/BENCHMARKS.md` from what `paramstore bench sweep --json` printed, and that of `docs/PRECISION.md`
+//! from losses of `train-lm --json`.
 //!
 //! `cargo run --release -p paramstore-plots` reads `benches/record/sweep/*.json`, one run after the other, and writes
 //! `docs/plots/*.svg`. Each plot belongs to one file of runs; a run that lacks a value it needs is an error.
 
+mod curves;
 mod draw;
 mod runs;
 
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use curves::{Curve, STATES};
 use draw::{Axis, Line, Plot};
 use plotters::chart::SeriesLabelPosition;
 use runs::{Run, read};
@@ -28,7 +31,26 @@ fn main() -> Result<()> {
         make(&runs).draw(&path)?;
         println!("{}: {} runs", path.display(), runs.len());
     }
+    let curves = curves::read(&records.join("precision.json"))?;
+    let path = plots.join("precision.svg");
+    precision(&curves).draw(&path)?;
+    println!("{}: {} runs", path.display(), curves.len());
     Ok(())
+}
+
+/// One line for each run, so that the spread of the seeds is seen beside that of the states.
+fn precision(curves: &[Curve]) -> Plot {
+    let lines = STATES.iter().flat_map(|&state| {
+        let of_state = curves.iter().filter(move |curve| curve.state == state);
+        of_state.map(move |curve| Line { name: state, points: curve.points.clone() })
+    });
+    Plot {
+        title: "Validation loss of train-lm by the state it is kept in, one line for each seed",
+        x: Axis { name: "step", log: true },
+        y: Axis { name: "bits per byte", log: true },
+        lines: lines.collect(),
+        legend: SeriesLabelPosition::LowerLeft,
+    }
 }
 
 /// A plot is made from the runs of the file with its name.
