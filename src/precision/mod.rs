@@ -1,6 +1,6 @@
 //! FEW BITS. How planes of fewer bits than f32 become floats, and back.
 //!
-//! A store keeps parameters in f32, bf16 or f16 and moments also in 8 bits; see [`Precision`](crate::Precision). What is
+//! A store keeps parameters in f32, bf16 or f16 and moments also in 8 bits; see [`Precision`]. What is
 //! public here are the conversions themselves, on slices, for programs that read such planes on their own or keep some
 //! in memory: [`Lane`] with [`Optimizer::update_lanes`](crate::Optimizer::update_lanes).
 //!
