@@ -121,7 +121,7 @@ fn trained(steps: u64) -> (MemoryVolume, String) {
 /// Whether a change is found by `verify`; if it is not, every value has to be what it was.
 fn is_found(volume: &MemoryVolume, expected: &str, what: &str) -> bool {
     let shared: Arc<dyn Volume> = Arc::new(volume.clone());
-    let found = match verify_in(&shared, &VerifyOptions::new(), &mut |_| {}) {
+    let found = match verify_in(&shared, &VerifyOptions::new().io_threads(1), &mut |_| {}) {
         Ok(seen) => !seen.is_sound(),
         Err(Error::Damaged(_)) => true,
         Err(Error::Io { ref source, .. }) if source.kind() == ErrorKind::UnexpectedEof => true,

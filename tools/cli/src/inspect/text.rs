@@ -30,7 +30,11 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
     writeln!(out, "\nblocks")?;
     for size in &summary.blocks {
         let (blocks, each) = (counted(size.blocks, "block"), bytes(size.param_bytes));
-        writeln!(out, "  {blocks} of {} ({each} of each f32 plane)", counted(size.elements, "element"))?;
+        writeln!(
+            out,
+            "  {blocks} of {} ({each} of parameters or records)",
+            counted(size.elements, "element")
+        )?;
     }
     let table = summary.table;
     let (entries, pages) = (grouped(table.entries), counted(table.pages, "page"));
