@@ -7,7 +7,8 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use paramstore::InstructionSet;
 use paramstore::optim::{Optimizer, TensorClock};
 use paramstore::precision::{Book, Half, Lane, Rounding};
@@ -97,6 +98,14 @@ fn check_adamw(isa: InstructionSet) {
     }
 }
 
+/// A group of benchmarks over so many elements.
+fn group<'a>(c: &'a mut Criterion, place: &str, len: usize) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(place);
+    group.throughput(Throughput::Elements(len as u64));
+    group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1)).sample_size(10);
+    group
+}
+
 fn kernels(c: &mut Criterion) {
     for isa in InstructionSet::available() {
         check_adamw(isa);
@@ -105,12 +114,7 @@ fn kernels(c: &mut Criterion) {
         }
     }
     for (place, len) in [("in_cache", IN_CACHE), ("beyond_cache", BEYOND_CACHE)] {
-        let mut group = c.benchmark_group(place);
-        group.throughput(Throughput::Elements(len as u64));
-        group
-            .warm_up_time(Duration::from_millis(200))
-            .measurement_time(Duration::from_secs(1))
-            .sample_size(10);
+        let mut group = group(c, place, len);
         let (from, mut to) = (vec![1.0_f32; len], vec![0.0_f32; len]);
         group.bench_function("stream", |bencher| {
             bencher.iter(|| {
@@ -194,12 +198,7 @@ fn narrow(c: &mut Criterion) {
         assert_eq!(portable.bits(), other.bits(), "compact on {}", isa.name());
     }
     for (place, len) in [("in_cache", IN_CACHE), ("beyond_cache", BEYOND_CACHE)] {
-        let mut group = c.benchmark_group(place);
-        group.throughput(Throughput::Elements(len as u64));
-        group
-            .warm_up_time(Duration::from_millis(200))
-            .measurement_time(Duration::from_secs(1))
-            .sample_size(10);
+        let mut group = group(c, place, len);
         for isa in InstructionSet::available() {
             let mut compact = Compact::new(len);
             group.bench_function(BenchmarkId::new("adamw_compact", isa.name()), |bencher| {

@@ -3,17 +3,8 @@
 
 use crate::format::directory::Init;
 use crate::format::records::Records;
+use crate::splitmix::{GOLDEN, mix};
 use crate::units::to_u64;
-
-/// The increment of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The output function of SplitMix64.
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// The key of a tensor's values: from the store's seed and the tensor's name (FNV-1a), not its place.
 pub(crate) fn tensor_key(seed: u64, name: &str) -> u64 {

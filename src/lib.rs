@@ -34,6 +34,7 @@ mod schema;
 #[cfg(any(test, feature = "simulation"))]
 #[doc(hidden)]
 pub mod simulation;
+mod splitmix;
 mod step;
 mod storage;
 mod store;

@@ -213,12 +213,7 @@ pub(crate) mod tests {
             group: 0,
             init: Init::Zeros,
             dtype: Dtype::F32,
-            state: vec![StateRequest {
-                name: "exp_avg".into(),
-                fill: 0.0,
-                per_row: false,
-                dtype: Dtype::F32,
-            }],
+            state: vec![StateRequest::zeros("exp_avg")],
             rows: None,
         });
         let request = Request {

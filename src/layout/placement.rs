@@ -62,6 +62,14 @@ pub(crate) struct StateRequest {
     pub(crate) dtype: Dtype,
 }
 
+#[cfg(test)]
+impl StateRequest {
+    /// A plane of f32 zeros, one for each element.
+    pub(crate) fn zeros(name: &str) -> Self {
+        Self { name: name.into(), fill: 0.0, per_row: false, dtype: Dtype::F32 }
+    }
+}
+
 /// A store as asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -411,9 +419,7 @@ mod tests {
             group: 0,
             init: Init::Zeros,
             dtype: Dtype::F32,
-            state: ["exp_avg", "exp_avg_sq"]
-                .map(|name| StateRequest { name: name.into(), fill: 0.0, per_row: false, dtype: Dtype::F32 })
-                .into(),
+            state: ["exp_avg", "exp_avg_sq"].map(StateRequest::zeros).into(),
             rows: None,
         });
         Request {

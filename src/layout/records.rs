@@ -154,12 +154,7 @@ mod tests {
             group: 0,
             init: Init::Zeros,
             dtype: Dtype::F32,
-            state: vec![StateRequest {
-                name: "exp_avg".into(),
-                fill: 0.0,
-                per_row: false,
-                dtype: Dtype::F32,
-            }],
+            state: vec![StateRequest::zeros("exp_avg")],
             rows: (i % 2 == 0).then_some(RowRequest::default()),
         });
         let request = Request {

@@ -36,8 +36,9 @@ impl Prepared {
         matches!(self.body, Body::RowwiseAdagrad(_))
     }
 
-    /// Updates a run of elements, or one row if the rule is [row-wise](Self::is_rowwise). `maximize` is taken care of inside, by a kernel compiled with the negation (it costs
-    /// nothing): the caller never negates the gradient. Returns how many gradients were NaN or infinite.
+    /// Updates a run of elements, or one row if the rule is [row-wise](Self::is_rowwise). `maximize` is taken care of inside,
+    /// by a kernel compiled with the negation (it costs nothing): the caller never negates the gradient. Returns how many
+    /// gradients were NaN or infinite.
     ///
     /// # Panics
     ///

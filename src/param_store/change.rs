@@ -49,9 +49,9 @@ impl ParamStore {
         self.check_can_change("write a tensor")?;
         let (tensor, range) = self.checked_range(name, start, values.len())?;
         // A rule that cannot catch up is told before anything changes.
-        drop(self.catch_up(tensor)?);
+        let catch_up = self.catch_up(tensor)?;
         let result = match self.table_of(tensor) {
-            Some(_) => self.write_rows(tensor, range, values),
+            Some(_) => self.write_rows(tensor, range, values, catch_up),
             None => self.write_plane(tensor, 0, range, values),
         };
         if result.is_err() {

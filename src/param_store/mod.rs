@@ -131,24 +131,27 @@ impl ParamStore {
 
     /// State planes of a tensor; its scratch plane counts as the one after them.
     pub(crate) fn state_planes(&self, tensor: usize) -> usize {
-        let Some(extent) = self.extent_of(tensor) else { return 0 };
-        extent.records.as_ref().map_or(extent.planes.len(), |records| records.planes.len()) - 1
+        let of_extent = || self.extent_of(tensor).map_or(1, |extent| extent.planes.len());
+        self.records_of(tensor).map_or_else(of_extent, |records| records.planes.len()) - 1
     }
 
     fn extent_of(&self, tensor: usize) -> Option<&Extent> {
         self.directory.extents.get(to_usize(self.directory.tensors.get(tensor)?.extent.into()))
     }
 
+    /// What the records of a tensor of rows are.
+    fn records_of(&self, tensor: usize) -> Option<&Records> {
+        self.extent_of(tensor)?.records.as_ref()
+    }
+
     /// The tables of rows, if the tensor is one, and what its records are.
     pub(crate) fn table_of(&self, tensor: usize) -> Option<(&Rows, &Records)> {
-        let records = self.extent_of(tensor)?.records.as_ref()?;
-        Some((self.engine.tables.as_deref()?, records))
+        Some((self.engine.tables.as_deref()?, self.records_of(tensor)?))
     }
 
     /// How the rows of a tensor come to where a dense run would have them; `None` if they do not.
     pub(crate) fn catch_up(&self, tensor: usize) -> Result<Option<CatchUp>> {
-        let records = self.extent_of(tensor).and_then(|extent| extent.records.as_ref());
-        if records.is_none_or(|records| records.mode != RowMode::CatchUp) {
+        if self.records_of(tensor).is_none_or(|records| records.mode != RowMode::CatchUp) {
             return Ok(None);
         }
         let steps = self.pager().lock().store_mut().tensor_entry(tensor)?.steps;
@@ -159,7 +162,7 @@ impl ParamStore {
     /// Elements of a plane: as many as the tensor has, or one for each row.
     pub(crate) fn plane_elements(&self, tensor: usize, plane: usize) -> u64 {
         let elements = self.elements(tensor);
-        let records = self.extent_of(tensor).and_then(|extent| extent.records.as_ref());
+        let records = self.records_of(tensor);
         let width = |plane| records.map_or(1, |records| to_u64(records.within(plane).len()).max(1));
         elements / width(0) * width(plane)
     }

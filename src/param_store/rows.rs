@@ -184,11 +184,16 @@ impl ParamStore {
         }
     }
 
-    /// Sets elements of the parameters of a tensor of rows.
-    pub(super) fn write_rows(&mut self, tensor: usize, range: Range<u64>, values: &[f32]) -> Result<()> {
+    /// Sets elements of the parameters of a tensor of rows, which catch up first if they do.
+    pub(super) fn write_rows(
+        &mut self,
+        tensor: usize,
+        range: Range<u64>,
+        values: &[f32],
+        mut catch_up: Option<CatchUp>,
+    ) -> Result<()> {
         const AT_ONCE: usize = 4096;
         let entry = self.pager().lock().store_mut().tensor_entry(tensor)?;
-        let mut catch_up = self.catch_up(tensor)?;
         let isa = self.engine.isa;
         let Some((tables, layout)) = self.table_of(tensor) else { return Ok(()) };
         let within = layout.within(0);
@@ -343,10 +348,12 @@ impl ParamStore {
             let what = format!("rows of tensor {name:?}");
             return Err(Error::invalid(what, format!("the shape {shape:?}"), "a tensor of two dimensions"));
         };
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(batch) = batches.iter().find(|batch| batch.tensor == tensor && batch.ids == ids) {
             return Ok((tensor, Arc::clone(&batch.rows)));
         }
+        // Others may look while this one sorts.
+        drop(batches);
         if let Some((position, id)) = ids.iter().enumerate().find(|&(_, &id)| id >= rows) {
             let got = format!("{id} at position {position}");
             return Err(Error::invalid(
@@ -356,6 +363,7 @@ impl ParamStore {
             ));
         }
         let rows = Arc::new(Rows::new(ids, rows, width));
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut of_tensor =
             (0..batches.len()).filter(|&at| batches.get(at).is_some_and(|b| b.tensor == tensor));
         if let Some(oldest) = of_tensor.nth(BATCHES - 1) {

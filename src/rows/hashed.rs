@@ -2,7 +2,7 @@
 
 use super::Rows;
 use crate::error::Result;
-use crate::initial::{GOLDEN, mix};
+use crate::splitmix::{GOLDEN, mix};
 
 impl Rows {
     /// The rows of a tensor that ids are hashed to.

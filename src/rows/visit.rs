@@ -1,6 +1,6 @@
 //! Reading a plane of a table in the order of its rows, past the cache.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::fetch::{InLog, from_log};
@@ -142,8 +142,8 @@ impl State {
         Ok(end)
     }
 
-    /// Shows the records of the rows of one block, from the first of `rows` on, and returns the row behind them. A row is
-    /// shown once for each place in which it stands; what is shown last is right.
+    /// Shows the records of the rows of one block, from the first of `rows` on, and returns the row behind them. Each
+    /// row is shown once, from where it is right.
     pub(super) fn records_of_block(
         &mut self,
         pager: &Pager,
@@ -157,25 +157,30 @@ impl State {
         let record_bytes = spec.records.bytes();
         let block = spec.place(rows.start).block;
         let end = spec.rows_of(block).end.min(rows.end);
+        let first = spec.rows_of(block).start;
+        let logged: HashMap<u64, u32> = merged(of.committed.list(block.0), of.working.list(block.0))
+            .into_iter()
+            .map(|entry| (first + u64::from(entry.row_in_block), entry.at))
+            .filter(|(row, _)| (rows.start..end).contains(row))
+            .collect();
+        let is_near = |row: u64| of.cache.find(row).is_some();
         let mut lease = pager.lease(&[Key { block, plane: 0 }], Waiter::Caller)?;
         if let Some(frame) = lease.buffers().first() {
-            for row in rows.start..end {
+            for row in (rows.start..end).filter(|row| !logged.contains_key(row) && !is_near(*row)) {
                 let place = spec.place(row);
                 let start = place.page * spec.page_bytes() + place.within;
                 each(row, frame.get(start..start + record_bytes).unwrap_or_default());
             }
         }
         lease.release(|_| false)?;
-        let first = spec.rows_of(block).start;
-        let mut wants = Vec::new();
-        for entry in merged(of.committed.list(block.0), of.working.list(block.0)) {
-            let row = first + u64::from(entry.row_in_block);
-            if (rows.start..end).contains(&row) {
-                wants.push(InLog { at: entry.at, row, tag: entry.row_in_block });
-            }
-        }
+        // All of them, so that damage to what stands there is told.
+        let tag = |row: u64| u32::try_from(row - first).unwrap_or(u32::MAX);
+        let mut wants: Vec<_> = logged.iter().map(|(&row, &at)| InLog { at, row, tag: tag(row) }).collect();
         let read = from_log(&log.reader(), of.tensor, record_bytes, &mut wants, staging, |tag, record| {
-            each(first + u64::from(tag), record.get(..record_bytes).unwrap_or_default());
+            let row = first + u64::from(tag);
+            if !is_near(row) {
+                each(row, record.get(..record_bytes).unwrap_or_default());
+            }
         })?;
         for row in rows.start..end {
             if let Some(at) = of.cache.find(row) {

@@ -46,7 +46,6 @@ impl Step<'_> {
     /// # Errors
     /// As [`apply_rows`](Self::apply_rows); [`Error::Invalid`] for a tensor without hashed ids.
     pub fn apply_ids(&mut self, name: &str, ids: &[u64], gradients: &[f32]) -> Result<()> {
-        self.store.check_hashed(name, true)?;
         let rows = self.store.rows_of_ids(name, ids)?;
         self.apply_to_rows(name, &rows, ids, gradients)
     }
@@ -67,7 +66,8 @@ impl Step<'_> {
         }
         self.store.check_wide(tensor)?;
         let distinct = rows.distinct();
-        let rule = self.begin_rows(tensor, distinct)?;
+        let catch_up = self.store.catch_up(tensor)?;
+        let rule = self.begin_rows(tensor, distinct, catch_up.is_some())?;
         // From here on the step has to finish, as with every update.
         self.store.mark_mixed();
         self.failed = true;
@@ -79,9 +79,8 @@ impl Step<'_> {
         self.non_finite += match self.store.table_of(tensor) {
             Some((tables, layout)) => {
                 let updates = self.updated.get(&tensor).map_or(0, |update| update.clock_after.steps);
-                let catch_up = self.store.catch_up(tensor)?;
-                let rows = distinct;
-                update.run_records(engine, RecordUpdate { tables, layout, rows, ids, updates, catch_up })?
+                let update_of = RecordUpdate { tables, layout, rows: distinct, ids, updates, catch_up };
+                update.run_records(engine, update_of)?
             }
             None => update.run(engine)?,
         };
@@ -92,8 +91,8 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// The tensor's scalars of this step, computed at its first update.
-    fn begin_rows(&mut self, tensor: usize, rows: &[u64]) -> Result<Prepared> {
+    /// The tensor's scalars of this step, computed at its first update; `caught_up` is whether rows catch up before it.
+    fn begin_rows(&mut self, tensor: usize, rows: &[u64], caught_up: bool) -> Result<Prepared> {
         if let Some(update) = self.updated.get(&tensor) {
             let Done::Rows(seen) = &update.done else { return Err(self.twice(tensor)) };
             if let Some(row) = seen.first_of(rows) {
@@ -111,11 +110,8 @@ impl Step<'_> {
         let clock = TensorClock { steps: entry.steps, mu_product: entry.mu_product };
         let what = format!("row update of tensor {:?}", self.store.tensor_name(tensor));
         let optimizer = self.store.optimizer_of(tensor)?;
-        let (rule, clock_after) = match self.store.catch_up(tensor)? {
-            // Nothing has happened to other rows that a dense step would not do to them: they catch up.
-            Some(_) => optimizer.prepare(clock),
-            None => optimizer.prepare_rows(clock, what)?,
-        };
+        let (rule, clock_after) =
+            if caught_up { optimizer.prepare(clock) } else { optimizer.prepare_rows(clock, what)? };
         self.updated.insert(tensor, Updated { rule, clock_after, done: Done::Rows(RowSet::default()) });
         Ok(rule)
     }

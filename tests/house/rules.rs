@@ -15,18 +15,19 @@ pub(crate) const FLOORS: &str = "\
 8  param_store    error units format initial kernel layout optim options pager precision rows schema storage store update
 7  options        error kernel pager storage store
 7  update         error units format kernel layout optim pager precision rows storage
-6  rows           error units format initial layout pager storage store
+6  rows           error units splitmix format initial layout pager storage store
 5  pager          error units format initial kernel layout precision storage store
 4  store          error units format layout storage
 4  schema         error units format layout optim precision
-3  initial        units format
+3  initial        units splitmix format
 3  layout         error units format
 3  optim          error kernel
 3  precision      units format kernel
 2  format         units
-2  kernel         -
+2  kernel         splitmix
 2  storage        error
 1  error          -
+1  splitmix       -
 1  units          -
 ";
 

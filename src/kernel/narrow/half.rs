@@ -2,6 +2,7 @@
 //! gives the same bits; none of it branches on a value, so that the loops become vector code.
 
 use super::Half;
+use crate::splitmix::{GOLDEN, mix};
 
 const SIGN: u32 = 0x8000_0000;
 /// The bits of an f32 infinity: what is above, without its sign, is NaN.
@@ -95,13 +96,10 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The key of a run of 2^16 elements; `mix` is the output function of SplitMix64.
+    /// The key of a run of 2^16 elements.
     #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
     pub(super) fn new(key: u64, run: u64) -> Self {
-        let mut z = key.wrapping_add(run.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        let z = mix(key.wrapping_add(run.wrapping_add(1).wrapping_mul(GOLDEN)));
         Self { first: z as u32, second: (z >> 32) as u32 }
     }
 
