@@ -4,6 +4,7 @@ mod checkpoints;
 mod faults;
 mod findings;
 mod flips;
+mod frozen;
 mod fuzz;
 mod hostile;
 mod inspect;
