@@ -38,6 +38,7 @@ mod splitmix;
 mod step;
 mod storage;
 mod store;
+pub mod telemetry;
 mod units;
 mod update;
 

@@ -299,6 +299,7 @@ impl<'a> Step<'a> {
         if let Some(Updated { done: Done::Elements(done), .. }) = self.updated.get_mut(&tensor) {
             done.insert(range);
         }
+        self.store.tick();
         self.failed = false;
         Ok(())
     }
