@@ -4,6 +4,7 @@ mod coverage;
 mod memory;
 mod rows;
 mod staged;
+mod toward;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
