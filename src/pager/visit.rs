@@ -141,7 +141,9 @@ impl NeverWritten {
             return None;
         }
         let value = match state.directory.tensors.get(self.tensor)?.init {
-            _ if self.plane > 0 => extent.planes.get(self.plane)?.fill,
+            _ if self.plane > 0 && state.directory.copy_plane(extent) != Some(self.plane) => {
+                extent.planes.get(self.plane)?.fill
+            }
             Init::Zeros => 0.0,
             Init::Constant(value) => value,
             _ => return None,
