@@ -23,6 +23,7 @@ mod rows_faults;
 mod rows_hashed;
 mod rows_kept;
 mod rows_modes;
+mod statistics;
 
 use std::sync::Arc;
 
