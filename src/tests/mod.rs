@@ -1,6 +1,7 @@
 //! The whole store on disks that tests can watch and break.
 
 mod checkpoints;
+mod exchange;
 mod faults;
 mod findings;
 mod flips;

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Repair(RepairArguments),
     Checkpoint(CheckpointArguments),
     Convert(ConvertArguments),
+    Import(crate::import::ImportArguments),
+    Export(crate::export::ExportArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
 }

@@ -5,9 +5,11 @@ mod bench;
 mod checkpoint;
 mod convert;
 mod create;
+mod export;
 mod failure;
 mod human;
 mod hyperparameters;
+mod import;
 mod inspect;
 mod plan;
 mod quantity;
@@ -66,6 +68,8 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Repair(arguments) => repair::run(arguments, out),
         Command::Checkpoint(arguments) => checkpoint::run(&arguments.command, out),
         Command::Convert(arguments) => convert::run(arguments, out),
+        Command::Import(arguments) => import::run(arguments, out),
+        Command::Export(arguments) => export::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
     }

@@ -4,6 +4,7 @@ mod bench;
 mod checkpoint;
 mod convert;
 mod create;
+mod exchange;
 mod help;
 mod inspect;
 mod plan;
