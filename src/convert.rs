@@ -88,7 +88,7 @@ impl Convert {
     }
 
     /// Makes the store `to`, which must not exist, from the committed generation of the store `from`: the same tensors,
-    /// settings, clocks, step and user record, in another precision. Parameters and moments are rounded to the nearest.
+    /// settings, clocks, step and user record, in another precision; frozen tensors as they are. Parameters and moments are rounded to the nearest.
     /// `progress` gets the elements done of all planes, again and again. Returns what it did to each plane.
     ///
     /// # Errors
@@ -109,6 +109,10 @@ impl Convert {
         let tensors: Vec<_> = source.tensors().map(|tensor| (tensor.name(), tensor.elements())).collect();
         for (tensor, (name, elements)) in tensors.into_iter().enumerate() {
             let planes: Vec<_> = source.tensor(name).into_iter().flat_map(|info| info.planes()).collect();
+            if source.is_frozen(tensor) {
+                copy_frozen(&source, &mut target, name)?;
+                continue;
+            }
             for (plane, plane_name) in planes.into_iter().enumerate() {
                 if errors.iter().all(|error| error.name != plane_name) {
                     errors.push(PlaneError::new(plane_name));
@@ -143,11 +147,26 @@ impl Convert {
                 let expected = "a store without tensors of rows, which stay in f32";
                 return Err(Error::invalid(format!("tensor {:?}", info.name()), "kept by rows", expected));
             }
-            schema = schema
-                .tensor(TensorSpec::new(info.name(), info.shape()).group(info.group()).init(tensor.init));
+            let spec = TensorSpec::new(info.name(), info.shape()).group(info.group()).init(tensor.init);
+            schema = schema.tensor(if info.is_frozen() { spec.stored_as(info.dtype()) } else { spec });
         }
         Ok(schema)
     }
+}
+
+/// Copies a frozen tensor, which stays as it is.
+fn copy_frozen(source: &ParamStore, target: &mut ParamStore, name: &str) -> Result<()> {
+    let Some(info) = source.tensor(name) else { return Ok(()) };
+    let size = info.dtype().element_bytes().unwrap_or(1);
+    let mut bytes = vec![0; PART_LEN];
+    let part = to_u64(PART_LEN) / size;
+    for start in (0..info.elements()).step_by(to_usize(part)) {
+        let len = to_usize(part.min(info.elements() - start) * size);
+        let bytes = bytes.get_mut(..len).unwrap_or_default();
+        source.read_bytes(name, start, bytes)?;
+        target.write_bytes(name, start, bytes)?;
+    }
+    Ok(())
 }
 
 /// Copies a part of a plane and looks at what became of it.

@@ -7,6 +7,8 @@
     reason = "the document prescribes these roundings; counts are small"
 )]
 
+#[path = "format/frozen.rs"]
+mod frozen;
 #[path = "format/initial.rs"]
 mod initial;
 #[path = "format/numbers.rs"]
@@ -242,7 +244,7 @@ fn extent(f: &mut Fields<'_>) -> Extent {
 
 fn tensor(f: &mut Fields<'_>) -> Tensor {
     let name = f.string();
-    assert!((1..=3).contains(&f.u8()), "the type of parameters");
+    assert!(matches!(f.u8(), 1..=3 | 6..=17), "the type of parameters");
     let shape = (0..f.u8()).map(|_| f.u64()).collect();
     Tensor {
         name,

@@ -31,22 +31,80 @@ pub enum Dtype {
     Q8Signed,
     /// As [`Q8Signed`](Self::Q8Signed), for values that are never negative.
     Q8Unsigned,
+    /// IEEE 754 binary64, little-endian. This and all that follow are kept as they are: for frozen tensors only.
+    F64,
+    /// Integers with a sign, little-endian, of 64 bits.
+    I64,
+    /// As [`I64`](Self::I64), of 32 bits.
+    I32,
+    /// As [`I64`](Self::I64), of 16 bits.
+    I16,
+    /// As [`I64`](Self::I64), of 8 bits.
+    I8,
+    /// Integers without a sign, little-endian, of 64 bits.
+    U64,
+    /// As [`U64`](Self::U64), of 32 bits.
+    U32,
+    /// As [`U64`](Self::U64), of 16 bits.
+    U16,
+    /// As [`U64`](Self::U64), of 8 bits.
+    U8,
+    /// A byte that is 0 or 1.
+    Bool,
+    /// Floats of 8 bits, 4 of them exponent and 3 mantissa, without infinities.
+    F8E4M3,
+    /// Floats of 8 bits, 5 of them exponent and 2 mantissa.
+    F8E5M2,
 }
 
 impl Dtype {
-    const ALL: [Self; 5] = [Self::F32, Self::Bf16, Self::F16, Self::Q8Signed, Self::Q8Unsigned];
+    const ALL: [Self; 17] = [
+        Self::F32,
+        Self::Bf16,
+        Self::F16,
+        Self::Q8Signed,
+        Self::Q8Unsigned,
+        Self::F64,
+        Self::I64,
+        Self::I32,
+        Self::I16,
+        Self::I8,
+        Self::U64,
+        Self::U32,
+        Self::U16,
+        Self::U8,
+        Self::Bool,
+        Self::F8E4M3,
+        Self::F8E5M2,
+    ];
 
     /// Bytes that `elements` of this type take in a block, without padding; `None` on overflow.
     #[must_use]
     pub fn bytes_of(self, elements: u64) -> Option<u64> {
-        match self {
-            Self::F32 => elements.checked_mul(4),
-            Self::Bf16 | Self::F16 => elements.checked_mul(2),
-            Self::Q8Signed | Self::Q8Unsigned => {
-                let scales = elements.div_ceil(Q8_BLOCK_ELEMENTS).checked_mul(4)?;
-                round_up(elements, 4)?.checked_add(scales)
-            }
+        if let Some(size) = self.element_bytes() {
+            return elements.checked_mul(size);
         }
+        let scales = elements.div_ceil(Q8_BLOCK_ELEMENTS).checked_mul(4)?;
+        round_up(elements, 4)?.checked_add(scales)
+    }
+
+    /// Bytes of an element; `None` where elements share scales.
+    #[must_use]
+    pub fn element_bytes(self) -> Option<u64> {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => Some(8),
+            Self::F32 | Self::I32 | Self::U32 => Some(4),
+            Self::Bf16 | Self::F16 | Self::I16 | Self::U16 => Some(2),
+            Self::I8 | Self::U8 | Self::Bool | Self::F8E4M3 | Self::F8E5M2 => Some(1),
+            Self::Q8Signed | Self::Q8Unsigned => None,
+        }
+    }
+
+    /// Whether its elements are read and written as f32. Those of other types are kept as they are, in frozen tensors, and are
+    /// read and written as bytes.
+    #[must_use]
+    pub fn is_trainable(self) -> bool {
+        matches!(self, Self::F32 | Self::Bf16 | Self::F16) || self.is_q8()
     }
 
     /// The name used in files, on the command line and in JSON.
@@ -58,6 +116,18 @@ impl Dtype {
             Self::F16 => "f16",
             Self::Q8Signed => "q8-signed",
             Self::Q8Unsigned => "q8-unsigned",
+            Self::F64 => "f64",
+            Self::I64 => "i64",
+            Self::I32 => "i32",
+            Self::I16 => "i16",
+            Self::I8 => "i8",
+            Self::U64 => "u64",
+            Self::U32 => "u32",
+            Self::U16 => "u16",
+            Self::U8 => "u8",
+            Self::Bool => "bool",
+            Self::F8E4M3 => "f8-e4m3",
+            Self::F8E5M2 => "f8-e5m2",
         }
     }
 
@@ -96,16 +166,18 @@ pub(crate) enum PlaneRole {
     Record,
     /// The log of rows: one segment with one home and no blocks.
     Log,
+    /// Parameters that are never updated: one home, written before the first commit.
+    Frozen,
 }
 
 impl PlaneRole {
-    const ALL: [Self; 5] = [Self::Param, Self::State, Self::Scratch, Self::Record, Self::Log];
+    const ALL: [Self; 6] = [Self::Param, Self::State, Self::Scratch, Self::Record, Self::Log, Self::Frozen];
 
     /// How many homes its segments have.
     pub(crate) fn homes(self) -> u8 {
         match self {
             Self::Param | Self::State | Self::Record => 2,
-            Self::Scratch | Self::Log => 1,
+            Self::Scratch | Self::Log | Self::Frozen => 1,
         }
     }
 }
@@ -124,7 +196,7 @@ pub(crate) struct SegmentSpec {
     pub(crate) plane: u16,
     /// Number among the segments of its plane.
     pub(crate) index: u32,
-    /// How many homes exist: 2, or 1 for scratch and the log.
+    /// How many homes exist: 2, or 1 for scratch, the log and what is frozen.
     pub(crate) homes: u8,
     /// Exact length of the file.
     pub(crate) bytes: u64,
@@ -276,6 +348,17 @@ impl Directory {
     /// Whether some tensors are of rows.
     pub(crate) fn has_rows(&self) -> bool {
         self.extents.iter().any(|extent| extent.records.is_some())
+    }
+
+    /// Whether some tensors are frozen.
+    pub(crate) fn has_frozen(&self) -> bool {
+        self.planes.iter().any(|plane| plane.role == PlaneRole::Frozen)
+    }
+
+    /// Whether an extent holds parameters that are never updated.
+    pub(crate) fn is_frozen(&self, extent: &Extent) -> bool {
+        let plane = extent.planes.first().and_then(|plane| self.planes.get(usize::from(plane.plane)));
+        plane.is_some_and(|plane| plane.role == PlaneRole::Frozen)
     }
 
     /// Whether some planes are not f32.

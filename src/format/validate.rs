@@ -126,8 +126,10 @@ fn extents(d: &Directory) -> Decoded<()> {
 fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> Decoded<()> {
     match &extent.records {
         Some(of) => records(d, i, extent, of)?,
+        None if d.is_frozen(extent) && extent.planes.len() == 1 && extent.scratch.is_none() => {}
         None if extent.planes.first().is_none_or(|plane| plane.plane != 0) => {
-            return bad(format!("extent {i}"), "no parameter plane in front", "the parameter plane first");
+            let expected = "the parameter plane first, or a frozen plane alone";
+            return bad(format!("extent {i}"), "no parameter plane in front", expected);
         }
         None => {}
     }
@@ -138,6 +140,7 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
         let role = d.planes.get(usize::from(plane.plane)).map(|p| p.role);
         let fits = role.is_some_and(|role| match role {
             PlaneRole::Param | PlaneRole::State => !scratch && extent.records.is_none(),
+            PlaneRole::Frozen => !scratch && extent.records.is_none() && extent.planes.len() == 1,
             PlaneRole::Record => !scratch && extent.records.is_some(),
             PlaneRole::Scratch => scratch,
             PlaneRole::Log => false,
@@ -146,12 +149,14 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
             return bad(format!("extent {i} plane"), plane.plane, "distinct planes of the right role");
         }
         let fits = role.is_some_and(|role| match role {
-            PlaneRole::Param => !plane.dtype.is_q8(),
-            PlaneRole::State => true,
+            PlaneRole::Param => plane.dtype.is_trainable() && !plane.dtype.is_q8(),
+            PlaneRole::State => plane.dtype.is_trainable(),
+            PlaneRole::Frozen => !plane.dtype.is_q8(),
             PlaneRole::Record | PlaneRole::Scratch | PlaneRole::Log => plane.dtype == Dtype::F32,
         });
         if !fits {
-            let expected = "f32, bf16 or f16 parameters, f32 gradients and records";
+            let expected =
+                "f32, bf16 or f16 parameters, f32 gradients and records; other types where it is frozen";
             return bad(format!("extent {i} dtype"), plane.dtype.name(), expected);
         }
         place(d, i, extent, plane, used)?;

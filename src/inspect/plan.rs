@@ -40,9 +40,9 @@ pub struct Plan {
     pub budget_min_bytes: u64,
     /// Memory beside the budget, at most: every page of the block table, changed at once, and the directory.
     pub metadata_memory_bytes: u64,
-    /// Bytes of values that a step updates, parameters and state; those of tensors of rows do not count.
+    /// Bytes of values that a step updates, parameters and state; those of tensors of rows and frozen ones do not count.
     pub state_bytes: u64,
-    /// Bytes of parameter values.
+    /// Bytes of parameter values, frozen ones included.
     pub param_bytes: u64,
     /// Bytes of values that stay in memory from step to step under the budget.
     pub hot_bytes: u64,
@@ -117,8 +117,7 @@ impl Schema {
         let mut disk = DiskUse::of(directory, &superblock, &planes)?;
         // The lock and the two pins, and the note of progress.
         disk.small_files = 3 * LOCK_FILE_BYTES + PROGRESS_BYTES;
-        let lasting =
-            planes.iter().filter(|plane| !matches!(plane.role, Role::Scratch | Role::Rows | Role::RowLog));
+        let lasting = planes.iter().filter(|plane| matches!(plane.role, Role::Parameters | Role::State));
         let state_bytes = lasting.map(|plane| plane.value_bytes).sum::<u64>();
         let table = table(superblock.table_slots);
         let tables = row_tables(directory);
@@ -135,7 +134,7 @@ impl Schema {
             metadata_memory_bytes: table.pages * PAGE_BYTES + superblock.directory.bytes,
             table,
             state_bytes,
-            param_bytes: disk.parameters,
+            param_bytes: disk.parameters + disk.frozen,
             hot_bytes: state_bytes.min(crate::pager::hot_bytes_max(directory, budget_bytes)),
             planes,
             disk,

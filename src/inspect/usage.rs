@@ -21,6 +21,8 @@ pub enum Role {
     Rows,
     /// The log of rows.
     RowLog,
+    /// Parameters that are never updated: one home.
+    Frozen,
 }
 
 impl Role {
@@ -33,6 +35,7 @@ impl Role {
             Self::Scratch => "scratch",
             Self::Rows => "rows",
             Self::RowLog => "row log",
+            Self::Frozen => "frozen",
         }
     }
 }
@@ -53,7 +56,7 @@ pub struct PlaneUse {
     pub value_bytes: u64,
     /// Bytes of its files: every home, padding included.
     pub disk_bytes: u64,
-    /// How many places each block of it has: 2, or 1 for scratch.
+    /// How many places each block of it has: 2, or 1 for scratch and what is frozen.
     pub homes: u8,
     /// How many files it consists of, all homes counted.
     pub files: u64,
@@ -94,6 +97,8 @@ pub struct DiskUse {
     pub rows: u64,
     /// The log of rows.
     pub row_log: u64,
+    /// Values of frozen tensors, which have one home.
+    pub frozen: u64,
     /// Filling between values, in all homes: up to the next 4 KiB, and between small tensors that share a block.
     pub padding: u64,
     /// The block table, both homes.
@@ -121,6 +126,7 @@ impl DiskUse {
             + self.scratch
             + self.rows
             + self.row_log
+            + self.frozen
             + self.padding;
         let meta = self.table + self.directory + self.records + self.superblocks;
         values + meta + self.small_files + self.other_files
@@ -137,6 +143,7 @@ impl DiskUse {
                 Role::Scratch => usage.scratch += plane.value_bytes,
                 Role::Rows => usage.rows += plane.value_bytes,
                 Role::RowLog => usage.row_log += plane.value_bytes,
+                Role::Frozen => usage.frozen += plane.value_bytes,
                 Role::State => {
                     usage.state.push(PlaneBytes { name: plane.name.clone(), bytes: plane.value_bytes });
                 }
@@ -180,6 +187,7 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
                 PlaneRole::Scratch => Role::Scratch,
                 PlaneRole::Record => Role::Rows,
                 PlaneRole::Log => Role::RowLog,
+                PlaneRole::Frozen => Role::Frozen,
             },
             dtypes: Vec::new(),
             elements: 0,

@@ -215,6 +215,7 @@ pub(crate) mod tests {
             dtype: Dtype::F32,
             state: vec![StateRequest::zeros("exp_avg")],
             rows: None,
+            is_frozen: false,
         });
         let request = Request {
             tensors: tensors.collect(),

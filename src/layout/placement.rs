@@ -18,10 +18,12 @@ pub(crate) const PARAM_PLANE: &str = "param";
 pub(crate) const GRAD_PLANE: &str = "grad";
 /// Name of the plane of records, whose files hold all planes of tensors of rows.
 pub(crate) const RECORD_PLANE: &str = "record";
+/// Name of the plane of parameters that are never updated.
+pub(crate) const FROZEN_PLANE: &str = "frozen";
 /// Name of the plane that stands for the log of rows.
 pub(crate) const LOG_PLANE: &str = "row_log";
 /// Names that no optimizer's plane may have.
-const OWN_PLANES: [&str; 4] = [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE];
+const OWN_PLANES: [&str; 5] = [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE, FROZEN_PLANE];
 /// Small tensors that share a block start at multiples of this many elements: a cache line of f32.
 const PACK_ALIGN_ELEMENTS: u64 = 16;
 /// A tensor of at most this fraction of a block shares its block with others.
@@ -42,6 +44,8 @@ pub(crate) struct TensorRequest {
     pub(crate) state: Vec<StateRequest>,
     /// How its rows are kept as records, if they are.
     pub(crate) rows: Option<RowRequest>,
+    /// Never updated: one home, and no state.
+    pub(crate) is_frozen: bool,
 }
 
 /// How rows are kept, as asked for.
@@ -186,15 +190,19 @@ fn planes(request: &Request) -> Vec<Plane> {
         planes.push(Plane { name: RECORD_PLANE.to_owned(), role: PlaneRole::Record });
         planes.push(Plane { name: LOG_PLANE.to_owned(), role: PlaneRole::Log });
     }
+    if request.tensors.iter().any(|tensor| tensor.is_frozen) {
+        planes.push(Plane { name: FROZEN_PLANE.to_owned(), role: PlaneRole::Frozen });
+    }
     planes
 }
 
 /// What tensors must share to share an extent: planes, their types, and initial state, bit for bit.
-type PackKey = (Dtype, Vec<(String, u32, Dtype)>);
+type PackKey = (Dtype, bool, Vec<(String, u32, Dtype)>);
 
 struct Pack {
     end: u64,
     dtype: Dtype,
+    is_frozen: bool,
     state: Vec<StateRequest>,
     members: Vec<usize>,
 }
@@ -235,7 +243,7 @@ impl Placer<'_> {
         let mut left = elements;
         while left > 0 {
             let part = left.min(MAX_EXTENT_ELEMENTS);
-            self.extents.push(self.extent(part, request.dtype, &request.state));
+            self.extents.push(self.extent(part, request.dtype, request.is_frozen, &request.state));
             left -= part;
         }
         tensor.extent = index(first)?;
@@ -246,13 +254,14 @@ impl Placer<'_> {
     /// Gives a small tensor its place among those with the same planes: never across a block's end.
     fn pack(&mut self, place: usize, request: &TensorRequest, elements: u64) -> u64 {
         let of_state = |plane: &StateRequest| (plane.name.clone(), plane.fill.to_bits(), plane.dtype);
-        let key = (request.dtype, request.state.iter().map(of_state).collect());
+        let key = (request.dtype, request.is_frozen, request.state.iter().map(of_state).collect());
         let shares_scales = request.state.iter().any(|plane| plane.dtype.is_q8());
         let align = if shares_scales { Q8_BLOCK_ELEMENTS } else { PACK_ALIGN_ELEMENTS };
         let block = self.request.block_elements;
         let pack = self.packs.entry(key).or_insert_with(|| Pack {
             end: 0,
             dtype: request.dtype,
+            is_frozen: request.is_frozen,
             state: request.state.clone(),
             members: Vec::new(),
         });
@@ -265,8 +274,10 @@ impl Placer<'_> {
         start
     }
 
-    fn extent(&self, elements: u64, dtype: Dtype, state: &[StateRequest]) -> Extent {
-        let mut planes = vec![ExtentPlane { dtype, ..self.extent_plane(PARAM_PLANE, 0.0) }];
+    fn extent(&self, elements: u64, dtype: Dtype, is_frozen: bool, state: &[StateRequest]) -> Extent {
+        let first = if is_frozen { FROZEN_PLANE } else { PARAM_PLANE };
+        let has_scratch = self.request.gradient_plane && !is_frozen;
+        let mut planes = vec![ExtentPlane { dtype, ..self.extent_plane(first, 0.0) }];
         let of_state = |plane: &StateRequest| ExtentPlane {
             dtype: plane.dtype,
             ..self.extent_plane(&plane.name, plane.fill)
@@ -278,7 +289,7 @@ impl Placer<'_> {
             first_block: 0,
             first_slot: 0,
             planes,
-            scratch: self.request.gradient_plane.then(|| self.extent_plane(GRAD_PLANE, 0.0)),
+            scratch: has_scratch.then(|| self.extent_plane(GRAD_PLANE, 0.0)),
             records: None,
         }
     }
@@ -338,7 +349,7 @@ impl Placer<'_> {
         packs.sort_by_key(|pack| pack.members.first().copied());
         for pack in packs {
             let extent = index(self.extents.len())?;
-            self.extents.push(self.extent(pack.end, pack.dtype, &pack.state));
+            self.extents.push(self.extent(pack.end, pack.dtype, pack.is_frozen, &pack.state));
             for member in pack.members {
                 if let Some(tensor) = tensors.get_mut(member) {
                     tensor.extent = extent;
@@ -421,6 +432,7 @@ mod tests {
             dtype: Dtype::F32,
             state: ["exp_avg", "exp_avg_sq"].map(StateRequest::zeros).into(),
             rows: None,
+            is_frozen: false,
         });
         Request {
             tensors: tensors.collect(),

@@ -156,6 +156,7 @@ mod tests {
             dtype: Dtype::F32,
             state: vec![StateRequest::zeros("exp_avg")],
             rows: (i % 2 == 0).then_some(RowRequest::default()),
+            is_frozen: false,
         });
         let request = Request {
             tensors: tensors.collect(),

@@ -103,6 +103,9 @@ impl Birth {
     /// Pages of records have no checksums yet.
     pub(super) fn fill(&self, dtype: Dtype, elements: usize, bytes: &mut [u8]) {
         bytes.fill(0);
+        if !dtype.is_trainable() {
+            return;
+        }
         if dtype == Dtype::F32 {
             return self.fill_from(0, as_f32_mut(bytes));
         }

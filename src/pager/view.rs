@@ -176,10 +176,8 @@ impl Pager {
         let bytes = match self.map_in_place(tensor, plane, range.clone(), 2)? {
             Some((map, range)) => Bytes::InPlace(map, range),
             None => self.gather(&range, 2, |out| {
-                self.for_each_piece(tensor, plane, range.clone(), out, 2, |piece, buffer, now| {
-                    let from = buffer.get(2 * piece.within.start..2 * piece.within.end).unwrap_or_default();
-                    now.copy_from_slice(from);
-                })
+                debug_assert_eq!(plane, 0, "views show parameters");
+                self.read_bytes_into(tensor, range.clone(), 2, out)
             })?,
         };
         Ok(Some(HalfView { bytes, kind, _store: std::marker::PhantomData }))
@@ -218,6 +216,20 @@ impl Pager {
         self.for_each_piece(tensor, plane, range, out, 1, |piece, buffer, now| {
             let source = lane(self.dtype(piece, plane), buffer, self.block_elements(piece));
             source.read(isa, piece.within.start, now);
+        })
+    }
+
+    /// Copies a range of a tensor's parameters as they stand, `size` bytes each.
+    pub(crate) fn read_bytes_into(
+        &self,
+        tensor: usize,
+        range: Range<u64>,
+        size: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.for_each_piece(tensor, 0, range, out, size, |piece, buffer, now| {
+            let within = size * piece.within.start..size * piece.within.end;
+            now.copy_from_slice(buffer.get(within).unwrap_or_default());
         })
     }
 

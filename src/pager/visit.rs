@@ -9,11 +9,11 @@ use crate::format::elements::bytes_of;
 use crate::kernel::InstructionSet;
 use crate::layout::{Piece, block_place, pieces};
 use crate::precision::{lane, stored};
-use crate::units::SlotIndex;
+use crate::units::{SlotIndex, to_usize};
 
 /// What a walk comes to: a run of elements.
 pub(crate) enum Run<'a> {
-    /// Some elements, as the bytes of an f32 plane.
+    /// Some elements, as the bytes of an f32 plane, or of a plane that is kept as it is.
     Bytes(&'a [u8]),
     /// A stretch that was never written and holds one value; nothing was read or filled for it.
     Constant { value: f32, elements: u64 },
@@ -86,8 +86,9 @@ impl Pager {
     /// Shows what a block's plane has of a piece.
     fn show(&self, piece: &Piece, plane: usize, buffer: &mut [u8], visit: &mut impl FnMut(Run<'_>)) {
         let dtype = self.dtype(piece, plane);
-        if dtype == Dtype::F32 {
-            let bytes = 4 * piece.within.start..4 * piece.within.end;
+        if let Some(size) = dtype.element_bytes().filter(|_| dtype == Dtype::F32 || !dtype.is_trainable()) {
+            let size = to_usize(size);
+            let bytes = size * piece.within.start..size * piece.within.end;
             return visit(Run::Bytes(buffer.get(bytes).unwrap_or_default()));
         }
         let plane = lane(dtype, buffer, self.block_elements(piece));
@@ -136,6 +137,9 @@ impl NeverWritten {
     /// The initial value, where it is the same for all elements.
     fn value(&self, state: &State, piece: &Piece) -> Option<f32> {
         let extent = state.directory.extents.get(piece.extent)?;
+        if !extent.dtype(self.plane).is_trainable() {
+            return None;
+        }
         let value = match state.directory.tensors.get(self.tensor)?.init {
             _ if self.plane > 0 => extent.planes.get(self.plane)?.fill,
             Init::Zeros => 0.0,

@@ -31,7 +31,8 @@ impl ParamStore {
     /// get the nearest values, ties to the even one.
     ///
     /// # Errors
-    /// [`Error::Unknown`], [`Error::Invalid`] for another length, [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
+    /// [`Error::Unknown`]; [`Error::Invalid`] for another length, for a type that is kept as it is, and for a frozen tensor after
+    /// the first commit; [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let elements = self.elements(self.tensor_index(name)?);
         if to_u64(values.len()) != elements {
@@ -48,6 +49,8 @@ impl ParamStore {
     pub fn write_range(&mut self, name: &str, start: u64, values: &[f32]) -> Result<()> {
         self.check_can_change("write a tensor")?;
         let (tensor, range) = self.checked_range(name, start, values.len())?;
+        self.check_floats(tensor)?;
+        self.check_may_write(tensor)?;
         // A rule that cannot catch up is told before anything changes.
         let catch_up = self.catch_up(tensor)?;
         let result = match self.table_of(tensor) {

@@ -112,11 +112,13 @@ impl ParamStore {
     /// A tensor's parameters as f32, with every update made so far, committed or not. See [`View`] for what it costs.
     ///
     /// # Errors
-    /// [`Error::Unknown`]; [`Error::Invalid`] for a tensor of rows, which has no views; [`Error::Budget`] if a gathered view
+    /// [`Error::Unknown`]; [`Error::Invalid`] for a tensor of rows, which has no views, and for a type that is kept as it is;
+    /// [`Error::Budget`] if a gathered view
     /// does not fit the budget; disk errors.
     pub fn view(&self, name: &str) -> Result<View<'_>> {
         let tensor = self.tensor_index(name)?;
         self.check_dense(tensor, "view")?;
+        self.check_floats(tensor)?;
         self.background.settle(tensor);
         self.pager().view(tensor, 0, 0..self.elements(tensor))
     }
@@ -129,6 +131,7 @@ impl ParamStore {
         let len = to_usize(range.end.saturating_sub(range.start));
         let (tensor, range) = self.checked_range(name, range.start, len)?;
         self.check_dense(tensor, "view")?;
+        self.check_floats(tensor)?;
         self.background.settle(tensor);
         self.pager().view(tensor, 0, range)
     }
@@ -183,7 +186,7 @@ impl ParamStore {
         self.read_planes_range(tensor, plane, 0..elements, out)
     }
 
-    fn read_planes_range(
+    pub(super) fn read_planes_range(
         &self,
         tensor: usize,
         plane: usize,
@@ -193,6 +196,7 @@ impl ParamStore {
         if self.table_of(tensor).is_some() {
             return self.read_table(tensor, plane, range, out);
         }
+        self.check_floats(tensor)?;
         self.background.settle(tensor);
         self.pager().read_into(tensor, plane, range, out)
     }

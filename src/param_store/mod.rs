@@ -1,6 +1,7 @@
 //! The store as its user sees it: tensors by name, steps, commits.
 
 mod change;
+mod elsewhere;
 mod look;
 mod open;
 mod rows;
@@ -18,10 +19,10 @@ pub(crate) use open::build_threads;
 pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
-use crate::format::directory::{Directory, Dtype, Extent, Q8_BLOCK_ELEMENTS, Tensor};
+use crate::format::directory::{Directory, Dtype, Extent, Tensor};
 use crate::format::records::{Records, RowMode};
 use crate::initial::rounding_key;
-use crate::layout::GRAD_PLANE;
+use crate::layout::{GRAD_PLANE, PARAM_PLANE};
 use crate::optim::{CatchUp, Optimizer};
 use crate::pager::Pager;
 use crate::rows::Rows;
@@ -199,13 +200,10 @@ impl ParamStore {
     /// Refuses an update of a part of a block of elements that share a scale.
     pub(crate) fn check_whole_blocks(&self, tensor: usize, range: &Range<u64>) -> Result<()> {
         let is_q8 = |extent: &Extent| extent.planes.iter().any(|plane| plane.dtype.is_q8());
-        let is_cut = |at: u64| !at.is_multiple_of(Q8_BLOCK_ELEMENTS) && at != self.elements(tensor);
-        if !self.extent_of(tensor).is_some_and(is_q8) || !(is_cut(range.start) || is_cut(range.end)) {
-            return Ok(());
+        if self.extent_of(tensor).is_some_and(is_q8) {
+            self.check_multiples(tensor, range, "moments of 8 bits")?;
         }
-        let what = format!("part of tensor {:?}, which has moments of 8 bits", self.tensor_name(tensor));
-        let got = format!("elements {} to {}", range.start, range.end);
-        Err(Error::invalid(what, got, "parts that begin at multiples of 256 elements"))
+        Ok(())
     }
 
     /// The key of the random bits that a tensor's parameters are rounded with in the next step.
@@ -215,7 +213,11 @@ impl ParamStore {
 
     pub(crate) fn plane_index(&self, tensor: usize, plane: &str) -> Result<usize> {
         let info = self.tensors().nth(tensor);
-        let found = info.and_then(|info| info.planes().position(|name| name == plane));
+        let find = |info: TensorInfo<'_>| {
+            let is_first = plane == PARAM_PLANE;
+            if is_first { Some(0) } else { info.planes().position(|name| name == plane) }
+        };
+        let found = info.and_then(find);
         found.ok_or_else(|| Error::Unknown { kind: "plane of the tensor", name: plane.to_owned() })
     }
 

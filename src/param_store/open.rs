@@ -176,9 +176,9 @@ pub(crate) fn build_threads(threads: usize) -> Result<rayon::ThreadPool> {
 /// The planes of a store must be those that its optimizers keep.
 pub(super) fn check_planes(directory: &Directory, groups: &[ParamGroup], path: &Path) -> Result<()> {
     for tensor in &directory.tensors {
-        let group = groups.get(to_usize(tensor.group.into()));
-        let expected = group.map(|group| group.optimizer().state_planes()).unwrap_or_default();
         let info = TensorInfo::new(tensor, directory, groups);
+        let group = groups.get(to_usize(tensor.group.into())).filter(|_| !info.is_frozen());
+        let expected = group.map(|group| group.optimizer().state_planes()).unwrap_or_default();
         if !info.planes().skip(1).eq(expected.iter().map(|plane| plane.name)) {
             let got = info.planes().skip(1).collect::<Vec<_>>().join(", ");
             let expected = expected.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");

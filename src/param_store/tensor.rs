@@ -56,7 +56,7 @@ impl<'a> TensorInfo<'a> {
         self.groups.get(to_usize(self.tensor.group.into())).map_or("", ParamGroup::name)
     }
 
-    /// Names of its planes: `param`, then the optimizer's state.
+    /// Names of its planes: `param`, then the optimizer's state; of a frozen tensor `frozen` alone.
     pub fn planes(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let directory = self.directory;
         let extent = directory.extents.get(to_usize(self.tensor.extent.into()));
@@ -65,6 +65,13 @@ impl<'a> TensorInfo<'a> {
         let of_records = of_records.into_iter().flat_map(|records| &records.planes);
         let indices = own.map(|plane| plane.plane).chain(of_records.map(|plane| plane.plane));
         indices.filter_map(move |plane| directory.planes.get(usize::from(plane)).map(|p| p.name.as_str()))
+    }
+
+    /// Whether it is never updated; see [`TensorSpec::frozen`](crate::TensorSpec::frozen).
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let extent = self.directory.extents.get(to_usize(self.tensor.extent.into()));
+        extent.is_some_and(|extent| self.directory.is_frozen(extent))
     }
 
     /// Whether it is kept by rows; see [`TensorSpec::rows`](crate::TensorSpec::rows).

@@ -53,6 +53,8 @@ pub(crate) fn lane(dtype: Dtype, bytes: &mut [u8], elements: usize) -> Lane<'_> 
         Dtype::F16 => Lane::Half(Half::F16, as_u16_mut(bytes)),
         Dtype::Q8Signed => codes(Book::Signed, bytes, elements),
         Dtype::Q8Unsigned => codes(Book::Unsigned, bytes, elements),
+        // Kept as they are: nobody computes with them.
+        _ => Lane::default(),
     }
 }
 
@@ -62,7 +64,7 @@ fn codes(book: Book, bytes: &mut [u8], elements: usize) -> Lane<'_> {
     Lane::Q8(book, codes.get_mut(..elements).unwrap_or_default(), as_f32_mut(scales))
 }
 
-/// What a plane holds where each element was set to a value.
+/// What a plane of floats holds where each element was set to a value.
 pub(crate) fn stored(dtype: Dtype, value: f32) -> f32 {
     let isa = InstructionSet::portable();
     let mut memory = [0.0_f32; 4];

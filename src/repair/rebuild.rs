@@ -65,8 +65,9 @@ pub struct Rebuilt {
 struct Patch {
     place: BlockPlace,
     bytes: Buffer,
-    /// In a block of rows, what the copy says of it.
-    of_rows: Option<BlockEntry>,
+    /// What the copy says of it, where that stays in force: in a block of rows, and in one of frozen tensors.
+    entry: Option<BlockEntry>,
+    is_frozen: bool,
 }
 
 impl Repair {
@@ -148,9 +149,11 @@ impl Repair {
             let block = BlockIndex(block);
             let found = plane_of_block(&directory, block, plane).and_then(|(at, plane)| {
                 let extent = directory.extents.get(at)?;
-                Some((plane, block_place(extent, block, plane)?, extent.records.is_some()))
+                let is_frozen = directory.is_frozen(extent);
+                let keeps_entry = is_frozen || extent.records.is_some();
+                Some((plane, block_place(extent, block, plane)?, keeps_entry, is_frozen))
             });
-            let Some((plane, place, is_of_rows)) = found else {
+            let Some((plane, place, keeps_entry, is_frozen)) = found else {
                 plan.metadata += 1;
                 continue;
             };
@@ -168,7 +171,8 @@ impl Repair {
                 });
             }
             if let Some(bytes) = copy {
-                take(&mut self.store, Patch { place, bytes, of_rows: is_of_rows.then_some(entry) })?;
+                let entry = keeps_entry.then_some(entry);
+                take(&mut self.store, Patch { place, bytes, entry, is_frozen })?;
             }
         }
         Ok(())
@@ -199,10 +203,11 @@ fn read_copy(donor: &mut BlockStore, place: &BlockPlace, entry: BlockEntry) -> R
     Ok((crc == entry.crc).then_some(buffer))
 }
 
-/// Writes a block's plane by the rules of every other write: into the home that the committed generation does not use.
+/// Writes a block's plane by the rules of every other write: into the home that the committed generation does not use. A block
+/// of frozen tensors has one home: what is damaged in it gets the bytes that it had, under the generation that wrote them.
 fn write_patch(store: &mut BlockStore, patch: &Patch) -> Result<()> {
-    let Patch { place, bytes, of_rows } = patch;
-    let home = store.write_home(place.slot)?;
+    let Patch { place, bytes, entry, is_frozen } = patch;
+    let home = if *is_frozen { Home(0) } else { store.write_home(place.slot)? };
     let caching = Caching::Cached;
     let (uuid, generation) = (store.uuid(), store.working_generation());
     let crc = block_crc(uuid, place.slot, generation, bytes.get(..place.bytes).unwrap_or_default());
@@ -210,6 +215,6 @@ fn write_patch(store: &mut BlockStore, patch: &Patch) -> Result<()> {
     let written = file.write_at(bytes.get(..place.padded).unwrap_or_default(), place.offset);
     written.inspect_err(|error| store.poison(error))?;
     store.note_written(place.slot, Written { segment: place.segment, home, caching, crc })?;
-    // The generation stands in the checksums of its pages, and what is in the log since then counts on.
-    of_rows.map_or(Ok(()), |entry| store.keep_entry(place.slot, entry))
+    // Of rows, the generation stands in the checksums of their pages, and what is in the log since then counts on.
+    entry.map_or(Ok(()), |entry| store.keep_entry(place.slot, entry))
 }

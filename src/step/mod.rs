@@ -277,6 +277,7 @@ impl<'a> Step<'a> {
     ) -> Result<()> {
         self.check_whole()?;
         self.store.check_dense(tensor, "dense update")?;
+        self.store.check_trained(tensor, "update")?;
         self.store.check_whole_blocks(tensor, &range)?;
         let rule = self.begin_update(tensor, &range)?;
         // From here on the step has to finish: dropping it, or forgetting it, leaves the store mixed.

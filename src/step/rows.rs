@@ -64,6 +64,7 @@ impl Step<'_> {
         if self.staged.contains_key(&tensor) {
             return Err(self.twice(tensor));
         }
+        self.store.check_trained(tensor, "update of rows")?;
         self.store.check_wide(tensor)?;
         let distinct = rows.distinct();
         let catch_up = self.store.catch_up(tensor)?;

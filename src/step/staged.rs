@@ -40,6 +40,8 @@ impl Step<'_> {
         )]
         let scale = scale as f32;
         self.check_whole()?;
+        self.store.check_dense(tensor, "collected gradient")?;
+        self.store.check_trained(tensor, "gradient")?;
         self.failed = true;
         let seen = self.staged.entry(tensor).or_default().clone();
         let directory = self.store.directory();

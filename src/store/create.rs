@@ -11,7 +11,8 @@ use crate::format::page::{Child, TableShape};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::format::superblock::{
-    INCOMPAT_NARROW, INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock,
+    INCOMPAT_FROZEN, INCOMPAT_NARROW, INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region,
+    Superblock,
 };
 use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
@@ -92,7 +93,9 @@ fn plan(creation: &Creation) -> Result<Plan> {
 /// What a program must know to read a store.
 fn incompat(directory: &Directory) -> u64 {
     let bit = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
-    bit(directory.has_rows(), INCOMPAT_ROWS) | bit(directory.has_narrow(), INCOMPAT_NARROW)
+    bit(directory.has_rows(), INCOMPAT_ROWS)
+        | bit(directory.has_narrow(), INCOMPAT_NARROW)
+        | bit(directory.has_frozen(), INCOMPAT_FROZEN)
 }
 
 /// The superblock that a new store gets.

@@ -32,6 +32,7 @@ use crate::format::progress::Progress;
 use crate::format::record::Record;
 use crate::format::superblock::Superblock;
 use crate::format::{Uuid, checksum};
+use crate::layout::block_of_slot;
 use crate::storage::{Access, Caching, Lock, Segment, Volume};
 use crate::units::SlotIndex;
 
@@ -147,9 +148,18 @@ impl BlockStore {
             Home(0)
         } else if entry.generation == self.working_generation() {
             Home(entry.home)
+        } else if self.homes_of(slot) == 1 {
+            let expected = "values that are written before the first commit, or a new store";
+            return Err(Error::invalid("write of a frozen tensor", "a committed block", expected));
         } else {
             Home(1 - entry.home)
         })
+    }
+
+    /// How many homes the block's plane of a slot has.
+    fn homes_of(&self, slot: SlotIndex) -> u8 {
+        let extent = block_of_slot(&self.directory, slot).and_then(|(at, ..)| self.directory.extents.get(at));
+        if extent.is_some_and(|extent| self.directory.is_frozen(extent)) { 1 } else { 2 }
     }
 
     /// Enters a finished write into the table of the working generation.
@@ -160,7 +170,8 @@ impl BlockStore {
         self.table.set_block(&self.meta, slot, BlockEntry { generation, crc, home: home.0 })
     }
 
-    /// Says of a block's plane that has just been written that it is what another copy of the store has, also by its generation.
+    /// Says of a block's plane that has just been written that it is what another copy of the store has, also by its
+    /// generation.
     pub(crate) fn keep_entry(&mut self, slot: SlotIndex, copied: BlockEntry) -> Result<()> {
         let home = self.block_entry(slot)?.home;
         self.table.set_block(&self.meta, slot, BlockEntry { home, ..copied })

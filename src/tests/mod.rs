@@ -5,6 +5,7 @@ mod exchange;
 mod faults;
 mod findings;
 mod flips;
+mod frozen;
 mod fuzz;
 mod hostile;
 mod inspect;

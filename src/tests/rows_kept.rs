@@ -319,3 +319,27 @@ fn a_store_with_a_damaged_batch_in_its_log_is_not_kept_and_nothing_is_made() {
         }
     }
 }
+
+/// The log is read twice, once before anything is made and once to copy it. What is damaged in between is not kept either.
+#[test]
+fn a_batch_that_is_damaged_while_the_store_is_being_kept_is_not_kept() {
+    let volume = volume(false);
+    let mut store = create(&volume, &schema(), &options(60 * 4096)).unwrap();
+    step_and_commit(&mut store, 3);
+    let name = volume.list().unwrap().into_iter().find(|name| name.starts_with("row_log")).unwrap();
+    let (start, _) = store.engine().pager.lock().store().log_ranges()[0];
+    let mut calls = 0;
+    let kept = store.keep_with("damaged", |_| {
+        calls += 1;
+        if calls == 1 {
+            flip(&volume, &name, start + 72);
+        }
+    });
+    let Err(Error::Damaged(damage)) = kept else { panic!("{kept:?}") };
+    assert!(damage.path.ends_with(&name), "{damage:?}");
+    let checkpoints = volume.subvolume("checkpoints").unwrap().map_or(Vec::new(), |all| all.list().unwrap());
+    assert!(checkpoints.iter().all(|name| name != "damaged"), "{checkpoints:?}");
+    flip(&volume, &name, start + 72);
+    store.keep("damaged").unwrap();
+    assert_sound(&below(&volume, "damaged"));
+}

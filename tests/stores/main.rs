@@ -59,6 +59,7 @@ fn every_store_of_version_1_opens_with_what_was_in_it() {
             "sparse" => &["sparse"],
             "rows" => &["sparse", "rows"],
             "compact" | "halves" => &["few bits"],
+            "frozen" => &["few bits", "frozen"],
             _ => &[],
         };
         assert_eq!(summary.features, features, "{name}");

@@ -14,7 +14,7 @@ use paramstore::{
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 13] = [
+pub(crate) const STORES: [(&str, Make); 14] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -30,6 +30,7 @@ pub(crate) const STORES: [(&str, Make); 13] = [
     ("rows", rows),
     ("compact", |path| narrow(path, Precision::COMPACT)),
     ("halves", |path| narrow(path, Precision::new(Dtype::F16, Moments::Bf16))),
+    ("frozen", frozen),
 ];
 
 fn options() -> Options {
@@ -82,6 +83,20 @@ fn narrow(path: &Path, precision: Precision) -> Result<()> {
     train(&mut create(path, &schema, &options())?, 3)
 }
 
+/// Tensors that no step updates, of several blocks and small, of floats and of integers, beside some that are trained.
+fn frozen(path: &Path) -> Result<()> {
+    let schema = one(Optimizer::AdamW(AdamW::default()))
+        .tensor(TensorSpec::new("base", &[3, 700]).frozen().init(Init::Normal { mean: 0.0, std: 1.0 }))
+        .tensor(TensorSpec::new("table", &[1500]).stored_as(Dtype::Bf16))
+        .tensor(TensorSpec::new("ids", &[11]).stored_as(Dtype::I64));
+    let mut store = create(path, &schema, &options())?;
+    store.write_range("base", 1024, &[0.25; 100])?;
+    store.write_bytes("table", 0, &[0x3f; 3000])?;
+    store.write_bytes("ids", 2, &[7; 16])?;
+    store.commit(b"imported")?;
+    train(&mut store, 2)
+}
+
 /// More slots than one leaf of the table holds.
 fn many() -> Schema {
     let schema =
@@ -120,6 +135,7 @@ const HASHED: &str = "users";
 pub(crate) fn one_step(store: &mut ParamStore) -> Result<()> {
     let tensors: Vec<_> = store
         .tensors()
+        .filter(|t| !t.is_frozen())
         .map(|t| (t.name().to_owned(), t.elements(), t.is_rows().then(|| t.shape().to_vec())))
         .collect();
     let now = store.step();

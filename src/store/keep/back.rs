@@ -39,6 +39,8 @@ enum Difference {
 /// A copy that has ended.
 struct Done {
     slot: SlotIndex,
+    /// What the checkpoint says of it, where that stays in force: of frozen tensors.
+    keep: Option<BlockEntry>,
     len_bytes: u64,
     buffer: Buffer,
     result: Result<Written, Failure>,
@@ -264,6 +266,8 @@ impl Restorer<'_, '_> {
         let extent =
             block_of_slot(&store.directory, slot).and_then(|(at, ..)| store.directory.extents.get(at));
         let records = extent.and_then(|extent| extent.records.clone());
+        let is_frozen = extent.is_some_and(|extent| store.directory.is_frozen(extent));
+        let keep = is_frozen.then_some(entry);
         self.in_flight += 1;
         self.queue.submit(move || {
             let attempt = |padded: &mut [u8]| {
@@ -280,7 +284,7 @@ impl Restorer<'_, '_> {
                 Ok(Written { segment, home, caching, crc })
             };
             let result = attempt(buffer.get_mut(..place.padded).unwrap_or_default());
-            Done { slot, len_bytes: to_u64(place.padded), buffer, result }
+            Done { slot, keep, len_bytes: to_u64(place.padded), buffer, result }
         });
         Ok(())
     }
@@ -296,7 +300,9 @@ impl Restorer<'_, '_> {
             Ok(written) => {
                 self.bytes += done.len_bytes;
                 (self.work.progress)(self.bytes);
-                store.note_written(done.slot, written)
+                store.note_written(done.slot, written)?;
+                // Else the same checkpoint would differ from then on, and there is no second home.
+                done.keep.map_or(Ok(()), |entry| store.keep_entry(done.slot, entry))
             }
             Err(Failure::Read(error)) => Err(error),
             Err(Failure::Write(error)) => {

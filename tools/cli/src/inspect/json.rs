@@ -125,6 +125,7 @@ pub(crate) fn disk(disk: &DiskUse) -> Value {
         "scratch": disk.scratch,
         "rows": disk.rows,
         "row_log": disk.row_log,
+        "frozen": disk.frozen,
         "padding": disk.padding,
         "table": disk.table,
         "directory": disk.directory,

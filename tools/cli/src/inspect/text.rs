@@ -174,6 +174,7 @@ pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
         ("scratch", disk.scratch),
         ("rows", disk.rows),
         ("row log", disk.row_log),
+        ("frozen", disk.frozen),
         ("padding", disk.padding),
         ("block table", disk.table),
         ("directory", disk.directory),

@@ -1,0 +1,189 @@
+//! State from elsewhere, and to it: elements as they stand, planes beside the parameters, clocks and the step.
+
+use std::ops::Range;
+
+use super::ParamStore;
+use crate::error::{Error, Result};
+use crate::format::directory::{Dtype, Extent, Q8_BLOCK_ELEMENTS};
+use crate::layout::pieces;
+use crate::optim::TensorClock;
+use crate::pager::{Key, Waiter};
+use crate::units::{to_u64, to_usize};
+
+impl ParamStore {
+    /// Sets the elements of a tensor from `start` on, given as they stand on disk: little-endian, in the tensor's own
+    /// [type](crate::TensorInfo::dtype), nothing rounded. For weights that come from elsewhere, and the only way for types that
+    /// are kept as they are.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Invalid`] for bytes that are not whole elements inside the tensor, for a tensor of rows, and
+    /// for a frozen tensor after the first commit; [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
+    pub fn write_bytes(&mut self, name: &str, start: u64, bytes: &[u8]) -> Result<()> {
+        self.check_can_change("write a tensor")?;
+        let (tensor, range, size) = self.byte_range(name, start, bytes.len())?;
+        self.check_may_write(tensor)?;
+        self.background().settle(tensor);
+        let result = self.write_elements(tensor, range, size, bytes);
+        if result.is_err() {
+            self.mark_mixed();
+        }
+        result
+    }
+
+    fn write_elements(&self, tensor: usize, range: Range<u64>, size: usize, mut bytes: &[u8]) -> Result<()> {
+        let (directory, pager) = (self.directory(), self.pager());
+        for piece in pieces(&directory, tensor, range) {
+            let key = Key { block: piece.block, plane: 0 };
+            let whole = piece.within == (0..pager.block_elements(&piece));
+            let mut lease =
+                if whole { pager.lease_blank(key)? } else { pager.lease(&[key], Waiter::Caller)? };
+            let (now, later) = bytes.split_at((size * piece.within.len()).min(bytes.len()));
+            let within = size * piece.within.start..size * piece.within.end;
+            if let Some(target) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(within)) {
+                target.copy_from_slice(now);
+            }
+            bytes = later;
+            lease.release(|_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the elements of a tensor from `start` on as they stand on disk, every update made so far included: see
+    /// [`write_bytes`](Self::write_bytes).
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Invalid`] for memory that does not hold whole elements inside the tensor, and for a tensor of
+    /// rows; disk errors.
+    pub fn read_bytes(&self, name: &str, start: u64, out: &mut [u8]) -> Result<()> {
+        let (tensor, range, size) = self.byte_range(name, start, out.len())?;
+        self.background().settle(tensor);
+        self.pager().read_bytes_into(tensor, range, size, out)
+    }
+
+    /// Which elements some bytes of a tensor are, and how many bytes each has.
+    fn byte_range(&self, name: &str, start: u64, len: usize) -> Result<(usize, Range<u64>, usize)> {
+        let tensor = self.tensor_index(name)?;
+        self.check_dense(tensor, "bytes")?;
+        let dtype = self.extent_of(tensor).map(|extent| extent.dtype(0));
+        let size = to_usize(dtype.and_then(Dtype::element_bytes).unwrap_or(1));
+        if !len.is_multiple_of(size) {
+            let (got, expected) = (format!("{len} bytes"), format!("a multiple of {size}"));
+            return Err(Error::invalid(format!("elements of tensor {name:?}"), got, expected));
+        }
+        let (tensor, range) = self.checked_range(name, start, len / size)?;
+        Ok((tensor, range, size))
+    }
+
+    /// Sets the elements of a plane from `start` on: moments of a run from elsewhere. Planes of fewer bits get the nearest
+    /// values; in one of 8 bits the range begins at a multiple of 256 elements, and ends at one or with the tensor.
+    ///
+    /// # Errors
+    /// As [`write_range`](Self::write_range); [`Error::Unknown`] for a plane that the tensor does not have; [`Error::Invalid`]
+    /// for a tensor of rows, whose planes are written together by their updates.
+    pub fn write_plane_range(&mut self, name: &str, plane: &str, start: u64, values: &[f32]) -> Result<()> {
+        self.check_can_change("write a plane")?;
+        let (tensor, range) = self.checked_range(name, start, values.len())?;
+        let plane = self.plane_index(tensor, plane)?;
+        if plane == 0 {
+            return self.write_range(name, start, values);
+        }
+        self.check_dense(tensor, "moments")?;
+        let is_q8 = |extent: &Extent| extent.dtype(plane).is_q8();
+        if self.extent_of(tensor).is_some_and(is_q8) {
+            self.check_multiples(tensor, &range, "moments of 8 bits")?;
+        }
+        self.background().settle(tensor);
+        let result = self.write_plane(tensor, plane, range, values);
+        if result.is_err() {
+            self.mark_mixed();
+        }
+        result
+    }
+
+    /// As [`read_plane_into`](Self::read_plane_into), for the elements from `start` on.
+    ///
+    /// # Errors
+    /// As [`read_plane_into`](Self::read_plane_into).
+    pub fn read_plane_range_into(&self, name: &str, plane: &str, start: u64, out: &mut [f32]) -> Result<()> {
+        let tensor = self.tensor_index(name)?;
+        let plane = self.plane_index(tensor, plane)?;
+        let elements = self.plane_elements(tensor, plane);
+        let end = start.checked_add(to_u64(out.len())).filter(|&end| end <= elements);
+        let Some(end) = end else {
+            let got = format!("{} elements from {start} on", out.len());
+            let what = format!("range of tensor {name:?}");
+            return Err(Error::invalid(what, got, format!("a range inside its {elements} elements")));
+        };
+        self.read_planes_range(tensor, plane, start..end, out)
+    }
+
+    /// Sets what a tensor's rule keeps beside its planes: the updates made to it so far. For a run that goes on from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Invalid`] for a frozen tensor, which has no updates; [`Error::ReadOnly`], [`Error::Mixed`].
+    pub fn set_tensor_clock(&mut self, name: &str, clock: TensorClock) -> Result<()> {
+        self.check_can_change("set a tensor's clock")?;
+        let tensor = self.tensor_index(name)?;
+        self.check_trained(tensor, "clock")?;
+        let TensorClock { steps, mu_product } = clock;
+        let entry = crate::format::page::TensorEntry { steps, mu_product };
+        self.pager().lock().store_mut().set_tensor_entry(tensor, entry)
+    }
+
+    /// Sets how many optimizer steps have been finished. For a run that goes on from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Mixed`].
+    pub fn set_step(&mut self, step: u64) -> Result<()> {
+        self.check_can_change("set the step")?;
+        self.step = step;
+        self.pager().lock().store_mut().note_progress(step);
+        Ok(())
+    }
+
+    /// Refuses a range that cuts elements that share a scale.
+    pub(super) fn check_multiples(&self, tensor: usize, range: &Range<u64>, what: &str) -> Result<()> {
+        let is_cut = |at: u64| !at.is_multiple_of(Q8_BLOCK_ELEMENTS) && at != self.elements(tensor);
+        if !is_cut(range.start) && !is_cut(range.end) {
+            return Ok(());
+        }
+        let what = format!("part of tensor {:?}, which has {what}", self.tensor_name(tensor));
+        let got = format!("elements {} to {}", range.start, range.end);
+        Err(Error::invalid(what, got, "parts that begin at multiples of 256 elements"))
+    }
+
+    /// Whether a tensor is never updated.
+    pub(crate) fn is_frozen(&self, tensor: usize) -> bool {
+        self.extent_of(tensor).is_some_and(|extent| self.directory.is_frozen(extent))
+    }
+
+    /// Refuses what frozen tensors do not have.
+    pub(crate) fn check_trained(&self, tensor: usize, what: &str) -> Result<()> {
+        if !self.is_frozen(tensor) {
+            return Ok(());
+        }
+        let what = format!("{what} of tensor {:?}", self.tensor_name(tensor));
+        Err(Error::invalid(what, "a frozen tensor, which no step updates", "a tensor that is trained"))
+    }
+
+    /// Refuses values for a frozen tensor that has been committed: there is no second home for them.
+    pub(super) fn check_may_write(&self, tensor: usize) -> Result<()> {
+        let generation = self.generation();
+        if generation == 1 || !self.is_frozen(tensor) {
+            return Ok(());
+        }
+        let what = format!("values of frozen tensor {:?}", self.tensor_name(tensor));
+        let got = format!("a write at generation {generation}");
+        Err(Error::invalid(what, got, "one before the first commit, which fixes them; or a new store"))
+    }
+
+    /// Refuses to show as f32 what is kept as it is.
+    pub(crate) fn check_floats(&self, tensor: usize) -> Result<()> {
+        let dtype = self.extent_of(tensor).map_or(Dtype::F32, |extent| extent.dtype(0));
+        if dtype.is_trainable() {
+            return Ok(());
+        }
+        let what = format!("elements of tensor {:?} as f32", self.tensor_name(tensor));
+        Err(Error::invalid(what, dtype.name(), "f32, bf16 or f16; or `read_bytes` and `write_bytes`"))
+    }
+}
