@@ -65,7 +65,7 @@ impl Content {
             }
             let clock = store.tensor_clock(info.name())?;
             let steps = clock.steps.to_le_bytes().to_vec();
-            state.push(Item::scalar(format!("{STEP}.{}", info.name()), Dtype::Q8Signed, steps));
+            state.push(Item::scalar(format!("{STEP}.{}", info.name()), Dtype::I64, steps));
             if store.optimizer_of(tensor)?.name() == "nadam" {
                 let product = clock.mu_product.to_le_bytes().to_vec();
                 state.push(Item::scalar(format!("{MU_PRODUCT}.{}", info.name()), Dtype::F32, product));
@@ -73,7 +73,7 @@ impl Content {
         }
         if with_state {
             let step = store.step().to_le_bytes().to_vec();
-            state.push(Item::scalar(STEP.to_owned(), Dtype::Q8Signed, step));
+            state.push(Item::scalar(STEP.to_owned(), Dtype::I64, step));
         }
         for items in [&mut model, &mut state] {
             items.sort_by_key(|item| std::cmp::Reverse(item.dtype.element_bytes()));

@@ -8,6 +8,7 @@ use super::place::Place;
 use super::reader::Reader;
 use super::source::Sources;
 use super::state::State;
+use super::stream::Stream;
 use super::values::Piece;
 use super::{ForeignDtype, ForeignTensor, not_storable};
 use crate::error::{Error, Result};
@@ -261,7 +262,8 @@ impl<'a> Import<'a> {
     ) -> Result<()> {
         let Prepared { plan, sources, parts, .. } = prepared;
         let foreign = |part: &Part| sources.tensors.get(part.source);
-        let ranges: Vec<_> = parts.iter().filter_map(foreign).map(|t| (t.file, t.offset, t.bytes)).collect();
+        let ranges: Vec<_> =
+            parts.iter().filter_map(foreign).map(|t| (t.file, t.offset, t.bytes_there())).collect();
         let mut reader = Reader::new(sources, &ranges, (self.memory_bytes / 4).min(64 << 20))?;
         let blocks = store.directory().extents.iter().map(|extent| extent.block_elements).max();
         let block = blocks.unwrap_or(1);
@@ -273,10 +275,11 @@ impl<'a> Import<'a> {
             };
             let size = tensor.dtype.bytes().ok_or_else(|| not_storable(tensor))?;
             let keeps = part.plane.is_none() && tensor.dtype.stored() == Some(planned.to);
+            let mut stream = Stream::new(tensor, &mut reader)?;
             for from in (0..tensor.elements()).step_by(to_usize(block)) {
                 let len = block.min(tensor.elements() - from);
                 let bytes = piece.bytes(len * size);
-                reader.read(tensor.file, tensor.offset + from * size, bytes)?;
+                stream.read(&mut reader, bytes)?;
                 if keeps {
                     store.write_bytes(&planned.name, from, bytes)?;
                 } else {
@@ -289,6 +292,7 @@ impl<'a> Import<'a> {
                 done += len * size;
                 progress(done);
             }
+            stream.finish()?;
         }
         Ok(())
     }

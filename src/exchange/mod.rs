@@ -26,17 +26,19 @@
 
 mod content;
 mod export;
+mod gguf;
 mod import;
 mod index;
 mod npy;
+mod npz;
 mod place;
 mod reader;
 mod safetensors;
-mod shim;
 mod sink;
 mod source;
 mod split;
 mod state;
+mod stream;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -78,7 +80,12 @@ pub enum ForeignDtype {
     U8,
     /// A byte that is 0 or 1.
     Bool,
-    /// What a store cannot hold, by the name that its format gives it: floats of 8 bits, quantised blocks, complex numbers.
+    /// A float of 8 bits, 4 of them exponent and 3 mantissa, without infinities.
+    F8E4M3,
+    /// A float of 8 bits, 5 of them exponent and 2 mantissa.
+    F8E5M2,
+    /// What a store cannot hold, by the name that its format gives it: quantised blocks, complex numbers, objects, big-endian
+    /// numbers.
     Other(String),
 }
 
@@ -90,7 +97,7 @@ impl ForeignDtype {
             Self::F64 | Self::I64 | Self::U64 => Some(8),
             Self::F32 | Self::I32 | Self::U32 => Some(4),
             Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => Some(2),
-            Self::I8 | Self::U8 | Self::Bool => Some(1),
+            Self::I8 | Self::U8 | Self::Bool | Self::F8E4M3 | Self::F8E5M2 => Some(1),
             Self::Other(_) => None,
         }
     }
@@ -112,6 +119,8 @@ impl ForeignDtype {
             Self::U16 => "U16",
             Self::U8 => "U8",
             Self::Bool => "BOOL",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E5M2 => "F8_E5M2",
             Self::Other(name) => name,
         }
     }
@@ -124,13 +133,33 @@ impl ForeignDtype {
     /// The type in which a store keeps such elements as they are.
     #[must_use]
     pub fn stored(&self) -> Option<Dtype> {
-        match self {
-            Self::F32 => Some(Dtype::F32),
-            Self::F16 => Some(Dtype::F16),
-            Self::Bf16 => Some(Dtype::Bf16),
-            _ => None,
-        }
+        let known = STORED.iter().find(|(foreign, _)| foreign == self);
+        known.map(|(_, stored)| *stored)
     }
+}
+
+/// The types that a store holds, and how it calls them.
+const STORED: [(ForeignDtype, Dtype); 15] = [
+    (ForeignDtype::F64, Dtype::F64),
+    (ForeignDtype::F32, Dtype::F32),
+    (ForeignDtype::F16, Dtype::F16),
+    (ForeignDtype::Bf16, Dtype::Bf16),
+    (ForeignDtype::I64, Dtype::I64),
+    (ForeignDtype::I32, Dtype::I32),
+    (ForeignDtype::I16, Dtype::I16),
+    (ForeignDtype::I8, Dtype::I8),
+    (ForeignDtype::U64, Dtype::U64),
+    (ForeignDtype::U32, Dtype::U32),
+    (ForeignDtype::U16, Dtype::U16),
+    (ForeignDtype::U8, Dtype::U8),
+    (ForeignDtype::Bool, Dtype::Bool),
+    (ForeignDtype::F8E4M3, Dtype::F8E4M3),
+    (ForeignDtype::F8E5M2, Dtype::F8E5M2),
+];
+
+/// What safetensors calls a type of the store; for codes that share scales, what they are widened to.
+fn foreign_name(dtype: Dtype) -> &'static str {
+    STORED.iter().find(|(_, stored)| *stored == dtype).map_or("F32", |(foreign, _)| foreign.name())
 }
 
 /// A tensor of a foreign file, and where its elements stand.
@@ -151,6 +180,21 @@ pub struct ForeignTensor {
     pub bytes: u64,
     /// The number of its file among those that are open.
     pub(crate) file: usize,
+    /// How an archive has packed it.
+    pub(crate) packed: Option<Packed>,
+}
+
+/// An entry of an archive that holds a tensor behind a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Packed {
+    /// Its bytes if it is compressed; `None` if it stands there as it is.
+    pub(crate) compressed: Option<u64>,
+    /// Bytes of the header in front of the elements, uncompressed.
+    pub(crate) header: u64,
+    /// The checksum of the header.
+    pub(crate) header_crc: u32,
+    /// The checksum of header and elements.
+    pub(crate) crc: u32,
 }
 
 impl ForeignTensor {
@@ -158,6 +202,11 @@ impl ForeignTensor {
     #[must_use]
     pub fn elements(&self) -> u64 {
         self.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d))
+    }
+
+    /// Bytes that it takes in its file.
+    fn bytes_there(&self) -> u64 {
+        self.packed.and_then(|packed| packed.compressed).unwrap_or(self.bytes)
     }
 }
 
@@ -184,7 +233,25 @@ fn byte_len(shape: &[u64], bits: u64) -> Option<u64> {
 /// A tensor that a store cannot hold.
 fn not_storable(tensor: &ForeignTensor) -> Error {
     let what = format!("type of tensor {:?} of {}", tensor.name, tensor.path.display());
-    Error::invalid(what, tensor.dtype.name(), "f32, bf16 or f16; or leave the tensor out")
+    Error::invalid(
+        what,
+        tensor.dtype.name(),
+        "plain numbers, little-endian and in C order; or leave the tensor out",
+    )
+}
+
+/// Refuses tensors that share bytes; they are sorted by place.
+fn check_apart(tensors: &[ForeignTensor]) -> Result<()> {
+    for (before, tensor) in tensors.iter().zip(tensors.iter().skip(1)) {
+        let end = before.offset.saturating_add(before.bytes_there());
+        if tensor.offset < end && tensor.bytes_there() > 0 {
+            let (what, range) = (format!("tensor {:?}", tensor.name), (tensor.offset, tensor.bytes_there()));
+            let got = format!("bytes of tensor {:?}", before.name);
+            let expected = format!("a place from byte {end} on");
+            return Err(Error::foreign(&*tensor.path, what, range, got, expected));
+        }
+    }
+    Ok(())
 }
 
 /// `NAME.suffix` beside a path.
@@ -192,14 +259,4 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// What safetensors calls a type of the store.
-fn foreign_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "F32",
-        Dtype::F16 => "F16",
-        Dtype::Bf16 => "BF16",
-        _ => "I64",
-    }
 }

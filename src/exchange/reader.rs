@@ -62,7 +62,7 @@ impl Reader {
         Ok(Self {
             files: sources.files.clone(),
             windows,
-            queue: Queue::new(to_usize(DEPTH))?,
+            queue: Queue::new(count.saturating_sub(1).max(1))?,
             arrived: BTreeMap::new(),
             spare,
             submitted: 0,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::source::read_bytes;
-use super::{ForeignDtype, ForeignTensor, byte_len};
+use super::{ForeignDtype, ForeignTensor, STORED, byte_len};
 use crate::error::{Error, Result};
 use crate::storage::Segment;
 use crate::units::to_u64;
@@ -155,7 +155,7 @@ fn checked(file: &dyn Segment, data_start: u64, name: String, entry: Entry) -> R
         }
     }
     let (path, offset) = (Arc::from(file.path()), data_start + begin);
-    Ok(ForeignTensor { name, dtype, shape, path, offset, bytes: end - begin, file: 0 })
+    Ok(ForeignTensor { name, dtype, shape, path, offset, bytes: end - begin, file: 0, packed: None })
 }
 
 /// Distinct names, and every byte behind the header in one tensor.
@@ -187,29 +187,14 @@ fn check_places(file: &dyn Segment, data_start: u64, tensors: &[ForeignTensor]) 
 
 /// A type by its name, and its bits.
 fn dtype_of(name: &str) -> Option<(ForeignDtype, u64)> {
-    let known = [
-        ForeignDtype::F64,
-        ForeignDtype::F32,
-        ForeignDtype::F16,
-        ForeignDtype::Bf16,
-        ForeignDtype::I64,
-        ForeignDtype::I32,
-        ForeignDtype::I16,
-        ForeignDtype::I8,
-        ForeignDtype::U64,
-        ForeignDtype::U32,
-        ForeignDtype::U16,
-        ForeignDtype::U8,
-        ForeignDtype::Bool,
-    ];
-    if let Some(dtype) = known.into_iter().find(|dtype| dtype.name() == name) {
-        let bits = dtype.bytes()? * 8;
-        return Some((dtype, bits));
+    let known = STORED.iter().map(|(foreign, _)| foreign).find(|dtype| dtype.name() == name);
+    if let Some(dtype) = known {
+        return Some((dtype.clone(), dtype.bytes()? * 8));
     }
     let bits = match name {
         "F4" => 4,
         "F6_E2M3" | "F6_E3M2" => 6,
-        "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
+        "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
         "C64" => 64,
         _ => return None,
     };

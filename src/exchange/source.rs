@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{ForeignTensor, index, safetensors};
+use super::{ForeignTensor, check_apart, gguf, index, npy, npz, safetensors};
 use crate::error::{Error, Result};
 use crate::storage::{Access, Caching, RealVolume, Segment, Volume};
 use crate::units::to_usize;
@@ -68,7 +68,8 @@ impl Sources {
         let len_bytes = cached.len_bytes()?;
         let mut tensors = read_header(&*cached)?;
         tensors.iter_mut().for_each(|tensor| tensor.file = file);
-        tensors.sort_by_key(|tensor| tensor.offset);
+        tensors.sort_by_key(|tensor| (tensor.offset, tensor.bytes_there()));
+        check_apart(&tensors)?;
         self.tensors.append(&mut tensors);
         self.files.push(Arc::new(SourceFile { cached, direct, len_bytes }));
         Ok(())
@@ -88,7 +89,14 @@ impl Sources {
 
 /// The tensors of a file, in the order of its header.
 pub(crate) fn read_header(file: &dyn Segment) -> Result<Vec<ForeignTensor>> {
-    safetensors::read(file)
+    let len = file.len_bytes()?.min(6);
+    let magic = read_bytes(file, 0, len, "first bytes")?;
+    match magic.as_slice() {
+        magic if magic == npy::MAGIC => npy::read(file),
+        [b'G', b'G', b'U', b'F', ..] => gguf::read(file),
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => npz::read(file),
+        _ => safetensors::read(file),
+    }
 }
 
 /// Bytes of a header, which has to lie in the file: nothing is allocated before that is known.

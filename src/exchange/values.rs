@@ -1,6 +1,8 @@
 //! Elements on their way from a file: as bytes, and as f32.
 
+use super::reader::Reader;
 use super::source::{Sources, read_bytes};
+use super::stream::Stream;
 use super::{ForeignDtype, ForeignTensor};
 use crate::error::{Error, Result};
 use crate::format::elements::{as_f32, as_f64, as_u16};
@@ -68,12 +70,21 @@ pub(super) fn to_f32(dtype: &ForeignDtype, bytes: &[u8], out: &mut [f32]) -> Res
 
 /// The bytes of a tensor of one element.
 fn scalar(sources: &Sources, tensor: &ForeignTensor) -> Result<Vec<u8>> {
-    let file = sources.files.get(tensor.file).filter(|_| tensor.elements() == 1);
-    let Some(file) = file else {
+    if tensor.elements() != 1 || tensor.dtype.bytes().is_none() {
         let got = format!("shape {:?}", tensor.shape);
         return Err(Error::invalid(format!("tensor {:?}", tensor.name), got, "one element"));
-    };
-    read_bytes(&*file.cached, tensor.offset, tensor.bytes, "scalar")
+    }
+    if tensor.packed.is_none()
+        && let Some(file) = sources.files.get(tensor.file)
+    {
+        return read_bytes(&*file.cached, tensor.offset, tensor.bytes, "scalar");
+    }
+    let mut reader = Reader::new(sources, &[(tensor.file, tensor.offset, tensor.bytes_there())], 0)?;
+    let mut bytes = vec![0; to_usize(tensor.bytes)];
+    let mut stream = Stream::new(tensor, &mut reader)?;
+    stream.read(&mut reader, &mut bytes)?;
+    stream.finish()?;
+    Ok(bytes)
 }
 
 /// A tensor of one element that counts something; PyTorch keeps such counts as f32.
