@@ -27,6 +27,8 @@
 mod content;
 mod export;
 mod gguf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
 mod import;
 mod index;
 mod npy;

@@ -100,7 +100,8 @@ pub(super) fn array(file: &dyn Segment, at: u64, front: &[u8], len: u64) -> Resu
     let text_range = (to_u64(8 + width), to_u64(length));
     let header = std::str::from_utf8(text).ok().and_then(Header::parse);
     let Some(Header { descr, fortran, shape }) = header else {
-        let got = String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or_default()).into_owned();
+        let got = String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or_default());
+        let got = format!("{got:?}");
         return Err(wrong(text_range, got, "a dictionary of descr, fortran_order and shape"));
     };
     let (mut dtype, item) = dtype_of(&descr);

@@ -1,5 +1,7 @@
 //! Files of other programs become stores, and stores become files.
 
+mod parsers;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -99,4 +101,247 @@ fn model_that_goes_through_a_store_comes_out_with_every_byte() {
     export.force(true).to_file(&store, path("b.safetensors"), |_| {}).unwrap();
     let names: Vec<_> = std::fs::read_dir(keep.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
+}
+
+#[test]
+fn integers_are_kept_as_they_are_and_come_out_so() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    let types = [
+        TheirDtype::BOOL,
+        TheirDtype::U8,
+        TheirDtype::I8,
+        TheirDtype::F8_E4M3,
+        TheirDtype::F8_E5M2,
+        TheirDtype::I16,
+        TheirDtype::U16,
+        TheirDtype::I32,
+        TheirDtype::U32,
+        TheirDtype::I64,
+        TheirDtype::U64,
+        TheirDtype::F64,
+        TheirDtype::F32,
+    ];
+    let model: Model = (0..).zip(types).map(|(i, t)| (format!("{t:?}"), raw(t, &[3, 700], i))).collect();
+    write(&model, &path("a.safetensors"));
+    import().source(path("a.safetensors")).run(path("store"), |_| {}).unwrap();
+    let store = open(&path("store"));
+    assert_eq!(store.tensor("I64").unwrap().planes().count(), 1);
+    assert_eq!(store.tensor("F32").unwrap().planes().count(), 3);
+    Export::new().to_file(&store, path("b.safetensors"), |_| {}).unwrap();
+    assert_eq!(read(&path("b.safetensors")), model);
+    // Floats are rounded where that is asked for, integers never.
+    Export::new().dtype(crate::Dtype::Bf16).to_file(&store, path("c.safetensors"), |_| {}).unwrap();
+    let rounded = read(&path("c.safetensors"));
+    assert_eq!((rounded["F32"].dtype, rounded["F64"].dtype), (TheirDtype::BF16, TheirDtype::F64));
+    assert_eq!(rounded["U16"], model["U16"]);
+}
+
+/// A store of a matrix and a bias after some steps.
+fn trained(path: &Path, optimizer: &str) -> ParamStore {
+    let mut rule = Optimizer::from_name(optimizer).unwrap();
+    if optimizer == "sgd" {
+        rule.set("momentum", "0.9").unwrap();
+    }
+    let schema = crate::Schema::new()
+        .group(ParamGroup::new("all", rule))
+        .tensor(crate::TensorSpec::new("w", &[70, 100]))
+        .tensor(crate::TensorSpec::new("b", &[5]))
+        .tensor(crate::TensorSpec::new("idle", &[5]));
+    let mut store = ParamStore::create(path, &schema, &Options::new().memory_budget(16 << 20)).unwrap();
+    let gradient: Vec<f32> = (0..7000_u16).map(|i| f32::from(i) * 1e-3 - 2.0).collect();
+    for _ in 0..3 {
+        let mut step = store.begin_step().unwrap();
+        step.apply("w", &gradient).unwrap();
+        step.apply("b", &gradient[..5]).unwrap();
+        step.finish().unwrap();
+    }
+    store.commit(b"").unwrap();
+    store
+}
+
+#[test]
+fn run_that_moves_through_a_file_goes_on_with_the_same_bits() {
+    for optimizer in ["adamw", "nadam", "sgd", "lion", "adagrad", "rmsprop"] {
+        let keep = tempfile::tempdir().unwrap();
+        let path = |name: &str| keep.path().join(name);
+        let mut store = trained(&path("a"), optimizer);
+        let export = Export::new().with_state(true).shard_bytes(30_000);
+        let report = export.to_directory(&store, path("files"), |_| {}).unwrap();
+        assert!(path("files").join("optimizer.safetensors.index.json").exists() || optimizer != "adamw");
+        assert_eq!(report.files.last().unwrap().parent(), Some(path("files").as_path()));
+        let group = store.groups()[0].clone();
+        Import::new(group).source(path("files")).memory_budget(32 << 20).run(path("b"), |_| {}).unwrap();
+        let mut copy = ParamStore::open(path("b"), &Options::new().memory_budget(16 << 20)).unwrap();
+        assert_eq!(copy.step(), 3, "{optimizer}");
+        for store in [&mut store, &mut copy] {
+            let mut step = store.begin_step().unwrap();
+            step.apply("w", &[0.25; 7000]).unwrap();
+            step.apply("b", &[0.25; 5]).unwrap();
+            step.apply("idle", &[0.25; 5]).unwrap();
+            step.finish().unwrap();
+        }
+        for name in ["w", "b", "idle"] {
+            assert_eq!(store.tensor_clock(name).unwrap(), copy.tensor_clock(name).unwrap(), "{optimizer}");
+            let bits = |store: &ParamStore| -> Vec<u32> {
+                store.view(name).unwrap().iter().map(|x| x.to_bits()).collect()
+            };
+            assert_eq!(bits(&store), bits(&copy), "{name} of {optimizer}");
+        }
+    }
+}
+
+#[test]
+fn state_that_is_not_complete_is_refused_and_can_be_left_out() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    let floats = |name: &str, shape: &[usize]| (name.to_owned(), raw(TheirDtype::F32, shape, 1));
+    let full: Model =
+        [floats("w", &[4, 4]), floats("exp_avg.w", &[4, 4]), floats("exp_avg_sq.w", &[4, 4])].into();
+    let refused = |model: &Model, expected: &str| {
+        write(model, &path("a.safetensors"));
+        let error = import().source(path("a.safetensors")).plan().unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains(expected), "{error}");
+        let plan = import().source(path("a.safetensors")).with_state(false).plan().unwrap();
+        assert_eq!(plan.tensors.len(), 1);
+    };
+    refused(&full, "step");
+    let mut model = full.clone();
+    model.extend([("step".to_owned(), raw(TheirDtype::I64, &[], 9))]);
+    model.get_mut("step").unwrap().data = (-1_i64).to_le_bytes().to_vec();
+    refused(&model, "negative");
+    model.get_mut("step").unwrap().data = 7_i64.to_le_bytes().to_vec();
+    write(&model, &path("a.safetensors"));
+    let plan = import().source(path("a.safetensors")).plan().unwrap();
+    assert_eq!((plan.step, plan.tensors[0].steps), (7, 7));
+    model.remove("exp_avg_sq.w");
+    refused(&model, "exp_avg, exp_avg_sq");
+    model.extend([floats("exp_avg_sq.w", &[4, 3])]);
+    refused(&model, "16 floats");
+}
+
+#[test]
+fn import_that_fails_leaves_nothing_and_what_a_killed_one_left_is_removed() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    write(&[("w".to_owned(), raw(TheirDtype::F32, &[64, 1024], 1))].into(), &path("a.safetensors"));
+    let names = || {
+        let entries = std::fs::read_dir(keep.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // Values that break off: the file is cut after its header was read.
+    let short = || {
+        let file = std::fs::File::options().write(true).open(path("a.safetensors")).unwrap();
+        file.set_len(100_000).unwrap();
+    };
+    let whole = std::fs::read(path("a.safetensors")).unwrap();
+    let cut = import().assign(|_| {
+        short();
+        None
+    });
+    let error = cut.source(path("a.safetensors")).run(path("s"), |_| {}).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    assert_eq!(names(), ["a.safetensors"]);
+    // A killed one: a store that is whole by itself, under the other name.
+    std::fs::write(path("a.safetensors"), whole).unwrap();
+    drop(trained(&path("s.importing"), "adamw"));
+    assert!(path("s.importing").join("meta").exists());
+    import().source(path("a.safetensors")).run(path("s"), |_| {}).unwrap();
+    assert_eq!(names(), ["a.safetensors", "s"]);
+    assert!(matches!(
+        import().source(path("a.safetensors")).run(path("s"), |_| {}),
+        Err(Error::AlreadyExists { .. })
+    ));
+    // Beside one that runs, and where something else stands.
+    let running = trained(&path("t.importing"), "adamw");
+    let error = import().source(path("a.safetensors")).run(path("t"), |_| {}).unwrap_err();
+    assert!(matches!(error, Error::Locked { .. }), "{error}");
+    drop(running);
+    std::fs::write(path("t.importing").join("notes.txt"), "mine").unwrap();
+    let error = import().source(path("a.safetensors")).run(path("t"), |_| {}).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    assert!(path("t.importing").join("notes.txt").exists() && path("t.importing").join("meta").exists());
+}
+
+#[test]
+fn index_reaches_its_shards_and_nothing_else() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    let index = |map: &str| {
+        std::fs::write(path("model.safetensors.index.json"), format!("{{\"weight_map\":{map}}}")).unwrap();
+        import().source(keep.path()).plan()
+    };
+    write(&[("w".to_owned(), raw(TheirDtype::F32, &[4], 1))].into(), &path("one.safetensors"));
+    write(&[("v".to_owned(), raw(TheirDtype::F16, &[4], 1))].into(), &path("two.safetensors"));
+    let both = r#"{"w":"one.safetensors","v":"two.safetensors"}"#;
+    assert_eq!(index(both).unwrap().tensors.len(), 2);
+    std::fs::create_dir(path("sub")).unwrap();
+    std::fs::copy(path("one.safetensors"), path("sub/one.safetensors")).unwrap();
+    std::os::unix::fs::symlink("sub/one.safetensors", path("link.safetensors")).unwrap();
+    let absolute = format!("{{\"w\":{:?}}}", path("one.safetensors"));
+    for (map, expected) in [
+        (r#"{"w":"sub/one.safetensors"}"#, "plain names"),
+        (r#"{"w":"../one.safetensors"}"#, "plain names"),
+        (absolute.as_str(), "plain names"),
+        (r#"{"w":".."}"#, "plain names"),
+        (r#"{"w":"link.safetensors"}"#, "symbolic link"),
+        (r#"{"w":"none.safetensors"}"#, "none.safetensors"),
+        (r#"{"w":"one.safetensors","x":"one.safetensors"}"#, "every tensor of the index in its shard"),
+        (r#"{}"#, "no tensor"),
+        (r#"{"w":1}"#, "string"),
+        (r#"{"w":"one.safetensors","w":"two.safetensors"}"#, "twice"),
+    ] {
+        match index(map) {
+            Err(error) => assert!(error.to_string().contains(expected), "{error}"),
+            Ok(plan) => assert!(expected == "no tensor" && plan.tensors.is_empty(), "{map}"),
+        }
+    }
+}
+
+/// Runs Python where it has these modules; says so where it has not.
+fn python(modules: &str, script: &str, arguments: &[&Path]) -> bool {
+    let python = |script: &str| {
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", script]).args(arguments).output()
+    };
+    if !python(&format!("import {modules}")).is_ok_and(|ran| ran.status.success()) {
+        eprintln!("skipped: python3 has no {modules}");
+        return false;
+    }
+    let ran = python(script).unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    true
+}
+
+#[test]
+fn python_reads_what_is_exported_and_its_files_are_read() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    drop(trained(&path("s"), "adamw"));
+    let store = open(&path("s"));
+    Export::new().with_state(true).to_file(&store, path("a.safetensors"), |_| {}).unwrap();
+    Export::new().to_npy(&store, "w", path("w.npy"), |_| {}).unwrap();
+    let script = r#"
+import sys, numpy as np
+from safetensors.numpy import load_file, save_file
+source, npy, target, npz, packed = sys.argv[1:]
+tensors = load_file(source)
+assert tensors["step"] == 3 and tensors["exp_avg.w"].shape == (70, 100)
+assert np.array_equal(np.load(npy), tensors["w"])
+save_file(tensors, target)
+np.savez(npz, w=tensors["w"], ids=np.arange(5))
+np.savez_compressed(packed, w=tensors["w"], ids=np.arange(5))
+"#;
+    let files = ["a.safetensors", "w.npy", "b.safetensors", "c.npz", "d.npz"].map(path);
+    let arguments: Vec<_> = files.iter().map(std::path::PathBuf::as_path).collect();
+    if !python("numpy, safetensors", script, &arguments) {
+        return;
+    }
+    for (file, step, name) in [("b.safetensors", 3, "x"), ("c.npz", 0, "y"), ("d.npz", 0, "z")] {
+        import().source(path(file)).run(path(name), |_| {}).unwrap();
+        let copy = open(&path(name));
+        assert_eq!((copy.step(), &copy.view("w").unwrap()[..]), (step, &store.view("w").unwrap()[..]));
+    }
 }
