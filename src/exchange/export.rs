@@ -10,8 +10,10 @@ use super::{npy, split};
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 use crate::param_store::ParamStore;
-use crate::storage::RealVolume;
+use crate::storage::{Barrier, RealVolume, Volume};
 use crate::units::to_u64;
+
+const DIRECTORY_NAMED: Barrier = Barrier("export: the directory's name");
 
 /// How a store becomes files.
 pub struct Export<'a> {
@@ -178,7 +180,10 @@ impl<'a> Export<'a> {
     ) -> Result<ExportReport> {
         let start = Instant::now();
         let content = self.content(store)?;
-        let (volume, _) = RealVolume::create_dir(path.as_ref())?;
+        let (volume, existed) = RealVolume::create_dir(path.as_ref())?;
+        if !existed {
+            volume.sync_parent(DIRECTORY_NAMED)?;
+        }
         let mut target = Target::new(volume, self.memory_bytes)?;
         let in_the_way: Vec<_> =
             target.names()?.into_iter().filter(|name| split::is_of_a_model(name)).collect();

@@ -25,8 +25,8 @@ pub(super) struct Sources {
 impl Sources {
     /// Adds what a path holds: a file, an index with its shards, or a directory with one of them.
     pub(super) fn add(&mut self, path: &Path) -> Result<()> {
-        if path.is_dir() {
-            return self.add_directory(path);
+        if let Ok(volume) = RealVolume::open_dir(path) {
+            return self.add_directory(&volume);
         }
         let (volume, name) = RealVolume::open_dir_of(path)?;
         if path.extension().is_some_and(|extension| extension == "json") {
@@ -37,17 +37,16 @@ impl Sources {
         self.add_file(&volume, &name)
     }
 
-    fn add_directory(&mut self, path: &Path) -> Result<()> {
-        let volume = RealVolume::open_dir(path)?;
+    fn add_directory(&mut self, volume: &RealVolume) -> Result<()> {
         let names = volume.list()?;
         let has = |name: &String| names.contains(name);
         let mut found = false;
         for stem in ["model", "optimizer"] {
             let (file, index) = (format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json"));
             if has(&index) {
-                self.add_index(&volume, &index)?;
+                self.add_index(volume, &index)?;
             } else if has(&file) {
-                self.add_file(&volume, &file)?;
+                self.add_file(volume, &file)?;
             } else {
                 continue;
             }
@@ -57,7 +56,7 @@ impl Sources {
             return Ok(());
         }
         let expected = "a directory with model.safetensors or model.safetensors.index.json, or a file in it";
-        Err(Error::invalid("source of an import", path.display(), expected))
+        Err(Error::invalid("source of an import", volume.path().display(), expected))
     }
 
     /// Adds a file by the format that its first bytes tell.

@@ -5,6 +5,7 @@ mod parsers;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use proptest::prelude::*;
 use safetensors::{Dtype as TheirDtype, SafeTensors, View};
 
 use crate::exchange::{Export, Import};
@@ -344,4 +345,89 @@ np.savez_compressed(packed, w=tensors["w"], ids=np.arange(5))
         let copy = open(&path(name));
         assert_eq!((copy.step(), &copy.view("w").unwrap()[..]), (step, &store.view("w").unwrap()[..]));
     }
+}
+
+fn models() -> impl Strategy<Value = (Model, u64)> {
+    let dtype = prop::sample::select(vec![
+        TheirDtype::F32,
+        TheirDtype::BF16,
+        TheirDtype::F16,
+        TheirDtype::I64,
+        TheirDtype::U8,
+        TheirDtype::F64,
+    ]);
+    let tensor = (dtype, prop::collection::vec(1_usize..40, 0..4), any::<u32>())
+        .prop_map(|(dtype, shape, seed)| raw(dtype, &shape, seed.into()));
+    (prop::collection::btree_map("[a-z.\"\\\\]{1,12}", tensor, 1..8), 12_u32..16)
+        .prop_map(|(model, bits)| (model, 1 << bits))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_model_comes_out_with_every_byte_whatever_the_blocks((model, block_bytes) in models()) {
+        let keep = tempfile::tempdir().unwrap();
+        let path = |name: &str| keep.path().join(name);
+        write(&model, &path("a.safetensors"));
+        let schema = crate::Schema::new().group(adamw()).block_bytes(block_bytes);
+        // Left where they stand: a name may be that of another's state.
+        let import = Import::with_schema(schema).with_state(false).memory_budget(8 << 20);
+        import.source(path("a.safetensors")).run(path("s"), |_| {}).unwrap();
+        let store = open(&path("s"));
+        Export::new().shard_bytes(5000).to_directory(&store, path("out"), |_| {}).unwrap();
+        let mut again = Model::new();
+        for entry in std::fs::read_dir(path("out")).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.extension().is_some_and(|extension| extension == "safetensors") {
+                again.extend(read(&entry));
+            }
+        }
+        prop_assert_eq!(&again, &model);
+        let tensors = crate::exchange::list(path("out")).unwrap();
+        prop_assert_eq!(tensors.len(), model.len());
+    }
+}
+
+#[test]
+fn checkpoint_of_pytorch_moves_in_and_out_with_its_state() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/torch/checkpoint.py");
+    let make = r#"
+import subprocess, sys, torch
+tool, pt, out = sys.argv[1:]
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.BatchNorm1d(20), torch.nn.Linear(20, 1))
+optimizer = torch.optim.AdamW(model.named_parameters())
+for _ in range(3):
+    model(torch.randn(8, 30)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, pt)
+subprocess.run([sys.executable, tool, "to", pt, out], check=True)
+"#;
+    let (pt, file) = (path("a.pt"), path("a.safetensors"));
+    if !python("torch, safetensors", make, &[&tool, &pt, &file]) {
+        return;
+    }
+    import().source(&file).run(path("s"), |_| {}).unwrap();
+    let store = open(&path("s"));
+    assert_eq!((store.step(), store.tensor_clock("0.weight").unwrap().steps), (3, 3));
+    let (out, back) = (path("b.safetensors"), path("b.pt"));
+    Export::new().with_state(true).to_file(&store, &out, |_| {}).unwrap();
+    let compare = r#"
+import subprocess, sys, torch
+tool, pt, source, target = sys.argv[1:]
+subprocess.run([sys.executable, tool, "from", source, target], check=True)
+before, after = (torch.load(path, weights_only=True) for path in (pt, target))
+for name, tensor in before["model"].items():
+    assert torch.equal(tensor, after["model"][name]), name
+names = after["optimizer"]["param_groups"][0]["param_names"]
+state = {names[number]: values for number, values in after["optimizer"]["state"].items()}
+group = before["optimizer"]["param_groups"][0]
+for number, name in zip(group["params"], group["param_names"]):
+    for key, value in before["optimizer"]["state"][number].items():
+        assert torch.equal(value, state[name][key]), (name, key)
+"#;
+    assert!(python("torch, safetensors", compare, &[&tool, &pt, &out, &back]));
 }
