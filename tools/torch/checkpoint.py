@@ -4,7 +4,8 @@
     python checkpoint.py from run.safetensors run.pt
 
 A checkpoint is a dict with a model's state_dict (`model`, `state_dict`, `model_state_dict`, or the dict itself) and perhaps an
-optimizer's (`optimizer`, `optimizer_state_dict`). It is read with weights_only=True: no code of it is run. Needs torch and
+optimizer's (`optimizer`, `optimizer_state_dict`). Buffers that are floats (`running_mean`) look like parameters: freeze them when
+importing (`--freeze running_`). A checkpoint is read with weights_only=True: no code of it is run. Needs torch and
 safetensors.
 """
 
@@ -82,11 +83,11 @@ def nest(tensors):
             model[name] = tensor
     checkpoint = {"model": model}
     if state:
-        names = list(model)
-        numbers = {name: number for number, name in enumerate(names)}
+        # Trained tensors have state; those that no step has updated yet have none in PyTorch.
+        names = [name for name in model if name in state]
+        used = {number: state[name] for number, name in enumerate(names) if state[name].get("step", 1) != 0}
         group = {"params": list(range(len(names))), "param_names": names}
-        by_number = {numbers[name]: values for name, values in state.items()}
-        checkpoint["optimizer"] = {"state": by_number, "param_groups": [group]}
+        checkpoint["optimizer"] = {"state": used, "param_groups": [group]}
     if "step" in tensors:
         checkpoint["step"] = int(tensors["step"])
     return checkpoint

@@ -371,8 +371,7 @@ proptest! {
         let path = |name: &str| keep.path().join(name);
         write(&model, &path("a.safetensors"));
         let schema = crate::Schema::new().group(adamw()).block_bytes(block_bytes);
-        // Left where they stand: a name may be that of another's state.
-        let import = Import::with_schema(schema).with_state(false).memory_budget(8 << 20);
+        let import = Import::with_schema(schema).memory_budget(8 << 20);
         import.source(path("a.safetensors")).run(path("s"), |_| {}).unwrap();
         let store = open(&path("s"));
         Export::new().shard_bytes(5000).to_directory(&store, path("out"), |_| {}).unwrap();
@@ -410,7 +409,7 @@ subprocess.run([sys.executable, tool, "to", pt, out], check=True)
     if !python("torch, safetensors", make, &[&tool, &pt, &file]) {
         return;
     }
-    import().source(&file).run(path("s"), |_| {}).unwrap();
+    import().freeze(|name| name.contains("running_")).source(&file).run(path("s"), |_| {}).unwrap();
     let store = open(&path("s"));
     assert_eq!((store.step(), store.tensor_clock("0.weight").unwrap().steps), (3, 3));
     let (out, back) = (path("b.safetensors"), path("b.pt"));
@@ -422,6 +421,8 @@ subprocess.run([sys.executable, tool, "from", source, target], check=True)
 before, after = (torch.load(path, weights_only=True) for path in (pt, target))
 for name, tensor in before["model"].items():
     assert torch.equal(tensor, after["model"][name]), name
+model = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.BatchNorm1d(20), torch.nn.Linear(20, 1))
+model.load_state_dict(after["model"])
 names = after["optimizer"]["param_groups"][0]["param_names"]
 state = {names[number]: values for number, values in after["optimizer"]["state"].items()}
 group = before["optimizer"]["param_groups"][0]
