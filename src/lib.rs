@@ -39,6 +39,7 @@ mod splitmix;
 mod step;
 mod storage;
 mod store;
+pub mod telemetry;
 mod units;
 mod update;
 

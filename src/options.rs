@@ -20,6 +20,7 @@ pub struct Options {
     pub(crate) instruction_set: Option<InstructionSet>,
     pub(crate) pin_wait: PinWait,
     pub(crate) generation: Generation,
+    pub(crate) is_silent: bool,
 }
 
 impl Options {
@@ -85,6 +86,15 @@ impl Options {
     #[must_use]
     pub fn generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
+        self
+    }
+
+    /// Whether a writer tells people who look on what it does, by two small files beside the store (about 1 MiB, made with the
+    /// first step): what [`telemetry`](crate::telemetry) reads, and `paramstore top` and `paramstore report` show. On by
+    /// default.
+    #[must_use]
+    pub fn telemetry(mut self, tell: bool) -> Self {
+        self.is_silent = !tell;
         self
     }
 

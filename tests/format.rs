@@ -358,7 +358,7 @@ fn a_checkpoint_read_by_the_document_is_the_generation_that_was_kept() {
     let names = |path: &Path| -> std::collections::BTreeMap<_, _> {
         let entries = std::fs::read_dir(path).unwrap().map(Result::unwrap);
         entries
-            .filter(|entry| entry.file_name() != "checkpoints")
+            .filter(|entry| !["checkpoints", "live", "metrics"].map(Into::into).contains(&entry.file_name()))
             .map(|entry| (entry.file_name(), entry.metadata().unwrap().len()))
             .collect()
     };
@@ -486,6 +486,9 @@ fn files_are_those_of_the_document_with_their_lengths() {
         // Both parities have been worked on.
         ("pin.0".to_owned(), Some(64)),
         ("pin.1".to_owned(), Some(64)),
+        // For people who look on.
+        ("live".to_owned(), Some(PAGE)),
+        ("metrics".to_owned(), Some(1 << 20)),
     ]);
     for (plane, index, homes, bytes) in &store.segments {
         for home in 0..*homes {

@@ -6,6 +6,7 @@ pub(crate) mod checksum;
 mod codec;
 pub(crate) mod directory;
 pub(crate) mod elements;
+pub(crate) mod notes;
 pub(crate) mod page;
 pub(crate) mod progress;
 pub(crate) mod record;
@@ -69,6 +70,11 @@ pub(crate) fn is_store_file(name: &str) -> bool {
     let home = parts.next().is_some_and(|home| matches!(home, "0" | "1"));
     let index = parts.next().is_some_and(|s| s.len() == 4 && s.bytes().all(|b| b.is_ascii_digit()));
     home && index && parts.next().is_some_and(directory::is_plane_name)
+}
+
+/// Whether a writer could have left this file for onlookers.
+pub(crate) fn is_note_file(name: &str) -> bool {
+    matches!(name, notes::LIVE_FILE | notes::METRICS_FILE)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::format::directory::Tensor;
 use crate::format::page::TableShape;
 use crate::format::superblock::{RO_COMPAT_KEPT, RO_COMPAT_SPARSE, Superblock};
-use crate::format::{META_FILE, is_store_file, superblock};
+use crate::format::{META_FILE, is_note_file, is_store_file, superblock};
 use crate::optim::Optimizer;
 use crate::options::Options;
 use crate::param_store::{ParamStore, Recovery};
@@ -139,7 +139,7 @@ impl ParamStore {
         for file in store.files()? {
             bytes_on_disk += file.len_bytes;
             bytes_allocated += file.allocated_bytes;
-            if !is_store_file(&file.name) {
+            if !is_store_file(&file.name) && !is_note_file(&file.name) {
                 disk.other_files += file.len_bytes;
             } else if file.plane.is_none() && file.name != META_FILE {
                 disk.small_files += file.len_bytes;

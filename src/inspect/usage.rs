@@ -109,7 +109,7 @@ pub struct DiskUse {
     pub records: u64,
     /// The two superblocks.
     pub superblocks: u64,
-    /// Lock, pin and progress files.
+    /// Lock, pin and progress files, and those for onlookers.
     pub small_files: u64,
     /// Files in the directory that are not the store's.
     pub other_files: u64,

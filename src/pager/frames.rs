@@ -172,6 +172,10 @@ impl Frames {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Frame)> {
+        self.map.iter().map(|(&key, slot)| (key, &slot.frame))
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         self.map.keys().copied()
     }

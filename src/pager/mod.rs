@@ -15,6 +15,7 @@ mod follow;
 mod frames;
 mod hot;
 mod lease;
+mod look;
 mod plan;
 mod pool;
 mod state;
@@ -37,6 +38,7 @@ pub use view::{HalfView, View};
 
 pub(crate) use ahead::{ReadAhead, read_ahead, read_pieces_ahead};
 pub(crate) use lease::Lease;
+pub(crate) use look::RunState;
 pub(crate) use plan::Access;
 pub(crate) use state::State;
 pub(crate) use stats::elapsed_ns;

@@ -10,6 +10,7 @@ use crate::layout::pieces;
 use crate::pager::{Key, Waiter, elapsed_ns};
 use crate::precision::{Rounding, lane};
 use crate::schema::ParamGroup;
+use crate::telemetry::Metrics;
 use crate::units::to_u64;
 
 /// What a commit did.
@@ -140,12 +141,19 @@ impl ParamStore {
             tables.committed();
         }
         user_record.clone_into(&mut self.user_record);
+        self.telemetry().publish(self.pager(), self.step);
         Ok(CommitReport {
             generation: committed.generation,
             bytes_written: written + committed.meta_bytes,
             barriers: committed.barriers,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Says what the last finished step came to, for people who look on: [`telemetry`](crate::telemetry), `paramstore top`,
+    /// `paramstore report`. Nothing of it belongs to a generation, and no failure is told.
+    pub fn note_metrics(&mut self, metrics: &Metrics) {
+        self.telemetry().say(self.pager(), self.step, metrics);
     }
 
     /// Goes back to the last commit: everything since is forgotten, settings of groups included. Returns how many

@@ -10,7 +10,7 @@ mod tensor;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use change::CommitReport;
 pub use open::Recovery;
@@ -27,6 +27,7 @@ use crate::optim::{CatchUp, Optimizer};
 use crate::pager::Pager;
 use crate::rows::Rows;
 use crate::schema::ParamGroup;
+use crate::telemetry::Telemetry;
 use crate::units::{to_u64, to_usize};
 use crate::update::{Background, Engine};
 
@@ -47,6 +48,7 @@ pub struct ParamStore {
     budget_bytes: u64,
     /// The batches of rows that were named last.
     batches: Mutex<VecDeque<rows::Batch>>,
+    telemetry: Mutex<Telemetry>,
     /// Something failed or was dropped between two steps.
     mixed: bool,
 }
@@ -114,7 +116,18 @@ impl ParamStore {
         self.step += 1;
         let step = self.step;
         self.pager().lock().store_mut().note_progress(step);
+        self.telemetry().finish_step(self.pager(), step);
         step
+    }
+
+    /// What is told to onlookers.
+    pub(crate) fn telemetry(&self) -> MutexGuard<'_, Telemetry> {
+        self.telemetry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells onlookers how far an unfinished step is, now and then.
+    pub(crate) fn tick(&self) {
+        self.telemetry().tick(self.pager(), self.step);
     }
 
     pub(crate) fn tensor_index(&self, name: &str) -> Result<usize> {

@@ -17,6 +17,7 @@ use crate::rows::Rows;
 use crate::schema::{ParamGroup, Schema};
 use crate::storage::{RealVolume, Volume};
 use crate::store::{BlockStore, Creation, Generation, SlotState};
+use crate::telemetry::Telemetry;
 use crate::units::to_usize;
 use crate::update::{Background, Engine};
 
@@ -128,6 +129,11 @@ impl ParamStore {
         };
         let background = Background::new(engine.clone());
         let mixed = false;
+        let has_onlookers = {
+            let state = engine.pager.lock();
+            !options.is_silent && state.store().is_writer() && state.store().volume().has_onlookers()
+        };
+        let telemetry = Telemetry::new(has_onlookers, engine.pager.lock().stats()).into();
         Ok(Self {
             engine,
             background,
@@ -140,6 +146,7 @@ impl ParamStore {
             step,
             budget_bytes,
             batches: std::sync::Mutex::default(),
+            telemetry,
             mixed,
         })
     }

@@ -16,6 +16,7 @@ pub(super) struct Plain {
     group: usize,
     /// Elements of a row, of a tensor of rows.
     width: Option<usize>,
+    is_frozen: bool,
     clock: TensorClock,
     planes: Vec<(String, Vec<f32>)>,
 }
@@ -69,7 +70,8 @@ impl Model {
             let clock = store.tensor_clock(info.name())?;
             let is_table = tables.iter().any(|table| table == info.name());
             let width = info.shape().last().filter(|_| is_table).map(|&width| to_usize(width));
-            tensors.push(Arc::new(Plain { name: info.name().to_owned(), group, width, clock, planes }));
+            let (name, is_frozen) = (info.name().to_owned(), info.is_frozen());
+            tensors.push(Arc::new(Plain { name, group, width, is_frozen, clock, planes }));
         }
         Ok(Self { tensors, groups: store.groups().to_vec(), step: store.step() })
     }
@@ -90,6 +92,10 @@ impl Model {
         let (Some(param), Some(group)) = (planes.next(), self.groups.get(*group)) else { return Ok(()) };
         let mut state: Vec<_> = planes.collect();
         group.optimizer().update(InstructionSet::portable(), clock, param, gradient, &mut state)
+    }
+
+    pub(super) fn is_frozen(&self, tensor: usize) -> bool {
+        self.tensors.get(tensor).is_some_and(|plain| plain.is_frozen)
     }
 
     pub(super) fn is_of_rows(&self, tensor: usize) -> bool {

@@ -43,7 +43,7 @@ impl Profile {
         match number {
             0 => Self::with("roomy", small(), 64, IoPath::Auto, false),
             1 => Self::with("tight", small(), 13, IoPath::Direct, false),
-            2 => Self::with("mapped", small(), 13, IoPath::Mapped, true),
+            2 => Self::with("mapped", with_frozen(), 13, IoPath::Mapped, true),
             3 => Self::with("tree", tree(), 40, IoPath::Auto, true),
             4 => Self::with("rows", rows(), ROOMY_BLOCKS, IoPath::Auto, false),
             // So little memory that changed rows have to go before a commit.
@@ -112,6 +112,11 @@ fn small() -> Schema {
         .tensor(TensorSpec::new("wide", &[1300]).init(Init::Normal { mean: 0.0, std: 0.5 }))
         .tensor(TensorSpec::new("bias", &[37]).group("sgd"))
         .tensor(TensorSpec::new("gain", &[]).group("sgd").init(Init::Constant(1.0)))
+}
+
+/// The same, and a tensor of two blocks that no step updates.
+fn with_frozen() -> Schema {
+    small().tensor(TensorSpec::new("base", &[1100]).frozen().init(Init::Constant(0.25)))
 }
 
 /// So many small tensors that the table has two leaves under a root. NAdam's clock has a part in f32.

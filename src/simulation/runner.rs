@@ -291,9 +291,7 @@ impl<'p> Runner<'p> {
             Operation::Step { tensors, staged, salt } => self.step(store, tensors, staged, salt)?,
             Operation::Write { tensor, salt } => {
                 let tensor = self.active(tensor);
-                let values = gradient(tensor, self.model.elements(tensor), 77, salt);
-                store.write(self.model.name(tensor), &values)?;
-                self.model.write(tensor, &values);
+                self.write(store, tensor, salt)?;
             }
             Operation::Rate { group, rate } => {
                 let count = self.model.groups.len().max(1);
@@ -310,7 +308,8 @@ impl<'p> Runner<'p> {
             }
             Operation::Abandon => {
                 let mut step = store.begin_step()?;
-                let tensors: Vec<_> = self.profile.active.iter().copied().take(2).collect();
+                let trained = self.profile.active.iter().copied().filter(|&at| !self.model.is_frozen(at));
+                let tensors: Vec<_> = trained.take(2).collect();
                 let mut forgotten = self.model.clone();
                 for tensor in tensors {
                     if forgotten.is_of_rows(tensor) {
@@ -356,6 +355,22 @@ impl<'p> Runner<'p> {
         Ok(())
     }
 
+    /// Sets a tensor's parameters; those of a frozen one only before the first commit.
+    fn write(&mut self, store: &mut ParamStore, tensor: usize, salt: u8) -> Result<(), Trouble> {
+        let values = gradient(tensor, self.model.elements(tensor), 77, salt);
+        let name = self.model.name(tensor);
+        if self.model.is_frozen(tensor) && store.generation() > 1 {
+            return match store.write(name, &values) {
+                Err(Error::Invalid { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(()) => Err(violation(format!("{name:?} is frozen, and was written"))),
+            };
+        }
+        store.write(name, &values)?;
+        self.model.write(tensor, &values);
+        Ok(())
+    }
+
     fn step(&mut self, store: &mut ParamStore, tensors: u8, staged: u8, salt: u8) -> Result<()> {
         let now = self.model.step;
         let mut model = self.model.clone();
@@ -363,6 +378,9 @@ impl<'p> Runner<'p> {
         for (bit, &tensor) in
             self.profile.active.iter().enumerate().filter(|(bit, _)| tensors >> (bit % 8) & 1 == 1)
         {
+            if model.is_frozen(tensor) {
+                continue;
+            }
             if model.is_of_rows(tensor) {
                 model.apply_rows(&mut step, tensor, (now, salt))?;
                 continue;
@@ -385,6 +403,10 @@ impl<'p> Runner<'p> {
     }
 
     fn commit(&mut self, store: &mut ParamStore, user: u8) -> Result<(), Trouble> {
+        let frozen = self.profile.active.iter().copied().filter(|&at| self.model.is_frozen(at));
+        for tensor in frozen.filter(|_| store.generation() == 1).collect::<Vec<_>>() {
+            self.write(store, tensor, user)?;
+        }
         let before = self.promise.committed.clone();
         let generation = before.as_ref().map_or(0, |snapshot| snapshot.generation) + 1;
         let user = match before {

@@ -4,6 +4,7 @@ mod coverage;
 mod memory;
 mod rows;
 mod staged;
+mod toward;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
@@ -299,6 +300,7 @@ impl<'a> Step<'a> {
         if let Some(Updated { done: Done::Elements(done), .. }) = self.updated.get_mut(&tensor) {
             done.insert(range);
         }
+        self.store.tick();
         self.failed = false;
         Ok(())
     }

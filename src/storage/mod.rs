@@ -153,6 +153,11 @@ pub(crate) trait Volume: Send + Sync {
         std::thread::sleep(time);
     }
 
+    /// Whether other processes can look into it.
+    fn has_onlookers(&self) -> bool {
+        false
+    }
+
     /// The process that holds a file's exclusive lock, where the operating system tells; found without touching the
     /// lock, which even a shared attempt would take from under a process that asks for it at that moment.
     fn lock_holder(&self, name: &str) -> Option<u32> {

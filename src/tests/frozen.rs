@@ -254,3 +254,62 @@ fn a_loss_of_power_at_any_operation_leaves_all_values_or_a_store_that_takes_them
     }
     assert!(whole > 10 && again > 10, "{whole} whole, {again} again");
 }
+
+/// Fine-tuning toward a frozen start is the plain step with the gradients that the formula gives, whatever the blocks, and
+/// whether they are clipped together or not.
+#[test]
+fn a_step_toward_a_start_has_the_bits_of_its_formula() {
+    let len = 70_000_u64;
+    let of = |block_bytes: u64, budget: u64| {
+        let group = ParamGroup::new("all", Optimizer::AdamW(AdamW { lr: 0.01, ..AdamW::default() }));
+        let normal = Init::Normal { mean: 0.0, std: 0.5 };
+        let schema = Schema::new()
+            .seed(9)
+            .block_bytes(block_bytes)
+            .gradient_plane(true)
+            .group(group)
+            .tensor(TensorSpec::new("w", &[len]).init(normal))
+            .tensor(TensorSpec::new("start", &[len]).stored_as(Dtype::Bf16).init(normal))
+            .tensor(TensorSpec::new("short", &[3]));
+        create(&memory(), &schema, &options().memory_budget(budget)).unwrap()
+    };
+    let read = |store: &ParamStore, name: &str| {
+        let mut out = vec![0.0; usize::try_from(len).unwrap()];
+        store.read_into(name, &mut out).unwrap();
+        out
+    };
+    for options in [StepOptions::new(), StepOptions::new().max_norm(0.5).loss_scale(64.0)] {
+        let mut plain = of(4096, 4 << 20);
+        let mut small = of(4096, 256 << 10);
+        let mut large = of(1 << 18, 4 << 20);
+        let scale = if options == StepOptions::new() { 1.0 } else { 64.0 };
+        for now in 0..3 {
+            let gradient = gradient("w", len, now);
+            let (w, start) = (read(&plain, "w"), read(&plain, "start"));
+            let summed: Vec<f32> = gradient
+                .iter()
+                .zip(w.iter().zip(&start))
+                .map(|(g, (w, s))| g + scale * 0.25 * (w - s))
+                .collect();
+            let mut step = plain.begin_step_with(options).unwrap();
+            step.apply("w", &summed).unwrap();
+            step.finish().unwrap();
+            for store in [&mut small, &mut large] {
+                let mut step = store.begin_step_with(options).unwrap();
+                step.apply_toward("w", &gradient, "start", 0.25).unwrap();
+                step.finish().unwrap();
+            }
+        }
+        assert_eq!(small.digest().unwrap(), plain.digest().unwrap());
+        assert_eq!(large.digest().unwrap(), plain.digest().unwrap());
+    }
+    let mut store = of(4096, 4 << 20);
+    let zeros = vec![0.0; usize::try_from(len).unwrap()];
+    let mut step = store.begin_step().unwrap();
+    for (start, strength) in [("short", 1.0), ("start", -1.0), ("start", f64::NAN)] {
+        let error = step.apply_toward("w", &zeros, start, strength).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    }
+    step.apply_toward("w", &zeros, "start", 0.0).unwrap();
+    step.finish().unwrap();
+}

@@ -13,8 +13,9 @@ pub(crate) const FLOORS: &str = "\
 9  exchange       error units format kernel layout optim options pager param_store precision schema storage
 9  step           error units format kernel layout optim options pager param_store precision update
 9  inspect        error units format layout optim options pager param_store rows schema storage store
-8  param_store    error units format initial kernel layout optim options pager precision rows schema storage store update
+8  param_store    error units format initial kernel layout optim options pager precision rows schema storage store telemetry update
 7  options        error kernel pager storage store
+7  telemetry      error units format pager storage store
 7  update         error units format kernel layout optim pager precision rows storage
 6  rows           error units splitmix format initial layout pager storage store
 5  pager          error units format initial kernel layout precision storage store

@@ -6,6 +6,7 @@
 mod limits;
 mod links;
 mod mounts;
+mod onlookers;
 mod shares;
 mod truncation;
 

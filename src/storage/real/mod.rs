@@ -119,6 +119,10 @@ impl Volume for RealVolume {
         &self.path
     }
 
+    fn has_onlookers(&self) -> bool {
+        true
+    }
+
     fn create(&self, name: &str, len_bytes: u64, allocation: Allocation) -> Result<()> {
         check::name(&self.path, name)?;
         let path = self.path_of(name);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use paramstore::telemetry::Metrics;
 
 use crate::args::Args;
 use crate::data::{Batch, Corpus, Text};
@@ -210,7 +211,9 @@ impl Run {
         while self.record.step < self.total && !stop.load(Ordering::Relaxed) {
             let Record { seq, batch, cursor, step, schedule, .. } = self.record;
             let batch = self.corpus.batch(cursor, batch);
-            let loss = self.step(schedule.rate(step), &batch, seq)?;
+            let lr = schedule.rate(step);
+            let loss = self.step(lr, &batch, seq)?;
+            self.weights.note(&Metrics::new().loss(loss).lr(lr));
             self.record.step += 1;
             self.record.cursor += (batch.inputs.len() / seq) as u64;
             done.tokens += batch.targets.len() as u64;
@@ -219,7 +222,9 @@ impl Run {
                 committed = self.record.step;
             }
             if args.validate_every.is_some_and(|every| self.record.step.is_multiple_of(every)) {
-                done.curve.push((self.record.step, self.validate()?));
+                let loss = self.validate()?;
+                self.weights.note(&Metrics::new().validation_loss(loss));
+                done.curve.push((self.record.step, loss));
             }
             let traffic = self.traffic().since(before);
             progress.step(self.record.step, loss, batch.targets.len() as u64, traffic);

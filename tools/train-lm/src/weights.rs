@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use paramstore::telemetry::Metrics;
 use paramstore::{
     Init, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, Stats, Step, TensorSpec,
 };
@@ -206,6 +207,11 @@ impl Weights {
             );
         }
         Ok(result)
+    }
+
+    /// Tells people who look on what the last step came to.
+    pub(crate) fn note(&mut self, metrics: &Metrics) {
+        self.store.note_metrics(metrics);
     }
 
     /// Makes everything so far durable, together with the record.

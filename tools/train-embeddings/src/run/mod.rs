@@ -277,14 +277,16 @@ impl<'a, M: Model> Run<'a, M> {
             if let Some(next) = &next {
                 self.tables.prefetch(&next.ids);
             }
-            self.tables.take_step(self.rate(self.record.step), &batch_ids, &outcome.gradients)?;
+            let loss = outcome.loss / crate::num::float(outcome.terms.max(1));
+            let lr = self.rate(self.record.step);
+            self.tables.take_step(lr, &batch_ids, &outcome.gradients)?;
+            self.tables.note(loss, lr);
             self.record.step += 1;
             done.examples += outcome.examples;
             if self.record.step.is_multiple_of(self.orders.commit_every) || self.record.step == self.total {
                 self.timed_commit(&mut done)?;
                 committed = self.record.step;
             }
-            let loss = outcome.loss / crate::num::float(outcome.terms.max(1));
             progress.step(self.record.step, loss, outcome.examples, self.tables.traffic().since(before));
             let Some(next) = next else { break };
             batch = next;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 pub(crate) use paramstore::Init;
+use paramstore::telemetry::Metrics;
 use paramstore::{Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
 
 use super::report::Traffic;
@@ -149,6 +150,11 @@ impl Tables {
             );
         }
         Ok(())
+    }
+
+    /// Tells people who look on what the last step came to.
+    pub(crate) fn note(&mut self, loss: f64, lr: f64) {
+        self.store.note_metrics(&Metrics::new().loss(loss).lr(lr));
     }
 
     /// Makes everything so far durable, together with the record.
