@@ -138,7 +138,7 @@ impl<'a> Export<'a> {
         model.append(&mut state);
         let mut done = Done::new(&mut progress);
         let file = write_safetensors(&mut target, store, &name, &model, &mut done)?;
-        finish(&target, vec![file], &done, start)
+        finish(&target, &[file], &done, start)
     }
 
     /// Writes a tensor's parameters as one npy file (bf16, which NumPy does not have, as f32).
@@ -164,7 +164,7 @@ impl<'a> Export<'a> {
         sink.write(&header)?;
         done.add(&item, store, &mut sink)?;
         let file = sink.finish(&name)?;
-        finish(&target, vec![file], &done, start)
+        finish(&target, &[file], &done, start)
     }
 
     /// Writes a directory in Hugging Face's form: `model.safetensors`, or shards and `model.safetensors.index.json` if it
@@ -203,7 +203,7 @@ impl<'a> Export<'a> {
         for name in in_the_way.iter().rev() {
             target.remove(name)?;
         }
-        finish(&target, files, &done, start)
+        finish(&target, &files, &done, start)
     }
 
     fn write_shards(
@@ -293,7 +293,7 @@ fn write_safetensors(
     sink.finish(name)
 }
 
-fn finish(target: &Target, files: Vec<Finished>, done: &Done<'_>, start: Instant) -> Result<ExportReport> {
+fn finish(target: &Target, files: &[Finished], done: &Done<'_>, start: Instant) -> Result<ExportReport> {
     let paths = files.iter().map(|file| target.path().join(&file.name)).collect();
     target.publish(files)?;
     let seconds = start.elapsed().as_secs_f64();

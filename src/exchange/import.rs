@@ -23,6 +23,7 @@ use crate::units::{to_u64, to_usize};
 type ByName<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
 
 /// How files become a store.
+#[expect(clippy::struct_excessive_bools, reason = "choices that do not depend on each other")]
 pub struct Import<'a> {
     schema: Schema,
     sources: Vec<PathBuf>,

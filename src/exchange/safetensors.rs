@@ -220,8 +220,8 @@ pub(super) fn header(tensors: &[Planned<'_>], metadata: &[(&str, String)]) -> Re
         let end = at.saturating_add(tensor.bytes);
         let shape: Vec<_> = tensor.shape.iter().map(u64::to_string).collect();
         let (name, dtype, shape) = (quoted(tensor.name), tensor.dtype, shape.join(","));
-        json +=
-            &format!(",{name}:{{\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{at},{end}]}}");
+        let fields = format!("\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{at},{end}]");
+        json.extend([",", &name, ":{", &fields, "}"]);
         at = end;
     }
     json.push('}');

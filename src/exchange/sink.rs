@@ -64,8 +64,8 @@ impl Target {
     }
 
     /// Gives finished files the names that they are to have, in this order, for good when this returns.
-    pub(super) fn publish(&self, files: Vec<Finished>) -> Result<()> {
-        for file in &files {
+    pub(super) fn publish(&self, files: &[Finished]) -> Result<()> {
+        for file in files {
             self.volume.rename(&file.part, &file.name)?;
         }
         self.volume.sync_dir(FILE_NAMED)

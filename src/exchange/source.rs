@@ -66,7 +66,9 @@ impl Sources {
         let file = self.files.len();
         let len_bytes = cached.len_bytes()?;
         let mut tensors = read_header(&*cached)?;
-        tensors.iter_mut().for_each(|tensor| tensor.file = file);
+        for tensor in &mut tensors {
+            tensor.file = file;
+        }
         tensors.sort_by_key(|tensor| (tensor.offset, tensor.bytes_there()));
         check_apart(&tensors)?;
         self.tensors.append(&mut tensors);

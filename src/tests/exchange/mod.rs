@@ -177,7 +177,7 @@ fn run_that_moves_through_a_file_goes_on_with_the_same_bits() {
         assert_eq!(copy.step(), 3, "{optimizer}");
         for store in [&mut store, &mut copy] {
             let mut step = store.begin_step().unwrap();
-            step.apply("w", &[0.25; 7000]).unwrap();
+            step.apply("w", &vec![0.25; 7000]).unwrap();
             step.apply("b", &[0.25; 5]).unwrap();
             step.apply("idle", &[0.25; 5]).unwrap();
             step.finish().unwrap();
@@ -290,7 +290,7 @@ fn index_reaches_its_shards_and_nothing_else() {
         (r#"{"w":"link.safetensors"}"#, "symbolic link"),
         (r#"{"w":"none.safetensors"}"#, "none.safetensors"),
         (r#"{"w":"one.safetensors","x":"one.safetensors"}"#, "every tensor of the index in its shard"),
-        (r#"{}"#, "no tensor"),
+        ("{}", "no tensor"),
         (r#"{"w":1}"#, "string"),
         (r#"{"w":"one.safetensors","w":"two.safetensors"}"#, "twice"),
     ] {
