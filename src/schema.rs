@@ -454,6 +454,19 @@ fn check_rule(tensor: &TensorSpec, optimizer: &Optimizer) -> Result<()> {
 }
 
 impl Schema {
+    /// What a dense tensor of this name and shape would be kept in, in a group or in the first one.
+    pub(crate) fn precision_for(&self, name: &str, shape: &[u64], group: Option<&str>) -> Precision {
+        let at = self.groups.iter().position(|known| Some(known.name()) == group).unwrap_or(0);
+        self.precision_of(&TensorSpec::new(name, shape), at)
+    }
+
+    /// The optimizer of a group, or of the first one.
+    pub(crate) fn optimizer_for(&self, group: Option<&str>) -> Result<Optimizer> {
+        let found = self.groups.iter().find(|known| group.is_none_or(|name| known.name() == name));
+        let unknown = || Error::Unknown { kind: "parameter group", name: group.unwrap_or("").to_owned() };
+        found.map(|group| group.optimizer).ok_or_else(unknown)
+    }
+
     /// What a tensor is kept in: its own precision, or that of its group by the rule. A tensor of rows that says nothing stays
     /// in f32.
     fn precision_of(&self, tensor: &TensorSpec, group: usize) -> Precision {

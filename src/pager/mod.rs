@@ -10,6 +10,7 @@
 
 mod ahead;
 mod births;
+mod bytes;
 mod follow;
 mod frames;
 mod hot;

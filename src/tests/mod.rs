@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod compute;
+mod exchange;
 mod faults;
 mod findings;
 mod flips;

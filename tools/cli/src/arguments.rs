@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Repair(RepairArguments),
     Checkpoint(CheckpointArguments),
     Convert(ConvertArguments),
+    Import(crate::import::ImportArguments),
+    Export(crate::export::ExportArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
     Show(ShowArguments),

@@ -35,6 +35,8 @@ pub(crate) enum Failure {
     Transfer { what: String, source: io::Error },
     /// The store was damaged while it was measured: the first damaged place, and how many there are.
     Unsound { first: String, places: u64 },
+    /// Something is where an export would go.
+    InTheWay(PathBuf),
     /// Somebody asked the program to end.
     Interrupted,
 }
@@ -50,6 +52,7 @@ impl Failure {
             | Self::Unreadable(_)
             | Self::Output(_)
             | Self::Room { .. }
+            | Self::InTheWay(_)
             | Self::Transfer { .. } => NO_LOOK,
         }
     }
@@ -73,6 +76,8 @@ impl Failure {
             Self::Room { .. } => "free some space, choose another `--dir`, or give fewer `--params`",
             Self::Transfer { .. } => "check the file system and the disk below `--dir`",
             Self::Unsound { .. } => "no figure of this run counts; please report it with the command line",
+            Self::InTheWay(_) => "choose another path, or add `--force` to take its place",
+            Self::Store(Error::Io { action: "find", .. }) => "check the path of the file",
             Self::Interrupted => "",
             Self::Output(_) => "make room where the output goes, or send it elsewhere",
             Self::Store(Error::Io { source, .. }) => match source.kind() {
@@ -138,6 +143,7 @@ impl fmt::Display for Failure {
                 "the scratch store did not survive its measurement ({}); the first: {first}",
                 counted(*places, "damaged place")
             ),
+            Self::InTheWay(path) => write!(f, "{} exists already", path.display()),
             Self::Interrupted => f.write_str("interrupted; the scratch store is removed"),
         }
     }

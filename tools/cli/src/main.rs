@@ -6,9 +6,11 @@ mod checkpoint;
 mod convert;
 mod create;
 mod diff;
+mod export;
 mod failure;
 mod human;
 mod hyperparameters;
+mod import;
 mod inspect;
 mod plan;
 mod quantity;
@@ -75,6 +77,8 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Repair(arguments) => repair::run(arguments, out),
         Command::Checkpoint(arguments) => checkpoint::run(&arguments.command, out),
         Command::Convert(arguments) => convert::run(arguments, out),
+        Command::Import(arguments) => import::run(arguments, out),
+        Command::Export(arguments) => export::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
         Command::Show(arguments) => show::run(arguments, out),

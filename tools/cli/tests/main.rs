@@ -5,6 +5,7 @@ mod checkpoint;
 mod convert;
 mod create;
 mod diff;
+mod exchange;
 mod help;
 mod inspect;
 mod plan;
