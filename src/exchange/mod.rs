@@ -1,4 +1,5 @@
-//! EXCHANGE. Files of other programs: a store is made from them ([`Import`]), or they from a store ([`Export`]).
+//! EXCHANGE. Files of other programs: a store is made from them ([`Import`]), tensors of a store get values from them
+//! ([`Transfer`]), or they are made from a store ([`Export`]).
 //!
 //! Read are safetensors (one file, or an index and its shards), npy, npz and GGUF; written are safetensors and npy. A foreign
 //! file is never mapped and never believed: every count in it is held against the file's length before memory is taken for
@@ -41,6 +42,7 @@ mod source;
 mod split;
 mod state;
 mod stream;
+mod transfer;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +50,7 @@ use std::sync::Arc;
 
 pub use export::{Export, ExportReport};
 pub use import::{Import, ImportPlan, ImportReport, PlannedTensor};
+pub use transfer::{Left, Matched, Transfer, TransferReport};
 
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;

@@ -2,7 +2,7 @@
 
 use super::Step;
 use crate::error::{Error, Result};
-use crate::units::{to_u64, to_usize};
+use crate::units::to_u64;
 
 /// Elements that are regularised at a time: whole blocks of codes of 8 bits.
 const PART_LEN: usize = 1 << 16;
@@ -22,17 +22,39 @@ impl Step<'_> {
     /// As [`apply`](Self::apply); [`Error::Invalid`] for a strength that is negative or not finite, for tensors that differ in
     /// their number of elements, and for tensors of rows.
     pub fn apply_toward(&mut self, name: &str, gradient: &[f32], start: &str, strength: f64) -> Result<()> {
-        let tensor = self.store.tensor_index(name)?;
-        let (elements, from) = (self.store.elements(tensor), self.store.tensor_index(start)?);
-        let invalid = |what: String, got: String, expected: String| Err(Error::invalid(what, got, expected));
-        if !strength.is_finite() || strength < 0.0 {
-            return invalid("strength toward a start".into(), strength.to_string(), "0 or more".into());
+        let elements = self.store.elements(self.store.tensor_index(name)?);
+        if to_u64(gradient.len()) != elements {
+            let (got, expected) = (format!("{} elements", gradient.len()), format!("{elements} elements"));
+            return Err(Error::invalid(format!("gradient of tensor {name:?}"), got, expected));
         }
-        for (what, len) in [("gradient", to_u64(gradient.len())), ("start", self.store.elements(from))] {
-            if len != elements {
-                let what = format!("{what} of tensor {name:?}");
-                return invalid(what, format!("{len} elements"), format!("{elements} elements"));
-            }
+        self.apply_range_toward(name, 0, gradient, start, strength)
+    }
+
+    /// As [`apply_toward`](Self::apply_toward), for a part of a tensor that begins at element `first`; see
+    /// [`apply_range`](Self::apply_range).
+    ///
+    /// # Errors
+    /// As [`apply_toward`](Self::apply_toward) and [`apply_range`](Self::apply_range).
+    pub fn apply_range_toward(
+        &mut self,
+        name: &str,
+        first: u64,
+        gradient: &[f32],
+        start: &str,
+        strength: f64,
+    ) -> Result<()> {
+        let (tensor, range) = self.store.checked_range(name, first, gradient.len())?;
+        let (elements, from) = (self.store.elements(tensor), self.store.tensor_index(start)?);
+        if !strength.is_finite() || strength < 0.0 {
+            return Err(Error::invalid("strength toward a start", strength, "0 or more"));
+        }
+        if self.store.elements(from) != elements {
+            let (got, expected) = (self.store.elements(from), format!("{elements} elements"));
+            return Err(Error::invalid(
+                format!("start of tensor {name:?}"),
+                format!("{got} elements"),
+                expected,
+            ));
         }
         self.store.check_dense(tensor, "dense update")?;
         self.store.check_dense(from, "start")?;
@@ -44,7 +66,7 @@ impl Step<'_> {
         let len = PART_LEN.min(gradient.len());
         let (mut params, mut starts) = (vec![0.0; len], vec![0.0; len]);
         for (number, part) in gradient.chunks(PART_LEN).enumerate() {
-            let first = to_u64(number * PART_LEN);
+            let first = range.start + to_u64(number * PART_LEN);
             let params = params.get_mut(..part.len()).unwrap_or_default();
             let starts = starts.get_mut(..part.len()).unwrap_or_default();
             self.store.read_range_into(name, first, params)?;
@@ -54,7 +76,6 @@ impl Step<'_> {
             }
             self.apply_range(name, first, params)?;
         }
-        debug_assert_eq!(to_usize(elements), gradient.len());
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Files of other programs become stores, and stores become files.
 
 mod parsers;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::path::Path;

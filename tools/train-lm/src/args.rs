@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use training::units::{bytes, count, positive, size};
 
+use crate::start::Pretrained;
+
 /// Train a small language model whose parameters and optimizer state live on disk
 ///
 /// Parameters, moments and the position in the text become durable together at each commit. A run that ends early,
@@ -46,6 +48,9 @@ pub(crate) struct Args {
     /// and tensors below 4,096 elements stay in f32 [default: f32]
     #[arg(long, value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(paramstore::Precision::NAMES))]
     pub(crate) state: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) start: Pretrained,
 
     /// Highest learning rate [default: by the optimizer]
     #[arg(long, value_name = "X", value_parser = positive)]

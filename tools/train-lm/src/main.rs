@@ -15,6 +15,7 @@ mod report;
 mod sample;
 mod schedule;
 mod setup;
+mod start;
 mod tokenizer;
 mod train;
 mod weights;

@@ -5,7 +5,7 @@
 //! | bytes | what |
 //! | --- | --- |
 //! | 4 | magic `tlmr` |
-//! | 4 | version, 1 |
+//! | 4 | version, 2 |
 //! | 8 | steps done |
 //! | 8 | data cursor: windows of the text consumed |
 //! | 8 | seed of initial values, data order and sampling |
@@ -15,6 +15,7 @@
 //! | 8, 32 | bytes and SHA-256 of the text |
 //! | 1, n | length and name of the optimizer |
 //! | 4, 4 x 2n | number of BPE merges, then each merge as two token ids |
+//! | 8 | how strongly tensors are held to their start (f64); not in version 1 |
 
 use anyhow::{Context, Result, ensure};
 use training::bytes::Bytes;
@@ -23,7 +24,7 @@ use crate::config::Shape;
 use crate::schedule::Schedule;
 
 const MAGIC: [u8; 4] = *b"tlmr";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Which text a run is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub(crate) struct Record {
     pub(crate) optimizer: String,
     /// The merges that make the tokenizer.
     pub(crate) merges: Vec<(u32, u32)>,
+    /// How strongly tensors that have a start are held to it.
+    pub(crate) toward_start: f64,
 }
 
 impl Record {
@@ -87,6 +90,7 @@ impl Record {
             out.extend(left.to_le_bytes());
             out.extend(right.to_le_bytes());
         }
+        out.extend(self.toward_start.to_le_bytes());
         Ok(out)
     }
 
@@ -99,8 +103,8 @@ impl Record {
         ensure!(rest.take()? == MAGIC, "the store's user record was not written by train-lm");
         let version = rest.u32()?;
         ensure!(
-            version == VERSION,
-            "the store's user record has version {version}, this train-lm reads {VERSION}"
+            (1..=VERSION).contains(&version),
+            "the store's user record has version {version}, this train-lm reads 1 to {VERSION}"
         );
         let (step, cursor, seed) = (rest.u64()?, rest.u64()?, rest.u64()?);
         let (total, warmup) = (rest.u64()?, rest.u64()?);
@@ -115,8 +119,22 @@ impl Record {
         let count = rest.usize()?;
         ensure!(rest.0.len() / 8 >= count, "the user record announces {count} merges and ends before");
         let merges = (0..count).map(|_| Ok((rest.u32()?, rest.u32()?))).collect::<Result<_>>()?;
+        let toward_start = if version == 1 { 0.0 } else { f64::from_le_bytes(rest.take()?) };
         ensure!(rest.0.is_empty(), "the user record has {} bytes too many", rest.0.len());
-        Ok(Self { step, cursor, seed, schedule, val_before, shape, seq, batch, text, optimizer, merges })
+        Ok(Self {
+            step,
+            cursor,
+            seed,
+            schedule,
+            val_before,
+            shape,
+            seq,
+            batch,
+            text,
+            optimizer,
+            merges,
+            toward_start,
+        })
     }
 }
 
@@ -137,6 +155,7 @@ mod tests {
             text: TextId { bytes: 12_345, sha256: [7; 32] },
             optimizer: "adamw".to_owned(),
             merges: (0..256).map(|i| (i, i + 1)).collect(),
+            toward_start: 0.25,
         }
     }
 
@@ -144,6 +163,11 @@ mod tests {
     fn a_record_reads_back_as_it_was_written() {
         let record = record();
         assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+        // As version 1 had it.
+        let mut bytes = record.encode().unwrap();
+        bytes.truncate(bytes.len() - 8);
+        bytes[4] = 1;
+        assert_eq!(Record::decode(&bytes).unwrap(), Record { toward_start: 0.0, ..record });
     }
 
     #[test]

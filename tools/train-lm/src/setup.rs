@@ -35,6 +35,7 @@ pub(crate) fn new_run(args: &Args, text: TextId, vocab: usize, merges: Vec<(u32,
         text,
         optimizer,
         merges,
+        toward_start: args.start.toward_start.unwrap_or(0.0),
     })
 }
 
@@ -76,6 +77,9 @@ pub(crate) fn resume(args: &Args, text: TextId, record: &mut Record) -> Result<u
     }
     if let Some(lr) = args.lr.filter(|lr| lr.to_bits() != record.schedule.peak.to_bits()) {
         bail!(differs("--lr", record.schedule.peak.to_string(), lr.to_string()));
+    }
+    if let Some(x) = args.start.toward_start.filter(|x| x.to_bits() != record.toward_start.to_bits()) {
+        bail!(differs("--toward-start", record.toward_start.to_string(), x.to_string()));
     }
     if let Some(seed) = args.seed.filter(|seed| *seed != record.seed) {
         bail!(differs("--seed", record.seed.to_string(), seed.to_string()));

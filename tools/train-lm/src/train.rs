@@ -79,8 +79,8 @@ impl Run {
         if let Some(parent) = args.store.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
-        let state = args.state.as_deref();
-        let weights = Weights::create(
+        let state = (args.state.as_deref(), &args.start);
+        let mut weights = Weights::create(
             &args.store,
             &record.shape,
             &record.optimizer,
@@ -89,6 +89,7 @@ impl Run {
             state,
         )?;
         let total = record.schedule.total;
+        weights.hold(record.toward_start);
         let mut run = Self {
             weights,
             engine: Engine::new(record.shape),
@@ -118,7 +119,11 @@ impl Run {
         };
         let total = setup::resume(args, id, &mut record)?;
         let memory = setup::memory(args.memory, &record)?;
-        let weights = Weights::open(&args.store, &record.shape, memory.budget)?;
+        let mut weights = Weights::open(&args.store, &record.shape, memory.budget)?;
+        if bytes.is_empty() {
+            weights.load(&args.start)?;
+        }
+        weights.hold(record.toward_start);
         if let Some(state) = &args.state {
             weights.check_state(state, &args.store)?;
         }

@@ -12,6 +12,7 @@ use paramstore::{
 use crate::config::{Shape, Start, TensorDef};
 use crate::pass::{Sink, Source};
 use crate::report::Traffic;
+use crate::start::{self, Pretrained};
 
 /// Matrices, which decay.
 const DECAY: &str = "decay";
@@ -22,6 +23,8 @@ const NO_DECAY: &str = "no_decay";
 pub(crate) struct Weights {
     store: ParamStore,
     stalls: Stalls,
+    /// How strongly tensors with a start are held to it.
+    toward_start: f64,
 }
 
 /// Times that the trainer waited to hand over gradients, and for updates to end. Reads are not counted here: they run beside the computation, and what
@@ -108,17 +111,32 @@ impl Weights {
         optimizer_name: &str,
         seed: u64,
         budget: u64,
-        state: Option<&str>,
+        (state, start): (Option<&str>, &Pretrained),
     ) -> Result<Self> {
         let mut schema = Schema::new().seed(seed).block_bytes(shape.block_bytes() as u64);
         schema = schema.precision(state.and_then(Precision::from_name).unwrap_or_default());
         schema = schema.group(ParamGroup::new(DECAY, optimizer(optimizer_name, true)?));
         schema = schema.group(ParamGroup::new(NO_DECAY, optimizer(optimizer_name, false)?));
-        for def in shape.tensors() {
-            schema = schema.tensor(spec(&def));
+        let tensors = shape.tensors();
+        for def in &tensors {
+            let spec = spec(def);
+            schema = schema.tensor(if start.is_frozen(&def.name) { spec.frozen() } else { spec });
         }
+        schema = start.anchors(&tensors)?.into_iter().fold(schema, Schema::tensor);
         let store = ParamStore::create(path, &schema, &Options::new().memory_budget(budget))?;
-        Ok(Self { store, stalls: Stalls::default() })
+        let mut weights = Self { store, stalls: Stalls::default(), toward_start: 0.0 };
+        weights.load(start)?;
+        Ok(weights)
+    }
+
+    /// Takes the values that a new run starts from.
+    pub(crate) fn load(&mut self, start: &Pretrained) -> Result<()> {
+        start.load(&mut self.store)
+    }
+
+    /// Holds tensors that have a start to it, this strongly.
+    pub(crate) fn hold(&mut self, strength: f64) {
+        self.toward_start = strength;
     }
 
     /// Opens the store of a run that began earlier, and checks that it holds the tensors of this shape.
@@ -128,15 +146,16 @@ impl Weights {
         let same = |(info, def): (paramstore::TensorInfo<'_>, &TensorDef)| {
             info.name() == def.name && info.shape().iter().eq(&dims(def))
         };
+        let tensors = || store.tensors().filter(|info| !info.name().starts_with(start::PREFIX));
         ensure!(
-            store.tensors().count() == expected.len() && store.tensors().zip(&expected).all(same),
+            tensors().count() == expected.len() && tensors().zip(&expected).all(same),
             "the tensors in {} are not those of the model that its user record describes ({} layers of width {}): \
              choose another --store",
             path.display(),
             shape.layers,
             shape.d_model
         );
-        Ok(Self { store, stalls: Stalls::default() })
+        Ok(Self { store, stalls: Stalls::default(), toward_start: 0.0 })
     }
 
     /// Refuses another precision than that of the store, which its creation fixed.
@@ -190,9 +209,10 @@ impl Weights {
             self.store.group_mut(group)?.set_lr(lr)?;
         }
         let (result, report, before) = {
-            let mut updates = Updates { step: self.store.begin_step()?, stalls: self.stalls };
+            let (stalls, toward_start) = (self.stalls, self.toward_start);
+            let mut updates = Updates { step: self.store.begin_step()?, stalls, toward_start };
             let result = pass(&mut updates)?;
-            let Updates { step, stalls } = updates;
+            let Updates { step, stalls, .. } = updates;
             self.stalls = stalls;
             let before = step.stats();
             (result, step.finish()?, before)
@@ -271,9 +291,21 @@ impl Source for Weights {
 pub(crate) struct Updates<'a> {
     step: Step<'a>,
     stalls: Stalls,
+    toward_start: f64,
 }
 
 impl Updates<'_> {
+    /// Whether a tensor is left as it is.
+    fn is_frozen(&self, name: &str) -> bool {
+        self.step.tensor(name).is_some_and(|info| info.is_frozen())
+    }
+
+    /// The name of the start to which a tensor is held, if it is.
+    fn start_of(&self, name: &str) -> Option<String> {
+        let start = format!("{}{name}", start::PREFIX);
+        (self.toward_start > 0.0 && self.step.tensor(&start).is_some()).then_some(start)
+    }
+
     fn timed(&mut self, update: impl FnOnce(&mut Step<'_>) -> paramstore::Result<()>) -> Result<()> {
         let before = self.step.stats();
         update(&mut self.step)?;
@@ -298,10 +330,24 @@ impl Sink for Updates<'_> {
     }
 
     fn apply(&mut self, name: &str, grad: &[f32]) -> Result<()> {
-        self.timed(|step| step.apply(name, grad))
+        if self.is_frozen(name) {
+            return Ok(());
+        }
+        let (start, strength) = (self.start_of(name), self.toward_start);
+        self.timed(|step| match &start {
+            Some(start) => step.apply_toward(name, grad, start, strength),
+            None => step.apply(name, grad),
+        })
     }
 
-    fn apply_range(&mut self, name: &str, start: usize, grad: &[f32]) -> Result<()> {
-        self.timed(|step| step.apply_range(name, start as u64, grad))
+    fn apply_range(&mut self, name: &str, first: usize, grad: &[f32]) -> Result<()> {
+        if self.is_frozen(name) {
+            return Ok(());
+        }
+        let (start, strength) = (self.start_of(name), self.toward_start);
+        self.timed(|step| match &start {
+            Some(start) => step.apply_range_toward(name, first as u64, grad, start, strength),
+            None => step.apply_range(name, first as u64, grad),
+        })
     }
 }

@@ -276,3 +276,60 @@ fn every_optimizer_trains_and_names_that_do_not_exist_are_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("adagrad"), "the names that exist are listed: {}", stderr(&output));
 }
+
+/// Pretrained on one text, exported, and taken up on another: by names, with a part frozen, the rest held to its start; killed and
+/// started again on the way.
+#[test]
+fn a_run_that_starts_from_a_file_goes_on_with_its_bits_and_keeps_what_is_frozen() {
+    let bench = Bench::new();
+    let pretrained = bench.store("pretrained");
+    // The merges of another text would be other tokens: bytes are the same everywhere.
+    let bytes = ["--vocab", "256"];
+    let first = bench.run(&pretrained, &["--steps", "60", bytes[0], bytes[1]]);
+    let file = bench.store("pretrained.safetensors");
+    let options = paramstore::Options::new().memory_budget(8 << 20);
+    let store = paramstore::ParamStore::open_read_only(&pretrained, &options).unwrap();
+    let export = paramstore::exchange::Export::new().select(|name| !name.starts_with("blocks.1"));
+    export.to_file(&store, &file, |_| {}).unwrap();
+    drop(store);
+
+    let lines =
+        (0..3000).map(|i| format!("and {} begat {} in the days of {}\n", i % 11, i * 5 % 17, i * i % 7));
+    std::fs::write(bench.text(), lines.collect::<String>()).unwrap();
+    let file = file.to_str().unwrap();
+    let of = |more: &[&'static str]| {
+        let mut all =
+            vec!["--steps", "40", "--init-from", file, "--freeze", "^embed", "--toward-start", "0.01"];
+        all.extend(bytes);
+        all.extend(more);
+        all
+    };
+    let output = bench.command(&bench.store("undisturbed"), &of(&[])).output().unwrap();
+    let said = stderr(&output);
+    assert!(said.contains("tensors from files") && said.contains("new: blocks.1"), "{said}");
+    let undisturbed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    bench.run_and_kill(&bench.store("killed"), &of(&[]), 12, Duration::from_millis(3));
+    let resumed = bench.run(&bench.store("killed"), &of(&[]));
+    assert_eq!(resumed["digest"], undisturbed["digest"]);
+    let scratch = bench.run(&bench.store("scratch"), &["--steps", "40", bytes[0], bytes[1]]);
+    let bits = |run: &Value| run["val_bits_per_byte_before"].as_f64().unwrap();
+    assert!(bits(&undisturbed) < bits(&scratch), "what was learnt before shows before the first step");
+    let planes = |name: &str| {
+        let store = paramstore::ParamStore::open_read_only(bench.store("undisturbed"), &options).unwrap();
+        store.tensor(name).unwrap().planes().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(planes("embed.weight"), ["frozen"]);
+    assert_eq!(planes("blocks.1.mlp.up.weight").len(), 3, "{first}");
+    let values = |store: &Path, name: &str| {
+        let store = paramstore::ParamStore::open_read_only(store, &options).unwrap();
+        let mut out = vec![0.0; usize::try_from(store.tensor(name).unwrap().elements()).unwrap()];
+        store.read_into(name, &mut out).unwrap();
+        out
+    };
+    let tuned = bench.store("undisturbed");
+    assert_eq!(values(&tuned, "embed.weight"), values(&pretrained, "embed.weight"));
+    assert_eq!(values(&tuned, "start.unembed.weight"), values(&pretrained, "unembed.weight"));
+    assert_ne!(values(&tuned, "unembed.weight"), values(&pretrained, "unembed.weight"));
+    let output = bench.command(&tuned, &of(&["--toward-start", "0.5", "--steps", "50"])).output().unwrap();
+    assert!(stderr(&output).contains("--toward-start 0.01"), "{}", stderr(&output));
+}
