@@ -1,6 +1,7 @@
 //! The whole store on disks that tests can watch and break.
 
 mod checkpoints;
+mod compute;
 mod exchange;
 mod faults;
 mod findings;
@@ -23,6 +24,7 @@ mod rows_faults;
 mod rows_hashed;
 mod rows_kept;
 mod rows_modes;
+mod statistics;
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ pub(crate) const FLOORS: &str = "\
 11 fuzzing        any room
 10 repair         error format inspect layout storage store units
 9  checkpoint     error units format pager param_store rows storage store
-9  convert        error units options param_store precision schema
+9  convert        error units format layout options param_store precision schema
 9  exchange       error units format kernel layout optim options pager param_store precision schema storage
 9  step           error units format kernel layout optim options pager param_store precision update
 9  inspect        error units format layout optim options pager param_store rows schema storage store

@@ -10,6 +10,8 @@ use crate::human::{counted, grouped};
 
 /// Damage was found.
 pub(crate) const DAMAGED: u8 = 1;
+/// Two stores differ.
+pub(crate) const DIFFERENT: u8 = 1;
 /// The command line is wrong.
 pub(crate) const USAGE: u8 = 2;
 /// The store could not be looked at, or not be made.
@@ -21,6 +23,8 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) enum Failure {
     /// What the library says.
     Store(Error),
+    /// The same, where status 1 says something else than damage.
+    Unreadable(Error),
     /// A value of the command line, and what would have been right.
     Usage(String),
     /// The output could not be written.
@@ -45,6 +49,7 @@ impl Failure {
             Self::Store(Error::Invalid { .. } | Error::Unknown { .. } | Error::Budget { .. })
             | Self::Usage(_) => USAGE,
             Self::Store(_)
+            | Self::Unreadable(_)
             | Self::Output(_)
             | Self::Room { .. }
             | Self::InTheWay(_)
@@ -98,7 +103,7 @@ impl Failure {
             Self::Store(Error::AlreadyExists { .. }) => {
                 "look at it with `paramstore inspect`, choose another path, or remove it first"
             }
-            Self::Store(Error::Damaged(_)) => {
+            Self::Store(Error::Damaged(_)) | Self::Unreadable(_) => {
                 "`paramstore verify` lists everything that is damaged, `paramstore repair` what can be done"
             }
             Self::Store(Error::Budget { .. }) => "give a larger `--memory`, or use smaller blocks",
@@ -122,7 +127,7 @@ fn first_lower(sentence: &str) -> String {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Store(error) => write!(f, "{error}"),
+            Self::Store(error) | Self::Unreadable(error) => write!(f, "{error}"),
             Self::Usage(what) => f.write_str(what),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
             Self::Room { dir, needed, free } => write!(

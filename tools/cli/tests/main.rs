@@ -4,12 +4,16 @@ mod bench;
 mod checkpoint;
 mod convert;
 mod create;
+mod diff;
 mod exchange;
 mod help;
 mod inspect;
 mod plan;
 mod readme;
 mod repair;
+mod shell;
+mod show;
+mod statistics;
 mod verify;
 
 use std::path::{Path, PathBuf};
