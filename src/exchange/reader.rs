@@ -62,7 +62,8 @@ impl Reader {
         Ok(Self {
             files: sources.files.clone(),
             windows,
-            queue: Queue::new(count.saturating_sub(1).max(1))?,
+            // One window alone is read by whoever waits for it.
+            queue: Queue::new(count.saturating_sub(1))?,
             arrived: BTreeMap::new(),
             spare,
             submitted: 0,

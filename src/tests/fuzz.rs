@@ -14,9 +14,9 @@ const TARGETS: [(&str, Property, u64); 10] = [
     ("directory", fuzzing::directory, 200_000),
     ("record", fuzzing::record, 200_000),
     ("notes", fuzzing::notes, 100_000),
-    ("safetensors", fuzzing::safetensors, 5_000),
-    ("gguf", fuzzing::gguf, 5_000),
-    ("archive", fuzzing::archive, 5_000),
+    ("safetensors", fuzzing::safetensors, 2_000),
+    ("gguf", fuzzing::gguf, 2_000),
+    ("archive", fuzzing::archive, 2_000),
     ("store", fuzzing::store, 3_000),
     ("history", fuzzing::history, 300),
 ];

@@ -139,8 +139,8 @@ fn integers_are_kept_as_they_are_and_come_out_so() {
     assert_eq!(rounded["U16"], model["U16"]);
 }
 
-/// A store of a matrix and a bias after some steps.
-fn trained(path: &Path, optimizer: &str) -> ParamStore {
+/// A store of a matrix and two biases.
+fn created(path: &Path, optimizer: &str) -> ParamStore {
     let mut rule = Optimizer::from_name(optimizer).unwrap();
     if optimizer == "sgd" {
         rule.set("momentum", "0.9").unwrap();
@@ -150,7 +150,12 @@ fn trained(path: &Path, optimizer: &str) -> ParamStore {
         .tensor(crate::TensorSpec::new("w", &[70, 100]))
         .tensor(crate::TensorSpec::new("b", &[5]))
         .tensor(crate::TensorSpec::new("idle", &[5]));
-    let mut store = ParamStore::create(path, &schema, &Options::new().memory_budget(16 << 20)).unwrap();
+    ParamStore::create(path, &schema, &Options::new().memory_budget(16 << 20)).unwrap()
+}
+
+/// The same after three steps.
+fn trained(path: &Path, optimizer: &str) -> ParamStore {
+    let mut store = created(path, optimizer);
     let gradient: Vec<f32> = (0..7000_u16).map(|i| f32::from(i) * 1e-3 - 2.0).collect();
     for _ in 0..3 {
         let mut step = store.begin_step().unwrap();
@@ -248,7 +253,7 @@ fn import_that_fails_leaves_nothing_and_what_a_killed_one_left_is_removed() {
     assert_eq!(names(), ["a.safetensors"]);
     // A killed one: a store that is whole by itself, under the other name.
     std::fs::write(path("a.safetensors"), whole).unwrap();
-    drop(trained(&path("s.importing"), "adamw"));
+    drop(created(&path("s.importing"), "adamw"));
     assert!(path("s.importing").join("meta").exists());
     import().source(path("a.safetensors")).run(path("s"), |_| {}).unwrap();
     assert_eq!(names(), ["a.safetensors", "s"]);
@@ -257,7 +262,7 @@ fn import_that_fails_leaves_nothing_and_what_a_killed_one_left_is_removed() {
         Err(Error::AlreadyExists { .. })
     ));
     // Beside one that runs, and where something else stands.
-    let running = trained(&path("t.importing"), "adamw");
+    let running = created(&path("t.importing"), "adamw");
     let error = import().source(path("a.safetensors")).run(path("t"), |_| {}).unwrap_err();
     assert!(matches!(error, Error::Locked { .. }), "{error}");
     drop(running);
