@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Convert(ConvertArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
+    Top(crate::top::TopArguments),
 }
 
 /// Create a store, with everything it will ever need allocated

@@ -33,13 +33,15 @@ pub(crate) enum Failure {
     Unsound { first: String, places: u64 },
     /// Somebody asked the program to end.
     Interrupted,
+    /// Somebody asked a command to end that leaves nothing behind.
+    Stopped,
 }
 
 impl Failure {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Store(Error::Damaged(_)) | Self::Unsound { .. } => DAMAGED,
-            Self::Interrupted => INTERRUPTED,
+            Self::Interrupted | Self::Stopped => INTERRUPTED,
             Self::Store(Error::Invalid { .. } | Error::Unknown { .. } | Error::Budget { .. })
             | Self::Usage(_) => USAGE,
             Self::Store(_) | Self::Output(_) | Self::Room { .. } | Self::Transfer { .. } => NO_LOOK,
@@ -65,7 +67,7 @@ impl Failure {
             Self::Room { .. } => "free some space, choose another `--dir`, or give fewer `--params`",
             Self::Transfer { .. } => "check the file system and the disk below `--dir`",
             Self::Unsound { .. } => "no figure of this run counts; please report it with the command line",
-            Self::Interrupted => "",
+            Self::Interrupted | Self::Stopped => "",
             Self::Output(_) => "make room where the output goes, or send it elsewhere",
             Self::Store(Error::Io { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -131,6 +133,7 @@ impl fmt::Display for Failure {
                 counted(*places, "damaged place")
             ),
             Self::Interrupted => f.write_str("interrupted; the scratch store is removed"),
+            Self::Stopped => f.write_str("interrupted"),
         }
     }
 }

@@ -61,6 +61,20 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A number in as many digits as tell: `2.75`, `3e-4`, `1.25e7`.
+pub(crate) fn number(value: f64) -> String {
+    let trimmed = |digits: &str| match digits.split_once('.') {
+        Some(_) => digits.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        None => digits.to_owned(),
+    };
+    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
+        return trimmed(&format!("{value:.5}"));
+    }
+    let text = format!("{value:.3e}");
+    text.split_once('e')
+        .map_or_else(|| text.clone(), |(digits, exponent)| format!("{}e{exponent}", trimmed(digits)))
+}
+
 /// A share as a percentage with one digit.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -148,6 +162,16 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(bytes(value), text);
         }
+    }
+
+    #[test]
+    fn numbers_have_no_more_digits_than_tell() {
+        let cases =
+            [(0.0, "0"), (2.75, "2.75"), (3e-4, "3e-4"), (1.25e7, "1.25e7"), (100.0, "100"), (-0.5, "-0.5")];
+        for (value, text) in cases {
+            assert_eq!(number(value), text);
+        }
+        assert_eq!((number(f64::NAN).as_str(), number(f64::INFINITY).as_str()), ("NaN", "inf"));
     }
 
     #[test]

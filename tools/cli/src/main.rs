@@ -14,6 +14,7 @@ mod quantity;
 mod repair;
 mod schema;
 mod terminal;
+mod top;
 mod verify;
 
 use std::io::{self, Write};
@@ -68,5 +69,6 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Convert(arguments) => convert::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
+        Command::Top(arguments) => top::run(arguments, out),
     }
 }

@@ -24,6 +24,7 @@ fn help_is_what_the_files_say() {
         "checkpoint list",
         "checkpoint rollback",
         "checkpoint prune",
+        "top",
     ] {
         let name = if command.is_empty() { "paramstore".to_owned() } else { command.replace(' ', "-") };
         let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
@@ -56,6 +57,7 @@ fn every_command_has_json() {
         "checkpoint list",
         "checkpoint rollback",
         "checkpoint prune",
+        "top",
     ] {
         let arguments: Vec<_> = command.split_whitespace().chain(["-h"]).collect();
         assert!(run(&arguments).expect(0).stdout.contains("--json"), "{command}");

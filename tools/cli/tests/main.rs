@@ -9,6 +9,7 @@ mod inspect;
 mod plan;
 mod readme;
 mod repair;
+mod top;
 mod verify;
 
 use std::path::{Path, PathBuf};
