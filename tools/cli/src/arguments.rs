@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     Bench(BenchArguments),
     Top(crate::top::TopArguments),
+    Report(crate::report::ReportArguments),
 }
 
 /// Create a store, with everything it will ever need allocated

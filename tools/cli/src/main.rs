@@ -12,6 +12,7 @@ mod inspect;
 mod plan;
 mod quantity;
 mod repair;
+mod report;
 mod schema;
 mod terminal;
 mod top;
@@ -70,5 +71,6 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
         Command::Top(arguments) => top::run(arguments, out),
+        Command::Report(arguments) => report::run(arguments, out),
     }
 }

@@ -25,6 +25,7 @@ fn help_is_what_the_files_say() {
         "checkpoint rollback",
         "checkpoint prune",
         "top",
+        "report",
     ] {
         let name = if command.is_empty() { "paramstore".to_owned() } else { command.replace(' ', "-") };
         let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
@@ -58,6 +59,7 @@ fn every_command_has_json() {
         "checkpoint rollback",
         "checkpoint prune",
         "top",
+        "report",
     ] {
         let arguments: Vec<_> = command.split_whitespace().chain(["-h"]).collect();
         assert!(run(&arguments).expect(0).stdout.contains("--json"), "{command}");

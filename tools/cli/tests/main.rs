@@ -9,6 +9,7 @@ mod inspect;
 mod plan;
 mod readme;
 mod repair;
+mod report;
 mod top;
 mod verify;
 
