@@ -51,6 +51,11 @@ mod tests;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// The snippets of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/GUIDE.md")]
+struct Guide;
+
 pub use error::{Damage, Error, Result};
 pub use format::directory::{Dtype, Init};
 pub use format::records::RowMode;

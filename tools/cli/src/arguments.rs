@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Diff(DiffArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
+    Top(crate::top::TopArguments),
+    Report(crate::report::ReportArguments),
 }
 
 /// Create a store, with everything it will ever need allocated

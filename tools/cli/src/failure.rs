@@ -39,13 +39,15 @@ pub(crate) enum Failure {
     InTheWay(PathBuf),
     /// Somebody asked the program to end.
     Interrupted,
+    /// Somebody asked a command to end that leaves nothing behind.
+    Stopped,
 }
 
 impl Failure {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Store(Error::Damaged(_)) | Self::Unsound { .. } => DAMAGED,
-            Self::Interrupted => INTERRUPTED,
+            Self::Interrupted | Self::Stopped => INTERRUPTED,
             Self::Store(Error::Invalid { .. } | Error::Unknown { .. } | Error::Budget { .. })
             | Self::Usage(_) => USAGE,
             Self::Store(_)
@@ -78,7 +80,7 @@ impl Failure {
             Self::Unsound { .. } => "no figure of this run counts; please report it with the command line",
             Self::InTheWay(_) => "choose another path, or add `--force` to take its place",
             Self::Store(Error::Io { action: "find", .. }) => "check the path of the file",
-            Self::Interrupted => "",
+            Self::Interrupted | Self::Stopped => "",
             Self::Output(_) => "make room where the output goes, or send it elsewhere",
             Self::Store(Error::Io { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -145,6 +147,7 @@ impl fmt::Display for Failure {
             ),
             Self::InTheWay(path) => write!(f, "{} exists already", path.display()),
             Self::Interrupted => f.write_str("interrupted; the scratch store is removed"),
+            Self::Stopped => f.write_str("interrupted"),
         }
     }
 }

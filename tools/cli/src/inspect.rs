@@ -72,7 +72,7 @@ fn digest(store: &ParamStore, summary: &Summary) -> Result<Digest, Failure> {
 }
 
 /// A tensor's shape as `1000x64`, or `scalar`.
-fn shape(tensor: &TensorInfo<'_>) -> String {
+pub(crate) fn shape(tensor: &TensorInfo<'_>) -> String {
     let dims: Vec<_> = tensor.shape().iter().map(u64::to_string).collect();
     if dims.is_empty() { "scalar".to_owned() } else { dims.join("x") }
 }

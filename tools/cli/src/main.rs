@@ -15,6 +15,7 @@ mod inspect;
 mod plan;
 mod quantity;
 mod repair;
+mod report;
 mod schema;
 mod shell;
 mod show;
@@ -22,6 +23,7 @@ mod source;
 mod style;
 mod table;
 mod terminal;
+mod top;
 mod verify;
 
 use std::io::{self, Write};
@@ -85,5 +87,7 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Diff(arguments) => diff::run(arguments, out),
         Command::Completions(arguments) => shell::completions(arguments, out),
         Command::Man(arguments) => shell::man(arguments, out),
+        Command::Top(arguments) => top::run(arguments, out),
+        Command::Report(arguments) => report::run(arguments, out),
     }
 }

@@ -30,6 +30,8 @@ fn help_is_what_the_files_say() {
         "diff",
         "completions",
         "man",
+        "top",
+        "report",
     ] {
         let name = if command.is_empty() { "paramstore".to_owned() } else { command.replace(' ', "-") };
         let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
@@ -66,6 +68,8 @@ fn every_command_has_json() {
         "checkpoint prune",
         "show",
         "diff",
+        "top",
+        "report",
     ] {
         let arguments: Vec<_> = command.split_whitespace().chain(["-h"]).collect();
         assert!(run(&arguments).expect(0).stdout.contains("--json"), "{command}");

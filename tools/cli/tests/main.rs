@@ -11,9 +11,11 @@ mod inspect;
 mod plan;
 mod readme;
 mod repair;
+mod report;
 mod shell;
 mod show;
 mod statistics;
+mod top;
 mod verify;
 
 use std::path::{Path, PathBuf};

@@ -1,18 +1,27 @@
-//! Every command of the README, as printed but for its directory, in the order of the README.
+//! Every command of the README and of the guide, as printed but for its directory, in their order.
 
 use super::{Place, run};
 
 const README: &str = include_str!("../../../README.md");
+const GUIDE: &str = include_str!("../../../docs/GUIDE.md");
+
+/// The commands in blocks that a shell takes; those that need what the reader has are in other blocks.
+fn commands(page: &str) -> Vec<&str> {
+    let blocks = page.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("sh\n"));
+    blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("cargo run --release -- ")).collect()
+}
 
 #[test]
 fn commands_of_the_readme_do_what_it_says() {
-    let place = Place::new();
-    let commands: Vec<_> = README.lines().filter_map(|l| l.strip_prefix("cargo run --release -- ")).collect();
-    assert!(commands.len() >= 4, "{commands:?}");
-    for command in commands {
-        let command = command.replace("/tmp", &place.text(""));
-        let arguments: Vec<_> = command.split_whitespace().collect();
-        run(&arguments).expect(0);
+    for (page, least) in [(README, 20), (GUIDE, 7)] {
+        let place = Place::new();
+        let commands = commands(page);
+        assert!(commands.len() >= least, "{commands:?}");
+        for command in commands {
+            let command = command.replace("/tmp", &place.text(""));
+            let arguments: Vec<_> = command.split_whitespace().collect();
+            run(&arguments).expect(0);
+        }
     }
 }
 

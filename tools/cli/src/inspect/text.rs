@@ -229,7 +229,7 @@ fn blocks(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 /// A hyperparameter as one would type it.
-fn setting(value: Setting) -> String {
+pub(crate) fn setting(value: Setting) -> String {
     match value {
         Setting::Number(number) if number != 0.0 && number.abs() < 1e-3 => format!("{number:e}"),
         Setting::Number(number) => number.to_string(),
