@@ -3,7 +3,7 @@
 //!
 //! Read are safetensors (one file, or an index and its shards), npy, npz and GGUF; written are safetensors and npy. A foreign
 //! file is never mapped and never believed: every count in it is held against the file's length before memory is taken for
-//! it, and what does not fit is [`Error::Foreign`](crate::Error::Foreign) with place, found and expected. Values stream
+//! it, and what does not fit is [`Error::Foreign`] with place, found and expected. Values stream
 //! through buffers of a fixed size, so that a model takes no more memory than a tensor does.
 //!
 //! ```
