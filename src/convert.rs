@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::format::directory::Dtype;
+use crate::layout::COMPUTE_PLANE;
 use crate::options::Options;
 use crate::param_store::ParamStore;
-use crate::precision::Precision;
+use crate::precision::{Half, Precision};
 use crate::schema::{Schema, TensorSpec};
 use crate::units::{to_u64, to_usize};
 
@@ -108,7 +110,9 @@ impl Convert {
         let mut done = 0;
         let tensors: Vec<_> = source.tensors().map(|tensor| (tensor.name(), tensor.elements())).collect();
         for (tensor, (name, elements)) in tensors.into_iter().enumerate() {
-            let planes: Vec<_> = source.tensor(name).into_iter().flat_map(|info| info.planes()).collect();
+            let planes = source.tensor(name).into_iter().flat_map(|info| info.planes());
+            // A copy is made where the parameters are written.
+            let planes: Vec<_> = planes.filter(|&plane| plane != COMPUTE_PLANE).collect();
             if source.is_frozen(tensor) {
                 copy_frozen(&source, &mut target, name)?;
                 continue;
@@ -148,7 +152,13 @@ impl Convert {
                 return Err(Error::invalid(format!("tensor {:?}", info.name()), "kept by rows", expected));
             }
             let spec = TensorSpec::new(info.name(), info.shape()).group(info.group()).init(tensor.init);
-            schema = schema.tensor(if info.is_frozen() { spec.stored_as(info.dtype()) } else { spec });
+            let copy = info.plane_dtype(COMPUTE_PLANE).filter(|_| self.precision.params == Dtype::F32);
+            schema = schema.tensor(match copy {
+                _ if info.is_frozen() => spec.stored_as(info.dtype()),
+                Some(Dtype::F16) => spec.compute(Half::F16),
+                Some(_) => spec.compute(Half::Bf16),
+                None => spec,
+            });
         }
         Ok(schema)
     }

@@ -75,6 +75,8 @@ pub enum Error {
     },
     /// Stored bytes are not what was written.
     Damaged(Box<Damage>),
+    /// A file of another program is not what its format asks for, or breaks off.
+    Foreign(Box<Damage>),
     /// An argument does not fit.
     Invalid {
         /// Which argument.
@@ -185,6 +187,17 @@ impl Error {
         }))
     }
 
+    pub(crate) fn foreign(
+        path: impl Into<PathBuf>,
+        what: impl Into<String>,
+        range: (u64, u64),
+        got: impl fmt::Display,
+        expected: impl fmt::Display,
+    ) -> Self {
+        let (got, expected) = (got.to_string(), expected.to_string());
+        Self::Foreign(Box::new(Damage { path: path.into(), what: what.into(), range, got, expected }))
+    }
+
     /// What the user can try next, as one sentence; empty where the message says it all.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -200,6 +213,9 @@ impl Error {
             Self::Pinned { .. } => "End the reader (inspect, verify, export) that is still running.",
             Self::Unsupported { .. } => "Use the version of paramstore that wrote the store, or a newer one.",
             Self::Damaged(_) => "Run `paramstore verify` to see everything that is damaged.",
+            Self::Foreign(_) => {
+                "Fetch or write the file again; its program made it otherwise, or it was cut off."
+            }
             Self::Budget { .. } => "Give a larger memory budget, or use smaller blocks or ranges.",
             Self::NonFinite { .. } => {
                 "Nothing was changed: skip the batch or lower the loss scale, then begin a new step."
@@ -246,6 +262,12 @@ impl fmt::Display for Error {
             ),
             Self::Unsupported { path, what } => write!(f, "cannot use {}: {what}", path.display()),
             Self::Damaged(damage) => write!(f, "{damage}"),
+            Self::Foreign(damage) => {
+                let (offset, len) = damage.range;
+                let end = offset.saturating_add(len);
+                write!(f, "cannot read {} at bytes {offset}..{end} ", damage.path.display())?;
+                write!(f, "({}): got {}, expected {}", damage.what, damage.got, damage.expected)
+            }
             Self::Invalid { what, got, expected } => write!(f, "{what}: got {got}, expected {expected}"),
             Self::Unknown { kind, name } => write!(f, "no {kind} is named {name:?}"),
             Self::Budget { what, needed, budget } => {

@@ -15,6 +15,7 @@
 pub mod checkpoint;
 pub mod convert;
 mod error;
+pub mod exchange;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use crate::format::record::GroupRecord;
 use crate::format::records::RowMode;
 use crate::layout::{Request, RowRequest, StateRequest, TensorRequest, default_block_elements};
 use crate::optim::{Optimizer, TensorClock};
-use crate::precision::Precision;
+use crate::precision::{Half, Precision};
 use crate::units::to_u64;
 
 /// Elements of a block of rows where nobody says: 256 KiB.
@@ -98,6 +98,7 @@ pub struct TensorSpec {
     is_frozen: bool,
     /// The type of a frozen tensor's elements, if it is not that of its precision.
     stored_as: Option<Dtype>,
+    compute: Option<Half>,
 }
 
 impl TensorSpec {
@@ -113,6 +114,7 @@ impl TensorSpec {
             precision: None,
             is_frozen: false,
             stored_as: None,
+            compute: None,
         }
     }
 
@@ -196,6 +198,16 @@ impl TensorSpec {
         self.frozen()
     }
 
+    /// Keeps a copy of its f32 parameters in 16 bits beside them, rounded to the nearest: the `compute` plane. Every update writes
+    /// it in the same pass, and [`view_half`](crate::ParamStore::view_half) shows it, so that a forward pass reads 2 bytes for
+    /// each parameter in place of 4; a step writes 2 more. Not for tensors of rows, frozen ones, and parameters that are kept in 16
+    /// bits themselves; rows of such a tensor cannot be updated alone.
+    #[must_use]
+    pub fn compute(mut self, kind: Half) -> Self {
+        self.compute = Some(kind);
+        self
+    }
+
     /// Keeps it in exactly this, whatever its group is kept in and however small it is. A tensor of rows stays in f32.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
@@ -215,6 +227,7 @@ pub struct Schema {
     gradient_plane: bool,
     precision: Precision,
     group_precision: Vec<(String, Precision)>,
+    compute: Option<Half>,
 }
 
 impl Schema {
@@ -273,6 +286,14 @@ impl Schema {
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
+        self
+    }
+
+    /// Keeps copies in 16 bits ([`TensorSpec::compute`]) of all tensors that are trained in f32 as a whole, but for those that
+    /// stay in f32 by the rule of [`Precision`]: small ones, vectors, embeddings.
+    #[must_use]
+    pub fn compute(mut self, kind: Half) -> Self {
+        self.compute = Some(kind);
         self
     }
 
@@ -380,7 +401,24 @@ impl Schema {
                 .collect(),
             rows: tensor.rows,
             is_frozen: tensor.is_frozen,
+            compute: self.compute_of(tensor, precision)?,
         })
+    }
+
+    /// The type of a tensor's copy in 16 bits: its own choice, or the schema's by the rule.
+    fn compute_of(&self, tensor: &TensorSpec, precision: Precision) -> Result<Option<Dtype>> {
+        let fits = precision.params == Dtype::F32 && !tensor.is_frozen && tensor.rows.is_none();
+        if tensor.compute.is_some() && !fits {
+            let what = format!("copy in 16 bits of tensor {:?}", tensor.name);
+            let got = format!("{} parameters, or rows, or a frozen tensor", precision.params.name());
+            return Err(Error::invalid(what, got, "a tensor that is trained in f32 as a whole"));
+        }
+        let is_large = || Precision::BF16.of(&tensor.name, &tensor.shape) != Precision::F32;
+        let kind = tensor.compute.or_else(|| self.compute.filter(|_| fits && is_large()));
+        Ok(kind.map(|kind| match kind {
+            Half::Bf16 => Dtype::Bf16,
+            Half::F16 => Dtype::F16,
+        }))
     }
 }
 
@@ -416,6 +454,19 @@ fn check_rule(tensor: &TensorSpec, optimizer: &Optimizer) -> Result<()> {
 }
 
 impl Schema {
+    /// What a dense tensor of this name and shape would be kept in, in a group or in the first one.
+    pub(crate) fn precision_for(&self, name: &str, shape: &[u64], group: Option<&str>) -> Precision {
+        let at = self.groups.iter().position(|known| Some(known.name()) == group).unwrap_or(0);
+        self.precision_of(&TensorSpec::new(name, shape), at)
+    }
+
+    /// The optimizer of a group, or of the first one.
+    pub(crate) fn optimizer_for(&self, group: Option<&str>) -> Result<Optimizer> {
+        let found = self.groups.iter().find(|known| group.is_none_or(|name| known.name() == name));
+        let unknown = || Error::Unknown { kind: "parameter group", name: group.unwrap_or("").to_owned() };
+        found.map(|group| group.optimizer).ok_or_else(unknown)
+    }
+
     /// What a tensor is kept in: its own precision, or that of its group by the rule. A tensor of rows that says nothing stays
     /// in f32.
     fn precision_of(&self, tensor: &TensorSpec, group: usize) -> Precision {

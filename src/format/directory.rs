@@ -168,15 +168,18 @@ pub(crate) enum PlaneRole {
     Log,
     /// Parameters that are never updated: one home, written before the first commit.
     Frozen,
+    /// A copy of f32 parameters in 16 bits, rounded to the nearest: what a forward pass reads.
+    Compute,
 }
 
 impl PlaneRole {
-    const ALL: [Self; 6] = [Self::Param, Self::State, Self::Scratch, Self::Record, Self::Log, Self::Frozen];
+    const ALL: [Self; 7] =
+        [Self::Param, Self::State, Self::Scratch, Self::Record, Self::Log, Self::Frozen, Self::Compute];
 
     /// How many homes its segments have.
     pub(crate) fn homes(self) -> u8 {
         match self {
-            Self::Param | Self::State | Self::Record => 2,
+            Self::Param | Self::State | Self::Record | Self::Compute => 2,
             Self::Scratch | Self::Log | Self::Frozen => 1,
         }
     }
@@ -353,6 +356,18 @@ impl Directory {
     /// Whether some tensors are frozen.
     pub(crate) fn has_frozen(&self) -> bool {
         self.planes.iter().any(|plane| plane.role == PlaneRole::Frozen)
+    }
+
+    /// Whether some tensors have a copy in 16 bits.
+    pub(crate) fn has_compute(&self) -> bool {
+        self.planes.iter().any(|plane| plane.role == PlaneRole::Compute)
+    }
+
+    /// The plane of an extent that is a copy of its parameters, which is its last.
+    pub(crate) fn copy_plane(&self, extent: &Extent) -> Option<usize> {
+        let last = extent.planes.len().checked_sub(1)?;
+        let plane = self.planes.get(usize::from(extent.planes.get(last)?.plane))?;
+        (plane.role == PlaneRole::Compute).then_some(last)
     }
 
     /// Whether an extent holds parameters that are never updated.

@@ -24,6 +24,16 @@ pub(crate) fn as_u16_mut(bytes: &mut [u8]) -> &mut [u16] {
     bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
 }
 
+/// Sees bytes of binary64 as numbers; otherwise as [`as_f32`].
+pub(crate) fn as_f64(bytes: &[u8]) -> &[f64] {
+    bytemuck::try_cast_slice(bytes).unwrap_or_default()
+}
+
+/// The bytes of patterns of 16 bits.
+pub(crate) fn bytes_of_u16(values: &[u16]) -> &[u8] {
+    bytemuck::cast_slice(values)
+}
+
 /// The bytes of elements, as an f32 plane holds them.
 pub(crate) fn bytes_of(values: &[f32]) -> &[u8] {
     bytemuck::cast_slice(values)

@@ -18,13 +18,15 @@ pub(crate) const RO_COMPAT_SPARSE: u64 = 1;
 /// The store is a kept checkpoint of another, which nobody writes to.
 pub(crate) const RO_COMPAT_KEPT: u64 = 2;
 /// Features without which nothing can be read.
-pub(crate) const KNOWN_INCOMPAT: u64 = INCOMPAT_ROWS | INCOMPAT_NARROW | INCOMPAT_FROZEN;
+pub(crate) const KNOWN_INCOMPAT: u64 = INCOMPAT_ROWS | INCOMPAT_NARROW | INCOMPAT_FROZEN | INCOMPAT_COMPUTE;
 /// Tensors of rows: extents of records, and a log.
 pub(crate) const INCOMPAT_ROWS: u64 = 1;
 /// Planes of other types than f32.
 pub(crate) const INCOMPAT_NARROW: u64 = 2;
 /// Some tensors are never updated, and have one home.
 pub(crate) const INCOMPAT_FROZEN: u64 = 4;
+/// Some tensors have a copy in 16 bits, which is written with them.
+pub(crate) const INCOMPAT_COMPUTE: u64 = 8;
 
 /// Longest directory: read into memory at open, so that a sparse file of any length cannot ask for more.
 pub(crate) const MAX_DIRECTORY_BYTES: u64 = 256 << 20;

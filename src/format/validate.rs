@@ -141,6 +141,7 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
         let fits = role.is_some_and(|role| match role {
             PlaneRole::Param | PlaneRole::State => !scratch && extent.records.is_none(),
             PlaneRole::Frozen => !scratch && extent.records.is_none() && extent.planes.len() == 1,
+            PlaneRole::Compute => !scratch && extent.records.is_none() && is_last(extent, plane),
             PlaneRole::Record => !scratch && extent.records.is_some(),
             PlaneRole::Scratch => scratch,
             PlaneRole::Log => false,
@@ -152,6 +153,9 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
             PlaneRole::Param => plane.dtype.is_trainable() && !plane.dtype.is_q8(),
             PlaneRole::State => plane.dtype.is_trainable(),
             PlaneRole::Frozen => !plane.dtype.is_q8(),
+            PlaneRole::Compute => {
+                matches!(plane.dtype, Dtype::Bf16 | Dtype::F16) && extent.dtype(0) == Dtype::F32
+            }
             PlaneRole::Record | PlaneRole::Scratch | PlaneRole::Log => plane.dtype == Dtype::F32,
         });
         if !fits {
@@ -162,6 +166,11 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
         place(d, i, extent, plane, used)?;
     }
     Ok(())
+}
+
+/// Whether a plane is the last of several of an extent.
+fn is_last(extent: &Extent, plane: &ExtentPlane) -> bool {
+    extent.planes.len() > 1 && extent.planes.last().is_some_and(|last| last.plane == plane.plane)
 }
 
 /// What an extent of rows holds: whole pages of records of distinct planes, the parameters first, and nothing else.

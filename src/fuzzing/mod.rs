@@ -4,10 +4,12 @@
 //! No part of the public API: compiled for tests and with the feature `fuzzing` only.
 
 mod decoders;
+mod foreign;
 pub(crate) mod history;
 pub(crate) mod image;
 
 pub use decoders::{directory, notes, record, superblock, table_page};
+pub use foreign::{archive, gguf, safetensors};
 
 /// A store with changed bytes is looked at, read, verified, opened, trained and committed: typed errors or a store that
 /// works, and never other values than committed ones unless every checksum was made to fit.

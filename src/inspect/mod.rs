@@ -4,18 +4,25 @@
 //! where that was; what a summary leaves out, a listing has.
 
 mod blocks;
+mod diff;
 mod digest;
 mod disk;
+mod element;
+mod parts;
 mod plan;
+mod statistics;
 mod summary;
 mod sweep;
 mod usage;
 pub(crate) mod verify;
 
 pub use blocks::{BlockRun, BlockWritten, Blocks, BlocksAbsent};
+pub use diff::{DiffOptions, Difference, OtherShape, PlaneDifference, TensorDifference, diff};
 pub use digest::{Digest, TensorDigest};
 pub use disk::{DiskSpeed, measure_disk};
+pub use element::Element;
 pub use plan::{Plan, RowPlan, available_memory_bytes, free_bytes};
+pub use statistics::{Bin, Histogram, PlaneStatistics, StatisticsOptions, TensorStatistics};
 pub use summary::{BlockSize, GroupSummary, Summary, TableSummary};
 pub use usage::{DiskUse, PlaneBytes, PlaneUse, Role};
 pub use verify::{Finding, Verification, VerifyOptions, VerifyProgress, verify};

@@ -23,6 +23,8 @@ pub enum Role {
     RowLog,
     /// Parameters that are never updated: one home.
     Frozen,
+    /// Copies of f32 parameters in 16 bits.
+    Compute,
 }
 
 impl Role {
@@ -36,6 +38,7 @@ impl Role {
             Self::Rows => "rows",
             Self::RowLog => "row log",
             Self::Frozen => "frozen",
+            Self::Compute => "compute",
         }
     }
 }
@@ -87,7 +90,7 @@ pub struct PlaneBytes {
 pub struct DiskUse {
     /// Parameter values, one home.
     pub parameters: u64,
-    /// Values of each state plane, one home.
+    /// Values of each state plane, one home; copies in 16 bits count as one.
     pub state: Vec<PlaneBytes>,
     /// The second homes of all these values: what makes a commit atomic without a copy.
     pub second_homes: u64,
@@ -144,7 +147,7 @@ impl DiskUse {
                 Role::Rows => usage.rows += plane.value_bytes,
                 Role::RowLog => usage.row_log += plane.value_bytes,
                 Role::Frozen => usage.frozen += plane.value_bytes,
-                Role::State => {
+                Role::State | Role::Compute => {
                     usage.state.push(PlaneBytes { name: plane.name.clone(), bytes: plane.value_bytes });
                 }
             }
@@ -188,6 +191,7 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
                 PlaneRole::Record => Role::Rows,
                 PlaneRole::Log => Role::RowLog,
                 PlaneRole::Frozen => Role::Frozen,
+                PlaneRole::Compute => Role::Compute,
             },
             dtypes: Vec::new(),
             elements: 0,

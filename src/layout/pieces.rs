@@ -216,6 +216,7 @@ pub(crate) mod tests {
             state: vec![StateRequest::zeros("exp_avg")],
             rows: None,
             is_frozen: false,
+            compute: None,
         });
         let request = Request {
             tensors: tensors.collect(),

@@ -20,10 +20,12 @@ pub(crate) const GRAD_PLANE: &str = "grad";
 pub(crate) const RECORD_PLANE: &str = "record";
 /// Name of the plane of parameters that are never updated.
 pub(crate) const FROZEN_PLANE: &str = "frozen";
+/// Name of the plane that is a copy of the parameters in 16 bits.
+pub(crate) const COMPUTE_PLANE: &str = "compute";
 /// Name of the plane that stands for the log of rows.
 pub(crate) const LOG_PLANE: &str = "row_log";
 /// Names that no optimizer's plane may have.
-const OWN_PLANES: [&str; 5] = [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE, FROZEN_PLANE];
+const OWN_PLANES: [&str; 6] = [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE, FROZEN_PLANE, COMPUTE_PLANE];
 /// Small tensors that share a block start at multiples of this many elements: a cache line of f32.
 const PACK_ALIGN_ELEMENTS: u64 = 16;
 /// A tensor of at most this fraction of a block shares its block with others.
@@ -46,6 +48,8 @@ pub(crate) struct TensorRequest {
     pub(crate) rows: Option<RowRequest>,
     /// Never updated: one home, and no state.
     pub(crate) is_frozen: bool,
+    /// The type of a copy of its parameters, if it has one.
+    pub(crate) compute: Option<Dtype>,
 }
 
 /// How rows are kept, as asked for.
@@ -190,6 +194,9 @@ fn planes(request: &Request) -> Vec<Plane> {
         planes.push(Plane { name: RECORD_PLANE.to_owned(), role: PlaneRole::Record });
         planes.push(Plane { name: LOG_PLANE.to_owned(), role: PlaneRole::Log });
     }
+    if request.tensors.iter().any(|tensor| tensor.compute.is_some()) {
+        planes.push(Plane { name: COMPUTE_PLANE.to_owned(), role: PlaneRole::Compute });
+    }
     if request.tensors.iter().any(|tensor| tensor.is_frozen) {
         planes.push(Plane { name: FROZEN_PLANE.to_owned(), role: PlaneRole::Frozen });
     }
@@ -197,12 +204,26 @@ fn planes(request: &Request) -> Vec<Plane> {
 }
 
 /// What tensors must share to share an extent: planes, their types, and initial state, bit for bit.
-type PackKey = (Dtype, bool, Vec<(String, u32, Dtype)>);
+type PackKey = (Form, Vec<(String, u32, Dtype)>);
+
+/// What a tensor's elements are kept as, beside its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Form {
+    dtype: Dtype,
+    is_frozen: bool,
+    compute: Option<Dtype>,
+}
+
+impl Form {
+    fn of(request: &TensorRequest) -> Self {
+        let &TensorRequest { dtype, is_frozen, compute, .. } = request;
+        Self { dtype, is_frozen, compute }
+    }
+}
 
 struct Pack {
     end: u64,
-    dtype: Dtype,
-    is_frozen: bool,
+    form: Form,
     state: Vec<StateRequest>,
     members: Vec<usize>,
 }
@@ -243,7 +264,7 @@ impl Placer<'_> {
         let mut left = elements;
         while left > 0 {
             let part = left.min(MAX_EXTENT_ELEMENTS);
-            self.extents.push(self.extent(part, request.dtype, request.is_frozen, &request.state));
+            self.extents.push(self.extent(part, Form::of(request), &request.state));
             left -= part;
         }
         tensor.extent = index(first)?;
@@ -254,14 +275,13 @@ impl Placer<'_> {
     /// Gives a small tensor its place among those with the same planes: never across a block's end.
     fn pack(&mut self, place: usize, request: &TensorRequest, elements: u64) -> u64 {
         let of_state = |plane: &StateRequest| (plane.name.clone(), plane.fill.to_bits(), plane.dtype);
-        let key = (request.dtype, request.is_frozen, request.state.iter().map(of_state).collect());
+        let key = (Form::of(request), request.state.iter().map(of_state).collect());
         let shares_scales = request.state.iter().any(|plane| plane.dtype.is_q8());
         let align = if shares_scales { Q8_BLOCK_ELEMENTS } else { PACK_ALIGN_ELEMENTS };
         let block = self.request.block_elements;
         let pack = self.packs.entry(key).or_insert_with(|| Pack {
             end: 0,
-            dtype: request.dtype,
-            is_frozen: request.is_frozen,
+            form: Form::of(request),
             state: request.state.clone(),
             members: Vec::new(),
         });
@@ -274,7 +294,8 @@ impl Placer<'_> {
         start
     }
 
-    fn extent(&self, elements: u64, dtype: Dtype, is_frozen: bool, state: &[StateRequest]) -> Extent {
+    fn extent(&self, elements: u64, form: Form, state: &[StateRequest]) -> Extent {
+        let Form { dtype, is_frozen, compute } = form;
         let first = if is_frozen { FROZEN_PLANE } else { PARAM_PLANE };
         let has_scratch = self.request.gradient_plane && !is_frozen;
         let mut planes = vec![ExtentPlane { dtype, ..self.extent_plane(first, 0.0) }];
@@ -283,6 +304,7 @@ impl Placer<'_> {
             ..self.extent_plane(&plane.name, plane.fill)
         };
         planes.extend(state.iter().map(of_state));
+        planes.extend(compute.map(|dtype| ExtentPlane { dtype, ..self.extent_plane(COMPUTE_PLANE, 0.0) }));
         Extent {
             elements,
             block_elements: self.request.block_elements,
@@ -349,7 +371,7 @@ impl Placer<'_> {
         packs.sort_by_key(|pack| pack.members.first().copied());
         for pack in packs {
             let extent = index(self.extents.len())?;
-            self.extents.push(self.extent(pack.end, pack.dtype, pack.is_frozen, &pack.state));
+            self.extents.push(self.extent(pack.end, pack.form, &pack.state));
             for member in pack.members {
                 if let Some(tensor) = tensors.get_mut(member) {
                     tensor.extent = extent;
@@ -433,6 +455,7 @@ mod tests {
             state: ["exp_avg", "exp_avg_sq"].map(StateRequest::zeros).into(),
             rows: None,
             is_frozen: false,
+            compute: None,
         });
         Request {
             tensors: tensors.collect(),

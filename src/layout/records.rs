@@ -157,6 +157,7 @@ mod tests {
             state: vec![StateRequest::zeros("exp_avg")],
             rows: (i % 2 == 0).then_some(RowRequest::default()),
             is_frozen: false,
+            compute: None,
         });
         let request = Request {
             tensors: tensors.collect(),

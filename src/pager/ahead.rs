@@ -12,6 +12,8 @@ use crate::layout::{Piece, pieces};
 pub(crate) struct ReadAhead<I: Iterator<Item = Piece>> {
     pieces: Peekable<I>,
     planes: Range<usize>,
+    /// One of them that is not read.
+    without: Option<usize>,
     /// Whether a plan that is followed reads these blocks ahead by itself.
     is_planned: bool,
 }
@@ -23,15 +25,21 @@ pub(crate) fn read_ahead(
     range: Range<u64>,
     planes: Range<usize>,
 ) -> ReadAhead<impl Iterator<Item = Piece> + '_> {
-    ReadAhead { pieces: pieces(directory, tensor, range).peekable(), planes, is_planned: true }
+    ReadAhead { pieces: pieces(directory, tensor, range).peekable(), planes, without: None, is_planned: true }
 }
 
 /// Reads planes of some blocks ahead, which come in ascending order of their elements and in no plan.
 pub(crate) fn read_pieces_ahead<I: Iterator<Item = Piece>>(pieces: I, planes: Range<usize>) -> ReadAhead<I> {
-    ReadAhead { pieces: pieces.peekable(), planes, is_planned: false }
+    ReadAhead { pieces: pieces.peekable(), planes, without: None, is_planned: false }
 }
 
 impl<I: Iterator<Item = Piece>> ReadAhead<I> {
+    /// The same without a plane that will be overwritten.
+    pub(crate) fn without(mut self, plane: Option<usize>) -> Self {
+        self.without = plane;
+        self
+    }
+
     /// Starts the reads that now fit; the walk is at `current`.
     pub(crate) fn advance(&mut self, state: &mut State, current: &Piece) -> Result<()> {
         if self.is_planned && state.follower.is_followed() {
@@ -39,7 +47,7 @@ impl<I: Iterator<Item = Piece>> ReadAhead<I> {
         }
         while self.pieces.next_if(|next| next.of_tensor.start < current.of_tensor.start).is_some() {}
         while let Some(next) = self.pieces.peek() {
-            for plane in self.planes.clone() {
+            for plane in self.planes.clone().filter(|&plane| self.without != Some(plane)) {
                 if !state.start_ahead(Key { block: next.block, plane })? {
                     return Ok(());
                 }

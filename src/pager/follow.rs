@@ -157,7 +157,7 @@ mod tests {
     use crate::layout::pieces_tests::directory;
 
     fn access(tensor: usize) -> Access {
-        Access { tensor, range: 0..2048, planes: 0..2, blank: false }
+        Access { tensor, range: 0..2048, planes: 0..2, blank: false, copy: None }
     }
 
     /// One step over whole tensors of two blocks; whether the plan was followed to its end.

@@ -78,8 +78,18 @@ impl Drop for Wanted<'_, '_> {
 impl Pager {
     /// Leases distinct `keys`, read if they were not near.
     pub(crate) fn lease(&self, keys: &[Key], waiter: Waiter) -> Result<Lease<'_>> {
+        self.lease_with_blank(keys, None, waiter)
+    }
+
+    /// As [`lease`](Self::lease), where one of the keys, by its place, will be overwritten whole: nothing is read for it.
+    pub(crate) fn lease_with_blank(
+        &self,
+        keys: &[Key],
+        blank: Option<usize>,
+        waiter: Waiter,
+    ) -> Result<Lease<'_>> {
         let wanted = Wanted::new(self, keys);
-        let buffers = self.until(waiter, |state, stuck| state.try_lease(keys, stuck))?;
+        let buffers = self.until(waiter, |state, stuck| state.try_lease(keys, blank, stuck))?;
         drop(wanted);
         Ok(Lease { pager: self, keys: keys.to_vec(), buffers })
     }
@@ -90,7 +100,7 @@ impl Pager {
         if !keys.iter().all(|&key| state.is_near(key)) {
             return Ok(None);
         }
-        match state.try_lease(keys, false)? {
+        match state.try_lease(keys, None, false)? {
             Attempt::Done(buffers) => Ok(Some(Lease { pager: self, keys: keys.to_vec(), buffers })),
             Attempt::Wait(_) => Ok(None),
         }
@@ -107,7 +117,7 @@ impl Pager {
 }
 
 impl State {
-    fn try_lease(&mut self, keys: &[Key], stuck: bool) -> Result<Attempt<Vec<Buffer>>> {
+    fn try_lease(&mut self, keys: &[Key], blank: Option<usize>, stuck: bool) -> Result<Attempt<Vec<Buffer>>> {
         self.store.check_sound()?;
         for &key in keys {
             if let Some(error) = self.failed.remove(&key) {
@@ -115,7 +125,10 @@ impl State {
             }
         }
         let mut wait = None;
-        for &key in keys {
+        for (at, &key) in keys.iter().enumerate() {
+            if blank == Some(at) && self.frames.get(key).is_none() {
+                continue;
+            }
             if let Attempt::Wait(stall) = self.try_near(key, stuck)? {
                 wait.get_or_insert(stall);
             }
@@ -123,9 +136,20 @@ impl State {
         if let Some(stall) = wait {
             return Ok(Attempt::Wait(stall));
         }
+        // Last, so that nobody ever finds a frame that holds nothing yet.
+        let fresh = blank.and_then(|at| keys.get(at)).filter(|&&key| self.frames.get(key).is_none());
+        let mut fresh = match fresh.map(|&key| Ok((key, self.try_frame(key, stuck)?))).transpose()? {
+            None => None,
+            Some((key, Attempt::Done(buffer))) => Some((key, buffer)),
+            Some((_, Attempt::Wait(stall))) => return Ok(Attempt::Wait(stall)),
+        };
         let mut leased = Vec::with_capacity(keys.len());
         for &key in keys {
-            if let Some(buffer) = self.take_ready(key) {
+            if let Some((_, buffer)) = fresh.take_if(|(fresh, _)| *fresh == key) {
+                self.follower.note(key);
+                self.set(key, Frame::Leased { dirty: false });
+                leased.push(buffer);
+            } else if let Some(buffer) = self.take_ready(key) {
                 leased.push(buffer);
             }
         }

@@ -10,6 +10,7 @@
 
 mod ahead;
 mod births;
+mod bytes;
 mod follow;
 mod frames;
 mod hot;
@@ -200,6 +201,39 @@ impl Pager {
         }
         let threads = if self.queue.is_in_place() { 0 } else { buffers.len() };
         Ok((buffers, threads))
+    }
+
+    /// Memory of the budget for each of up to `threads` threads that also hold one plane of a block at a time: `least` bytes
+    /// times a power of two, at most `most`, the same for all. For one thread where all is done in the caller's.
+    pub(crate) fn take_thread_memory(
+        &self,
+        threads: usize,
+        least: usize,
+        most: usize,
+    ) -> Result<Vec<Buffer>> {
+        let budget = self.lock().pool.budget_bytes();
+        let plane = self.directory.extents.iter().map(plane_bytes).max().unwrap_or(0).max(1);
+        let threads =
+            if self.queue.is_in_place() { 1 } else { threads.min(to_usize(budget / 4 / plane)).max(1) };
+        let mut bytes = most;
+        while bytes > least && to_u64(bytes.saturating_mul(threads)) > budget / 8 {
+            bytes /= 2;
+        }
+        let mut buffers: Vec<Buffer> = Vec::new();
+        for _ in 0..threads {
+            match self.take_memory(bytes) {
+                Ok(buffer) => buffers.push(buffer),
+                // Views may have the rest.
+                Err(Error::Budget { .. }) if !buffers.is_empty() => break,
+                Err(error) => {
+                    for buffer in buffers {
+                        self.give_memory(buffer);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(buffers)
     }
 
     /// Memory of the budget for something that is no block.

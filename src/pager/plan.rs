@@ -18,6 +18,8 @@ pub(crate) struct Access {
     pub(crate) planes: Range<usize>,
     /// Whether the first use of each block overwrites it, so that reading it ahead would be for nothing.
     pub(crate) blank: bool,
+    /// A plane of which each use overwrites all.
+    pub(crate) copy: Option<usize>,
 }
 
 impl Access {
@@ -75,7 +77,9 @@ impl Plan {
         for access in accesses {
             let room = uses_max - sequence.len();
             sequence.extend(access.keys(directory).take(room + 1));
-            blank.resize(sequence.len(), access.blank);
+            let new = sequence.get(blank.len()..).unwrap_or_default();
+            let is_blank = |key: &Key| access.blank || access.copy == Some(key.plane);
+            blank.extend(new.iter().map(is_blank).collect::<Vec<_>>());
             if sequence.len() > uses_max {
                 return None;
             }

@@ -108,7 +108,8 @@ impl State {
         let index = self.directory.extents.partition_point(|e| e.first_block <= key.block.0) - 1;
         let extent = self.directory.extents.get(index);
         let elements = to_usize(extent.and_then(|e| block_elements(e, key.block)).unwrap_or(0));
-        let birth = if key.plane == 0 {
+        let copy = extent.and_then(|extent| self.directory.copy_plane(extent));
+        let birth = if key.plane == 0 || copy == Some(key.plane) {
             self.births.of_block(&self.directory, index, key.block)
         } else {
             let fill = extent.and_then(|e| e.planes.get(key.plane));

@@ -175,10 +175,9 @@ impl Pager {
         };
         let bytes = match self.map_in_place(tensor, plane, range.clone(), 2)? {
             Some((map, range)) => Bytes::InPlace(map, range),
-            None => self.gather(&range, 2, |out| {
-                debug_assert_eq!(plane, 0, "views show parameters");
-                self.read_bytes_into(tensor, range.clone(), 2, out)
-            })?,
+            None => {
+                self.gather(&range, 2, |out| self.read_bytes_into((tensor, plane), range.clone(), 2, out))?
+            }
         };
         Ok(Some(HalfView { bytes, kind, _store: std::marker::PhantomData }))
     }
@@ -219,15 +218,15 @@ impl Pager {
         })
     }
 
-    /// Copies a range of a tensor's parameters as they stand, `size` bytes each.
+    /// Copies a range of the elements of a tensor's plane as they stand, `size` bytes each.
     pub(crate) fn read_bytes_into(
         &self,
-        tensor: usize,
+        (tensor, plane): (usize, usize),
         range: Range<u64>,
         size: usize,
         out: &mut [u8],
     ) -> Result<()> {
-        self.for_each_piece(tensor, 0, range, out, size, |piece, buffer, now| {
+        self.for_each_piece(tensor, plane, range, out, size, |piece, buffer, now| {
             let within = size * piece.within.start..size * piece.within.end;
             now.copy_from_slice(buffer.get(within).unwrap_or_default());
         })
@@ -244,7 +243,13 @@ impl Pager {
         size: usize,
         mut copy: impl FnMut(&Piece, &mut [u8], &mut [T]),
     ) -> Result<()> {
-        self.enter(&Access { tensor, range: range.clone(), planes: plane..plane + 1, blank: false });
+        self.enter(&Access {
+            tensor,
+            range: range.clone(),
+            planes: plane..plane + 1,
+            blank: false,
+            copy: None,
+        });
         let mut ahead = read_ahead(&self.directory, tensor, range.clone(), plane..plane + 1);
         for piece in pieces(&self.directory, tensor, range) {
             ahead.advance(&mut self.lock(), &piece)?;

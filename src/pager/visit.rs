@@ -83,6 +83,19 @@ impl Pager {
         Ok(())
     }
 
+    /// Begins to read what [`for_each_run`](Self::for_each_run) will show of a range, as far as memory is free.
+    pub(crate) fn begin_runs(&self, tensor: usize, plane: usize, range: Range<u64>) -> Result<()> {
+        let mut births = NeverWritten { tensor, plane, until: SlotIndex(0) };
+        for piece in pieces(&self.directory, tensor, range) {
+            let mut state = self.lock();
+            let is_constant = births.constant(&mut state, &piece)?.is_some();
+            if !is_constant && !state.start_ahead(Key { block: piece.block, plane })? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Shows what a block's plane has of a piece.
     fn show(&self, piece: &Piece, plane: usize, buffer: &mut [u8], visit: &mut impl FnMut(Run<'_>)) {
         let dtype = self.dtype(piece, plane);
@@ -141,7 +154,9 @@ impl NeverWritten {
             return None;
         }
         let value = match state.directory.tensors.get(self.tensor)?.init {
-            _ if self.plane > 0 => extent.planes.get(self.plane)?.fill,
+            _ if self.plane > 0 && state.directory.copy_plane(extent) != Some(self.plane) => {
+                extent.planes.get(self.plane)?.fill
+            }
             Init::Zeros => 0.0,
             Init::Constant(value) => value,
             _ => return None,

@@ -74,7 +74,7 @@ impl ParamStore {
     ) -> Result<()> {
         let directory = self.directory();
         let pager = self.pager();
-        for piece in pieces(&directory, tensor, range) {
+        for piece in pieces(&directory, tensor, range.clone()) {
             let key = Key { block: piece.block, plane };
             let whole = piece.within == (0..pager.block_elements(&piece));
             let mut lease =
@@ -92,7 +92,7 @@ impl ParamStore {
             values = later;
             lease.release(|_| true)?;
         }
-        Ok(())
+        if plane == 0 { self.renew_copy(tensor, range) } else { Ok(()) }
     }
 
     /// Takes over what another store keeps for a tensor beside its planes.

@@ -8,6 +8,7 @@ use crate::format::directory::{Dtype, Extent, Q8_BLOCK_ELEMENTS};
 use crate::layout::pieces;
 use crate::optim::TensorClock;
 use crate::pager::{Key, Waiter};
+use crate::precision::{Rounding, lane};
 use crate::units::{to_u64, to_usize};
 
 impl ParamStore {
@@ -32,7 +33,7 @@ impl ParamStore {
 
     fn write_elements(&self, tensor: usize, range: Range<u64>, size: usize, mut bytes: &[u8]) -> Result<()> {
         let (directory, pager) = (self.directory(), self.pager());
-        for piece in pieces(&directory, tensor, range) {
+        for piece in pieces(&directory, tensor, range.clone()) {
             let key = Key { block: piece.block, plane: 0 };
             let whole = piece.within == (0..pager.block_elements(&piece));
             let mut lease =
@@ -44,6 +45,25 @@ impl ParamStore {
             }
             bytes = later;
             lease.release(|_| true)?;
+        }
+        self.renew_copy(tensor, range)
+    }
+
+    /// Writes the copy of a range of parameters anew, if the tensor has one.
+    pub(super) fn renew_copy(&self, tensor: usize, range: Range<u64>) -> Result<()> {
+        let Some(plane) = self.copy_plane(tensor) else { return Ok(()) };
+        let (directory, pager) = (self.directory(), self.pager());
+        for piece in pieces(&directory, tensor, range) {
+            let keys = [0, plane].map(|plane| Key { block: piece.block, plane });
+            let mut lease = pager.lease(&keys, Waiter::Caller)?;
+            if let [params, copy, ..] = lease.buffers() {
+                let elements = pager.block_elements(&piece);
+                let params = lane(pager.dtype(&piece, 0), params, elements).part(piece.within.clone());
+                let copy = lane(pager.dtype(&piece, plane), copy, elements).part(piece.within.clone());
+                let mut copy = copy;
+                copy.write(self.engine().isa, 0, params.into_f32(), Rounding::Nearest);
+            }
+            lease.release(|at| at == 1)?;
         }
         Ok(())
     }
@@ -57,7 +77,7 @@ impl ParamStore {
     pub fn read_bytes(&self, name: &str, start: u64, out: &mut [u8]) -> Result<()> {
         let (tensor, range, size) = self.byte_range(name, start, out.len())?;
         self.background().settle(tensor);
-        self.pager().read_bytes_into(tensor, range, size, out)
+        self.pager().read_bytes_into((tensor, 0), range, size, out)
     }
 
     /// Which elements some bytes of a tensor are, and how many bytes each has.

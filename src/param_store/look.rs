@@ -137,17 +137,19 @@ impl ParamStore {
     }
 
     /// A tensor's parameters in bf16 or f16, without widening them: half the bytes of [`view`](Self::view), which shows them
-    /// as f32.
+    /// as f32. Of f32 parameters it shows the copy, if they have one ([`TensorSpec::compute`](crate::TensorSpec::compute)).
     ///
     /// # Errors
-    /// As [`view`](Self::view); [`Error::Invalid`] for parameters that are f32.
+    /// As [`view`](Self::view); [`Error::Invalid`] for f32 parameters without a copy.
     pub fn view_half(&self, name: &str) -> Result<HalfView<'_>> {
         let tensor = self.tensor_index(name)?;
         self.check_dense(tensor, "view")?;
         self.background.settle(tensor);
-        let view = self.pager().view_half(tensor, 0, 0..self.elements(tensor))?;
+        let plane = self.copy_plane(tensor).unwrap_or(0);
+        let view = self.pager().view_half(tensor, plane, 0..self.elements(tensor))?;
         view.ok_or_else(|| {
-            let expected = "parameters in bf16 or f16, or `view`, which shows every type as f32";
+            let expected =
+                "parameters in bf16 or f16, a `compute` plane, or `view`, which shows every type as f32";
             Error::invalid(format!("half view of tensor {name:?}"), "f32 parameters", expected)
         })
     }
@@ -214,20 +216,28 @@ impl ParamStore {
     /// Says which tensors' parameters will be read soon: reads begin now, as far as memory is free, and nothing
     /// waits. Unknown names and disk errors are left to the read itself.
     pub fn prefetch(&self, names: &[&str]) {
-        self.prefetch_planes(names, |_| 1);
+        self.prefetch_planes(names, |_| 0..1);
     }
 
     /// As [`prefetch`](Self::prefetch), for tensors that will be updated: the moments too.
     pub fn prefetch_update(&self, names: &[&str]) {
-        self.prefetch_planes(names, |tensor| self.state_planes(tensor) + 1);
+        self.prefetch_planes(names, |tensor| 0..self.state_planes(tensor) + 1);
     }
 
-    fn prefetch_planes(&self, names: &[&str], planes: impl Fn(usize) -> usize) {
+    /// As [`prefetch`](Self::prefetch), for tensors that [`view_half`](Self::view_half) will show.
+    pub fn prefetch_half(&self, names: &[&str]) {
+        self.prefetch_planes(names, |tensor| {
+            let plane = self.copy_plane(tensor).unwrap_or(0);
+            plane..plane + 1
+        });
+    }
+
+    fn prefetch_planes(&self, names: &[&str], planes: impl Fn(usize) -> Range<usize>) {
         let mut pager = self.pager().lock();
         let tensors = names.iter().filter_map(|name| self.names.get(*name).copied());
         for tensor in tensors.filter(|&tensor| self.table_of(tensor).is_none()) {
             let range = 0..self.elements(tensor);
-            let mut ahead = read_ahead(&self.directory, tensor, range.clone(), 0..planes(tensor));
+            let mut ahead = read_ahead(&self.directory, tensor, range.clone(), planes(tensor));
             let first = pieces(&self.directory, tensor, range).next();
             if first.is_none_or(|first| ahead.advance(&mut pager, &first).is_err()) {
                 return;

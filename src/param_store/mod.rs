@@ -143,10 +143,21 @@ impl ParamStore {
         self.directory.tensors.get(tensor).and_then(Tensor::elements).unwrap_or(0)
     }
 
-    /// State planes of a tensor; its scratch plane counts as the one after them.
+    /// State planes of a tensor.
     pub(crate) fn state_planes(&self, tensor: usize) -> usize {
-        let of_extent = || self.extent_of(tensor).map_or(1, |extent| extent.planes.len());
+        let copies = usize::from(self.copy_plane(tensor).is_some());
+        let of_extent = || self.extent_of(tensor).map_or(1, |extent| extent.planes.len() - copies);
         self.records_of(tensor).map_or_else(of_extent, |records| records.planes.len()) - 1
+    }
+
+    /// The plane that is a copy of a tensor's parameters, if it has one.
+    pub(crate) fn copy_plane(&self, tensor: usize) -> Option<usize> {
+        self.directory.copy_plane(self.extent_of(tensor)?)
+    }
+
+    /// The scratch plane of a tensor: the one after all others.
+    pub(crate) fn scratch_plane(&self, tensor: usize) -> usize {
+        self.state_planes(tensor) + 1 + usize::from(self.copy_plane(tensor).is_some())
     }
 
     fn extent_of(&self, tensor: usize) -> Option<&Extent> {

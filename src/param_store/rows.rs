@@ -130,7 +130,7 @@ impl ParamStore {
     }
 
     /// Copies elements of a plane of a tensor of rows, past the cache.
-    pub(super) fn read_table(
+    pub(crate) fn read_table(
         &self,
         tensor: usize,
         plane: usize,

@@ -1,6 +1,6 @@
 //! A tensor of an open store.
 
-use crate::format::directory::{Directory, Dtype, Tensor};
+use crate::format::directory::{Directory, Dtype, Init, Tensor};
 use crate::format::records::{Records, RowMode};
 use crate::schema::ParamGroup;
 use crate::units::to_usize;
@@ -65,6 +65,12 @@ impl<'a> TensorInfo<'a> {
         let of_records = of_records.into_iter().flat_map(|records| &records.planes);
         let indices = own.map(|plane| plane.plane).chain(of_records.map(|plane| plane.plane));
         indices.filter_map(move |plane| directory.planes.get(usize::from(plane)).map(|p| p.name.as_str()))
+    }
+
+    /// What its parameters are before anybody writes them.
+    #[must_use]
+    pub fn init(&self) -> Init {
+        self.tensor.init
     }
 
     /// Whether it is never updated; see [`TensorSpec::frozen`](crate::TensorSpec::frozen).

@@ -286,11 +286,12 @@ impl<'a> Step<'a> {
         self.failed = true;
         let prepare = Preparation { divisor: self.divisor(), coefficient, ..Preparation::default() };
         let planes = self.store.state_planes(tensor) + 1;
-        let leased = planes + usize::from(matches!(gradient, Gradient::Staged));
-        let access = Access { tensor, range: range.clone(), planes: 0..leased, blank: false };
+        let copy = self.store.copy_plane(tensor);
+        let leased = planes + usize::from(copy.is_some()) + usize::from(matches!(gradient, Gradient::Staged));
+        let access = Access { tensor, range: range.clone(), planes: 0..leased, blank: false, copy };
         self.store.pager().enter(&access);
         let rounding_key = self.store.rounding_key(tensor);
-        let update = Update { tensor, range: range.clone(), planes, rule, prepare, rounding_key };
+        let update = Update { tensor, range: range.clone(), planes, copy, rule, prepare, rounding_key };
         self.non_finite += if let Gradient::Given(values) = gradient {
             self.store.background_mut().give(&update, values)?
         } else {

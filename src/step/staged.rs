@@ -45,9 +45,10 @@ impl Step<'_> {
         self.failed = true;
         let seen = self.staged.entry(tensor).or_default().clone();
         let directory = self.store.directory();
-        let plane = self.store.state_planes(tensor) + 1;
+        let plane = self.store.scratch_plane(tensor);
         for (part, seen) in seen.split(range.clone()) {
-            let access = Access { tensor, range: part.clone(), planes: plane..plane + 1, blank: !seen };
+            let access =
+                Access { tensor, range: part.clone(), planes: plane..plane + 1, blank: !seen, copy: None };
             self.store.pager().enter(&access);
             for piece in pieces(&directory, tensor, part) {
                 let values = slice_of(gradient, &piece, range.start);
@@ -122,9 +123,10 @@ impl Step<'_> {
             let elements = self.store.elements(tensor);
             let mut tree = TreeSum::new();
             let before = non_finite;
-            let plane = self.store.state_planes(tensor) + 1;
+            let plane = self.store.scratch_plane(tensor);
             let engine = self.store.engine();
-            let access = Access { tensor, range: 0..elements, planes: plane..plane + 1, blank: false };
+            let access =
+                Access { tensor, range: 0..elements, planes: plane..plane + 1, blank: false, copy: None };
             engine.pager.enter(&access);
             let mut ahead = read_ahead(&directory, tensor, 0..elements, plane..plane + 1);
             for piece in pieces(&directory, tensor, 0..elements) {

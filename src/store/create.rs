@@ -11,8 +11,8 @@ use crate::format::page::{Child, TableShape};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::format::superblock::{
-    INCOMPAT_FROZEN, INCOMPAT_NARROW, INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region,
-    Superblock,
+    INCOMPAT_COMPUTE, INCOMPAT_FROZEN, INCOMPAT_NARROW, INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE,
+    Region, Superblock,
 };
 use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
@@ -96,6 +96,7 @@ fn incompat(directory: &Directory) -> u64 {
     bit(directory.has_rows(), INCOMPAT_ROWS)
         | bit(directory.has_narrow(), INCOMPAT_NARROW)
         | bit(directory.has_frozen(), INCOMPAT_FROZEN)
+        | bit(directory.has_compute(), INCOMPAT_COMPUTE)
 }
 
 /// The superblock that a new store gets.

@@ -8,12 +8,15 @@ use crate::fuzzing;
 type Property = fn(&[u8]);
 
 /// Each target with its property and how many inputs are made for it here.
-const TARGETS: [(&str, Property, u64); 7] = [
+const TARGETS: [(&str, Property, u64); 10] = [
     ("superblock", fuzzing::superblock, 200_000),
     ("table_page", fuzzing::table_page, 20_000),
     ("directory", fuzzing::directory, 200_000),
     ("record", fuzzing::record, 200_000),
     ("notes", fuzzing::notes, 100_000),
+    ("safetensors", fuzzing::safetensors, 5_000),
+    ("gguf", fuzzing::gguf, 5_000),
+    ("archive", fuzzing::archive, 5_000),
     ("store", fuzzing::store, 3_000),
     ("history", fuzzing::history, 300),
 ];

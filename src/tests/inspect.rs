@@ -32,7 +32,7 @@ fn written(store: &ParamStore) -> Vec<BlockWritten> {
     runs.filter_map(|run| if let BlockRun::Written(block) = run { Some(block) } else { None }).collect()
 }
 
-fn flip(volume: &MemoryVolume, file: &str, offset: u64) {
+pub(super) fn flip(volume: &MemoryVolume, file: &str, offset: u64) {
     let file = volume.open(file, Access::Write, Caching::Cached).unwrap();
     let mut byte = [0];
     file.read_at(&mut byte, offset).unwrap();

@@ -1,6 +1,8 @@
 //! The whole store on disks that tests can watch and break.
 
 mod checkpoints;
+mod compute;
+mod exchange;
 mod faults;
 mod findings;
 mod flips;
@@ -22,6 +24,7 @@ mod rows_faults;
 mod rows_hashed;
 mod rows_kept;
 mod rows_modes;
+mod statistics;
 
 use std::sync::Arc;
 

@@ -45,8 +45,10 @@ impl Engine {
 pub(crate) struct Update {
     pub(crate) tensor: usize,
     pub(crate) range: Range<u64>,
-    /// The parameter plane and the state planes; the scratch plane comes after them.
+    /// The parameter plane and the state planes; then comes the copy, if there is one, and the scratch plane.
     pub(crate) planes: usize,
+    /// The plane that becomes a copy of the parameters.
+    pub(crate) copy: Option<usize>,
     pub(crate) rule: Prepared,
     pub(crate) prepare: Preparation,
     /// Random bits that narrow parameters are rounded with.
@@ -57,8 +59,8 @@ impl Update {
     /// Updates block by block, blocks read ahead and written behind. Returns how many gradients were NaN or infinite.
     pub(crate) fn run(&self, engine: &Engine, gradient: Gradient<'_>, waiter: Waiter) -> Result<u64> {
         let directory = Arc::clone(engine.pager.directory());
-        let leased = self.planes + usize::from(matches!(gradient, Gradient::Staged));
-        let mut ahead = read_ahead(&directory, self.tensor, self.range.clone(), 0..leased);
+        let leased = self.written() + usize::from(matches!(gradient, Gradient::Staged));
+        let mut ahead = read_ahead(&directory, self.tensor, self.range.clone(), 0..leased).without(self.copy);
         let mut left = pieces(&directory, self.tensor, self.range.clone()).peekable();
         let mut batch = Vec::with_capacity(BATCH);
         let mut non_finite = 0;
@@ -74,11 +76,19 @@ impl Update {
             for piece in batch.drain(..) {
                 ahead.advance(&mut engine.pager.lock(), &piece)?;
                 let keys: Vec<_> = keys_of(&piece, leased).collect();
-                let lease = engine.pager.lease(&keys, waiter)?;
+                // Of a whole block, the copy is written anew: nothing of it is read.
+                let is_whole = piece.within == (0..engine.pager.block_elements(&piece));
+                let blank = self.copy.filter(|_| is_whole);
+                let lease = engine.pager.lease_with_blank(&keys, blank, waiter)?;
                 non_finite += self.run_leased(engine, lease, &[piece], gradient)?;
             }
         }
         Ok(non_finite)
+    }
+
+    /// Planes that it writes.
+    fn written(&self) -> usize {
+        self.planes + usize::from(self.copy.is_some())
     }
 
     /// Updates the blocks of some pieces, whose planes are leased in the same order.
@@ -98,17 +108,17 @@ impl Update {
                 let buffer = buffers.next().map(|buffer| &mut buffer[..]).unwrap_or_default();
                 lane(engine.pager.dtype(piece, plane), buffer, elements).part(piece.within.clone())
             };
-            let planes = (0..self.planes).map(&mut part_of).collect();
+            let planes = (0..self.written()).map(&mut part_of).collect();
             let part = match gradient {
                 Gradient::Given(values) => Gradient::Given(slice_of(values, piece, self.range.start)),
-                Gradient::Staged => Gradient::Given(part_of(self.planes).into_f32()),
+                Gradient::Staged => Gradient::Given(part_of(self.written()).into_f32()),
                 made @ Gradient::Made(_) => made,
             };
             spans::cut(planes, part, piece.of_tensor.start, &mut spans);
         }
         let non_finite = spans::update(self, engine, spans);
         engine.pager.lock().stats_mut().compute_ns += elapsed_ns(start);
-        let unchanged = matches!(gradient, Gradient::Staged).then_some(self.planes);
+        let unchanged = matches!(gradient, Gradient::Staged).then_some(self.written());
         lease.release(|at| unchanged.is_none_or(|planes| at % (planes + 1) != planes))?;
         Ok(non_finite)
     }

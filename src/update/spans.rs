@@ -38,11 +38,13 @@ struct Job<'a> {
     rule: &'a Prepared,
     prepare: Preparation,
     rounding_key: u64,
+    /// Whether the last plane becomes a copy of the first.
+    copies: bool,
 }
 
 /// A run of elements that one thread updates.
 pub(super) struct Span<'a> {
-    /// The parameter plane, then the state planes.
+    /// The parameter plane, then the state planes, then the copy of the parameters, if there is one.
     planes: Vec<Lane<'a>>,
     gradient: Gradient<'a>,
     /// First element in the tensor.
@@ -60,7 +62,8 @@ pub(crate) fn on_threads<R: Send>(threads: Option<&rayon::ThreadPool>, work: imp
 /// Updates spans on all threads. Returns how many gradients were NaN or infinite.
 pub(super) fn update(update: &Update, engine: &Engine, mut spans: Vec<Span<'_>>) -> u64 {
     let (rule, rounding_key) = (&update.rule, update.rounding_key);
-    let job = Job { isa: engine.isa, rule, prepare: update.prepare, rounding_key };
+    let copies = update.copy.is_some();
+    let job = Job { isa: engine.isa, rule, prepare: update.prepare, rounding_key, copies };
     match spans.as_mut_slice() {
         [one] => one.run(job),
         many => on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(job)).sum()),
@@ -115,7 +118,7 @@ impl Job<'_> {
 impl Span<'_> {
     fn run(&mut self, job: Job<'_>) -> u64 {
         match self.gradient {
-            Gradient::Given(values) if job.prepare == Preparation::default() => {
+            Gradient::Given(values) if job.prepare == Preparation::default() && !job.copies => {
                 job.rule.run_lanes(job.isa, &mut self.planes, values, job.rounding(self.first))
             }
             _ => self.run_chunks(job),
@@ -140,21 +143,25 @@ impl Span<'_> {
                 }
                 Gradient::Staged => &[],
             };
-            let mut lanes: [Lane<'_>; 1 + MOST_PLANES] = Default::default();
+            let mut lanes: [Lane<'_>; 2 + MOST_PLANES] = Default::default();
             for (lane, plane) in lanes.iter_mut().zip(&mut self.planes) {
                 *lane = plane.split_off(len);
             }
             let lanes = lanes.get_mut(..self.planes.len()).unwrap_or_default();
+            let (lanes, copy) = lanes.split_at_mut(lanes.len() - usize::from(job.copies));
             let rounding = job.rounding(self.first + to_u64(start));
             if job.prepare == Preparation::default() {
                 non_finite += job.rule.run_lanes(job.isa, lanes, gradient, rounding);
-                continue;
+            } else {
+                // Counted before it is scaled, which can make an infinity of a number.
+                non_finite += count_non_finite(job.isa, gradient);
+                let out = ready.get_mut(..len).unwrap_or_default();
+                prepare_gradient(job.isa, out, gradient, job.prepare);
+                let _of_scaled = job.rule.run_lanes(job.isa, lanes, out, rounding);
             }
-            // Counted before it is scaled, which can make an infinity of a number.
-            non_finite += count_non_finite(job.isa, gradient);
-            let out = ready.get_mut(..len).unwrap_or_default();
-            prepare_gradient(job.isa, out, gradient, job.prepare);
-            let _of_scaled = job.rule.run_lanes(job.isa, lanes, out, rounding);
+            if let ([Lane::F32(params), ..], [copy]) = (lanes, copy) {
+                copy.write(job.isa, 0, params, Rounding::Nearest);
+            }
         }
         non_finite
     }

@@ -9,7 +9,8 @@ pub(crate) const FLOORS: &str = "\
 11 fuzzing        any room
 10 repair         error format inspect layout storage store units
 9  checkpoint     error units format pager param_store rows storage store
-9  convert        error units options param_store precision schema
+9  convert        error units format layout options param_store precision schema
+9  exchange       error units format kernel layout optim options pager param_store precision schema storage
 9  step           error units format kernel layout optim options pager param_store precision update
 9  inspect        error units format layout optim options pager param_store rows schema storage store
 8  param_store    error units format initial kernel layout optim options pager precision rows schema storage store telemetry update
@@ -40,8 +41,11 @@ pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("io_uring", &["src/storage/real/ring.rs"]),
     ("libm", &["src/initial.rs", "src/optim/"]),
     ("memmap2", &["src/storage/"]),
+    ("miniz_oxide", &["src/exchange/"]),
     ("rayon", &["src/update/", "src/step/", "src/param_store/"]),
     ("rustix", &["src/storage/"]),
+    ("serde", &["src/exchange/"]),
+    ("serde_json", &["src/exchange/"]),
 ];
 
 /// Where `unsafe` may stand.

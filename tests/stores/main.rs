@@ -60,6 +60,7 @@ fn every_store_of_version_1_opens_with_what_was_in_it() {
             "rows" => &["sparse", "rows"],
             "compact" | "halves" => &["few bits"],
             "frozen" => &["few bits", "frozen"],
+            "copies" => &["few bits", "compute"],
             _ => &[],
         };
         assert_eq!(summary.features, features, "{name}");

@@ -6,6 +6,7 @@ use std::path::Path;
 use paramstore::optim::{
     Adadelta, Adagrad, Adam, AdamW, Adamax, Lion, NAdam, RAdam, RmsProp, Sgd, SparseAdam,
 };
+use paramstore::precision::Half;
 use paramstore::{
     Dtype, Init, Moments, Optimizer, Options, ParamGroup, ParamStore, Precision, Result, RowMode, Schema,
     TensorSpec,
@@ -14,7 +15,7 @@ use paramstore::{
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 14] = [
+pub(crate) const STORES: [(&str, Make); 15] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -31,6 +32,12 @@ pub(crate) const STORES: [(&str, Make); 14] = [
     ("compact", |path| narrow(path, Precision::COMPACT)),
     ("halves", |path| narrow(path, Precision::new(Dtype::F16, Moments::Bf16))),
     ("frozen", frozen),
+    ("copies", |path| {
+        let schema = one(Optimizer::AdamW(AdamW::default()));
+        let large = TensorSpec::new("matrix", &[64, 70]).init(Init::Normal { mean: 0.0, std: 0.1 });
+        let f16 = TensorSpec::new("small", &[5, 9]).compute(Half::F16).init(Init::Constant(0.3));
+        train(&mut create(path, &schema.compute(Half::Bf16).tensor(large).tensor(f16), &options())?, 3)
+    }),
 ];
 
 fn options() -> Options {

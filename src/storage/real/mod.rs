@@ -75,6 +75,27 @@ impl RealVolume {
         }
     }
 
+    /// Opens the directory of a file that somebody named, and tells the file's name there. Links on the way to it are
+    /// followed, the last one too: he meant what they lead to.
+    ///
+    /// # Errors
+    /// `Io` if there is nothing of this name.
+    pub(crate) fn open_dir_of(path: &Path) -> Result<(Self, String)> {
+        let found = path.canonicalize().map_err(|source| Error::io("find", path, source))?;
+        let (directory, name) = parts(&found)?;
+        Ok((Self::open_dir(directory)?, name))
+    }
+
+    /// Opens the directory in which a file is to be made, and tells the name that it is to have there.
+    ///
+    /// # Errors
+    /// `Io` if there is no such directory, `Invalid` for a path without a name at its end.
+    pub(crate) fn open_dir_for(path: &Path) -> Result<(Self, String)> {
+        let (directory, name) = parts(path)?;
+        let here = directory.as_os_str().is_empty();
+        Ok((Self::open_dir(if here { Path::new(".") } else { directory })?, name))
+    }
+
     /// Removes the directory, which has to be empty.
     ///
     /// # Errors
@@ -244,6 +265,14 @@ impl RealVolume {
 
     fn no_space(&self, path: PathBuf, needed: u64) -> Error {
         Error::NoSpace { path, needed, free: allocate::free_bytes(&self.directory).unwrap_or(0) }
+    }
+}
+
+/// The directory and the name of a file.
+fn parts(path: &Path) -> Result<(&Path, String)> {
+    match (path.parent(), path.file_name().and_then(std::ffi::OsStr::to_str)) {
+        (Some(directory), Some(name)) => Ok((directory, name.to_owned())),
+        _ => Err(Error::invalid("file", path.display(), "a path that ends in a name in UTF-8")),
     }
 }
 

@@ -6,16 +6,20 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use paramstore::{Moments, Optimizer, Precision};
 
+use crate::diff::DiffArguments;
 use crate::hyperparameters::Hyperparameters;
+use crate::inspect::TensorsArguments;
 use crate::quantity;
 use crate::schema::SchemaArguments;
+use crate::shell::{CompletionsArguments, ManArguments};
+use crate::show::ShowArguments;
 
 const AFTER: &str = "\
-Exit status: 0 sound, 1 damage found, 2 wrong usage, 3 the store could not be looked at or made,
+Exit status: 0 sound, 1 damage found (diff: they differ), 2 wrong usage, 3 the store could not be looked at or made,
 130 interrupted.
 Sizes: 4096, 4k, 64MiB, 1.5GiB (powers of 1024), 2TB (power of 1000). Counts: 120M, 1B, 1T.";
 
-/// Create, inspect, verify, keep, plan and measure stores of model parameters and optimizer state
+/// Create, inspect, compare, verify, keep, plan and measure stores of model parameters and optimizer state
 #[derive(Debug, Parser)]
 #[command(name = "paramstore", version, after_help = AFTER, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -31,10 +35,16 @@ pub(crate) enum Command {
     Repair(RepairArguments),
     Checkpoint(CheckpointArguments),
     Convert(ConvertArguments),
+    Import(crate::import::ImportArguments),
+    Export(crate::export::ExportArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
     Top(crate::top::TopArguments),
     Report(crate::report::ReportArguments),
+    Show(ShowArguments),
+    Diff(DiffArguments),
+    Completions(CompletionsArguments),
+    Man(ManArguments),
 }
 
 /// Create a store, with everything it will ever need allocated
@@ -90,13 +100,15 @@ impl From<Generation> for paramstore::Generation {
 ///
 /// Shows the committed generation: step, groups with every hyperparameter, planes, tensors, and where every byte of
 /// disk goes. Never writes and never takes the write lock, so it works beside a training run; it takes milliseconds at
-/// any size, but for --digest, which reads everything.
+/// any size, but for --digest, --stats and what needs them, which read everything.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line do not depend on each other")]
 #[command(after_help = "\
 Examples:
   paramstore inspect run1
   paramstore inspect run1 --tensors
+  paramstore inspect run1 --stats --filter '*.attn.*' --sort ratio --top 10
+  paramstore inspect run1 --histograms --why
   paramstore inspect run1 --json | jq .step
   paramstore inspect run1 --generation previous
   paramstore inspect run1 --digest")]
@@ -106,6 +118,11 @@ pub(crate) struct InspectArguments {
     /// List all tensors, with their shape, group, planes and updates so far
     #[arg(long)]
     pub(crate) tensors: bool,
+    #[command(flatten)]
+    pub(crate) list: TensorsArguments,
+    /// Say where every byte on disk goes, by plane and home, as the file system counts it
+    #[arg(long)]
+    pub(crate) why: bool,
     /// List all blocks, with file, place, home, generation and checksum
     #[arg(long)]
     pub(crate) blocks: bool,
@@ -117,7 +134,7 @@ pub(crate) struct InspectArguments {
     /// take the place of its blocks
     #[arg(long, value_enum, default_value_t = Generation::Newest)]
     pub(crate) generation: Generation,
-    /// Memory for --digest
+    /// Memory for --digest and --stats
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub(crate) memory: Option<u64>,
     /// Print JSON

@@ -10,6 +10,8 @@ use crate::human::{counted, grouped};
 
 /// Damage was found.
 pub(crate) const DAMAGED: u8 = 1;
+/// Two stores differ.
+pub(crate) const DIFFERENT: u8 = 1;
 /// The command line is wrong.
 pub(crate) const USAGE: u8 = 2;
 /// The store could not be looked at, or not be made.
@@ -21,6 +23,8 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) enum Failure {
     /// What the library says.
     Store(Error),
+    /// The same, where status 1 says something else than damage.
+    Unreadable(Error),
     /// A value of the command line, and what would have been right.
     Usage(String),
     /// The output could not be written.
@@ -31,6 +35,8 @@ pub(crate) enum Failure {
     Transfer { what: String, source: io::Error },
     /// The store was damaged while it was measured: the first damaged place, and how many there are.
     Unsound { first: String, places: u64 },
+    /// Something is where an export would go.
+    InTheWay(PathBuf),
     /// Somebody asked the program to end.
     Interrupted,
     /// Somebody asked a command to end that leaves nothing behind.
@@ -44,7 +50,12 @@ impl Failure {
             Self::Interrupted | Self::Stopped => INTERRUPTED,
             Self::Store(Error::Invalid { .. } | Error::Unknown { .. } | Error::Budget { .. })
             | Self::Usage(_) => USAGE,
-            Self::Store(_) | Self::Output(_) | Self::Room { .. } | Self::Transfer { .. } => NO_LOOK,
+            Self::Store(_)
+            | Self::Unreadable(_)
+            | Self::Output(_)
+            | Self::Room { .. }
+            | Self::InTheWay(_)
+            | Self::Transfer { .. } => NO_LOOK,
         }
     }
 
@@ -68,6 +79,8 @@ impl Failure {
             Self::Transfer { .. } => "check the file system and the disk below `--dir`",
             Self::Unsound { .. } => "no figure of this run counts; please report it with the command line",
             Self::Interrupted | Self::Stopped => "",
+            Self::InTheWay(_) => "choose another path, or add `--force` to take its place",
+            Self::Store(Error::Io { action: "find", .. }) => "check the path of the file",
             Self::Output(_) => "make room where the output goes, or send it elsewhere",
             Self::Store(Error::Io { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -92,7 +105,7 @@ impl Failure {
             Self::Store(Error::AlreadyExists { .. }) => {
                 "look at it with `paramstore inspect`, choose another path, or remove it first"
             }
-            Self::Store(Error::Damaged(_)) => {
+            Self::Store(Error::Damaged(_)) | Self::Unreadable(_) => {
                 "`paramstore verify` lists everything that is damaged, `paramstore repair` what can be done"
             }
             Self::Store(Error::Budget { .. }) => "give a larger `--memory`, or use smaller blocks",
@@ -116,7 +129,7 @@ fn first_lower(sentence: &str) -> String {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Store(error) => write!(f, "{error}"),
+            Self::Store(error) | Self::Unreadable(error) => write!(f, "{error}"),
             Self::Usage(what) => f.write_str(what),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
             Self::Room { dir, needed, free } => write!(
@@ -132,6 +145,7 @@ impl fmt::Display for Failure {
                 "the scratch store did not survive its measurement ({}); the first: {first}",
                 counted(*places, "damaged place")
             ),
+            Self::InTheWay(path) => write!(f, "{} exists already", path.display()),
             Self::Interrupted => f.write_str("interrupted; the scratch store is removed"),
             Self::Stopped => f.write_str("interrupted"),
         }

@@ -1,6 +1,6 @@
-//! Numbers and tables for people.
+//! Numbers for people.
 
-use std::io::{self, Write};
+pub(crate) use crate::table::Table;
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(value: u64) -> String {
@@ -61,20 +61,6 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// A number in as many digits as tell: `2.75`, `3e-4`, `1.25e7`.
-pub(crate) fn number(value: f64) -> String {
-    let trimmed = |digits: &str| match digits.split_once('.') {
-        Some(_) => digits.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        None => digits.to_owned(),
-    };
-    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
-        return trimmed(&format!("{value:.5}"));
-    }
-    let text = format!("{value:.3e}");
-    text.split_once('e')
-        .map_or_else(|| text.clone(), |(digits, exponent)| format!("{}e{exponent}", trimmed(digits)))
-}
-
 /// A share as a percentage with one digit.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -96,43 +82,21 @@ pub(crate) fn date(unix_s: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// A table with aligned columns: numbers and sizes to the right, words to the left.
-pub(crate) struct Table {
-    /// By column: whether it is aligned to the right.
-    right: Vec<bool>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these headings; a heading that begins with `>` belongs to a column aligned to the right.
-    pub(crate) fn new(headings: &[&str]) -> Self {
-        let right = headings.iter().map(|heading| heading.starts_with('>')).collect();
-        let first = headings.iter().map(|heading| heading.trim_start_matches('>').to_owned()).collect();
-        Self { right, rows: vec![first] }
+/// A number with four significant digits: `0.02`, `-1.234`, `5.6e-9`.
+pub(crate) fn number(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
     }
-
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+    if !(1e-3..1e5).contains(&size) {
+        let text = format!("{value:.3e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        return format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'));
     }
-
-    /// Writes all rows, indented by two; a row of empty headings is left out.
-    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<_> = (0..self.right.len()).map(width).collect();
-        for row in self.rows.iter().filter(|row| row.iter().any(|cell| !cell.is_empty())) {
-            let mut line = String::new();
-            for ((cell, width), right) in row.iter().zip(&widths).zip(&self.right) {
-                let space = " ".repeat(width - cell.chars().count());
-                line.push_str("  ");
-                line.push_str(&if *right { space + cell } else { cell.clone() + &space });
-            }
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
-    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 6")]
+    let digits = (3.0 - size.log10().floor()).max(0.0) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -165,16 +129,6 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_no_more_digits_than_tell() {
-        let cases =
-            [(0.0, "0"), (2.75, "2.75"), (3e-4, "3e-4"), (1.25e7, "1.25e7"), (100.0, "100"), (-0.5, "-0.5")];
-        for (value, text) in cases {
-            assert_eq!(number(value), text);
-        }
-        assert_eq!((number(f64::NAN).as_str(), number(f64::INFINITY).as_str()), ("NaN", "inf"));
-    }
-
-    #[test]
     fn dates_are_those_of_the_calendar() {
         let cases = [
             (0, "1970-01-01 00:00:00 UTC"),
@@ -189,12 +143,20 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new(&["name", ">bytes"]);
-        table.row(vec!["a".into(), "1,000".into()]);
-        table.row(vec!["longer".into(), "7".into()]);
-        let mut out = Vec::new();
-        table.write(&mut out).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "  name    bytes\n  a       1,000\n  longer      7\n");
+    fn numbers_have_four_digits() {
+        let cases = [
+            (0.0, "0"),
+            (0.02, "0.02"),
+            (-1.234_56, "-1.235"),
+            (12_345.6, "12346"),
+            (5.6e-9, "5.6e-9"),
+            (123_456.0, "1.235e5"),
+            (0.001, "0.001"),
+            (100.0, "100"),
+            (f64::NAN, "NaN"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(number(value), text);
+        }
     }
 }

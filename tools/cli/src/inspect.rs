@@ -1,17 +1,23 @@
 //! `paramstore inspect`.
 
 pub(crate) mod json;
+mod tensors;
 pub(crate) mod text;
+mod why;
+
+pub(crate) use tensors::TensorsArguments;
 
 use std::io::Write;
 
 use paramstore::checkpoint::Checkpoint;
 use paramstore::inspect::{Digest, Summary};
-use paramstore::{Error, Options, ParamStore, TensorInfo};
+use paramstore::{ParamStore, TensorInfo};
 
 use crate::arguments::InspectArguments;
 use crate::failure::Failure;
-use crate::{Verdict, terminal};
+use crate::{Verdict, source, terminal};
+use tensors::List;
+use why::Why;
 
 /// Memory for looking: inspect needs little, and --digest no more to be fast.
 pub(crate) const MEMORY_BYTES: u64 = 256 << 20;
@@ -23,14 +29,19 @@ struct Shown<'a> {
     summary: Summary,
     digest: Option<Digest>,
     checkpoints: Vec<Checkpoint>,
+    list: List<'a>,
+    why: Option<Why>,
 }
 
 pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let store = open(arguments)?;
+    let store = source::open_at(&arguments.store, arguments.generation, arguments.memory)?;
     let summary = store.summary()?;
     let digest = if arguments.digest { Some(digest(&store, &summary)?) } else { None };
     let checkpoints = store.checkpoints()?;
-    let shown = Shown { arguments, store: &store, summary, digest, checkpoints };
+    // JSON lists all tensors unless told which.
+    let list = tensors::list(&store, &arguments.list, arguments.tensors || arguments.json)?;
+    let why = if arguments.why { Some(why::why(&store, &summary)?) } else { None };
+    let shown = Shown { arguments, store: &store, summary, digest, checkpoints, list, why };
     if arguments.json {
         json::write(&shown, out)?;
     } else {
@@ -47,16 +58,6 @@ pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<V
         return Ok(Verdict::Damaged);
     }
     Ok(Verdict::Sound)
-}
-
-/// Opens for reading, with as much memory as the blocks of the store need.
-fn open(arguments: &InspectArguments) -> Result<ParamStore, Failure> {
-    let options = Options::new().generation(arguments.generation.into());
-    let open = |bytes| ParamStore::open_read_only(&arguments.store, &options.clone().memory_budget(bytes));
-    Ok(match open(arguments.memory.unwrap_or(MEMORY_BYTES)) {
-        Err(Error::Budget { needed, .. }) if arguments.memory.is_none() => open(needed)?,
-        other => other?,
-    })
 }
 
 fn digest(store: &ParamStore, summary: &Summary) -> Result<Digest, Failure> {

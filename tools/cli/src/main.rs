@@ -1,19 +1,27 @@
-//! `paramstore`: creates, inspects, verifies, repairs, keeps, plans and measures parameter stores.
+//! `paramstore`: creates, inspects, compares, verifies, repairs, keeps, plans and measures parameter stores.
 
 mod arguments;
 mod bench;
 mod checkpoint;
 mod convert;
 mod create;
+mod diff;
+mod export;
 mod failure;
 mod human;
 mod hyperparameters;
+mod import;
 mod inspect;
 mod plan;
 mod quantity;
 mod repair;
 mod report;
 mod schema;
+mod shell;
+mod show;
+mod source;
+mod style;
+mod table;
 mod terminal;
 mod top;
 mod verify;
@@ -31,6 +39,8 @@ use failure::Failure;
 enum Verdict {
     Sound,
     Damaged,
+    /// Two stores are not the same.
+    Different,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +60,7 @@ fn main() -> ExitCode {
     match result {
         Ok(Verdict::Sound) => ExitCode::SUCCESS,
         Ok(Verdict::Damaged) => ExitCode::from(failure::DAMAGED),
+        Ok(Verdict::Different) => ExitCode::from(failure::DIFFERENT),
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             // What was found before the failure comes first.
@@ -68,9 +79,15 @@ fn run(command: &Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Repair(arguments) => repair::run(arguments, out),
         Command::Checkpoint(arguments) => checkpoint::run(&arguments.command, out),
         Command::Convert(arguments) => convert::run(arguments, out),
+        Command::Import(arguments) => import::run(arguments, out),
+        Command::Export(arguments) => export::run(arguments, out),
         Command::Plan(arguments) => plan::run(arguments, out),
         Command::Bench(arguments) => bench::run(arguments, out),
         Command::Top(arguments) => top::run(arguments, out),
         Command::Report(arguments) => report::run(arguments, out),
+        Command::Show(arguments) => show::run(arguments, out),
+        Command::Diff(arguments) => diff::run(arguments, out),
+        Command::Completions(arguments) => shell::completions(arguments, out),
+        Command::Man(arguments) => shell::man(arguments, out),
     }
 }

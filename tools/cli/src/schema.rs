@@ -1,6 +1,7 @@
 //! What a store is to hold, as options of `create` and `plan`.
 
 use clap::Args;
+use paramstore::precision::Half;
 use paramstore::{
     Dtype, Init, Moments, Optimizer, Options, ParamGroup, Precision, RowMode, Schema, TensorSpec,
 };
@@ -19,7 +20,7 @@ pub(crate) struct SchemaArguments {
     #[arg(required_unless_present_any = ["tensor", "rows"])]
     params: Option<u64>,
     /// A tensor, e.g. wte:f32:50257x768, bias:f32:[768] or scale:f32:[]; give it once for each tensor. Of type f32 it is kept
-    /// as --state says, of type bf16 or f16 its parameters are so in any case
+    /// as --state says, of type bf16 or f16 its parameters are so in any case, of an integer type or f64 it is frozen
     #[arg(long, value_name = "NAME:DTYPE:SHAPE", value_parser = tensor)]
     tensor: Vec<(String, Dtype, Vec<u64>)>,
     /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third; tensors below 4,096
@@ -27,6 +28,10 @@ pub(crate) struct SchemaArguments {
     #[arg(long, value_name = "STATE", default_value = "f32")]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(Precision::NAMES))]
     state: String,
+    /// Keep a copy of f32 parameters in 16 bits beside them, written with every update: a forward pass then reads half the bytes;
+    /// small tensors, vectors and embeddings have none
+    #[arg(long, value_name = "KIND", value_parser = ["bf16", "f16"])]
+    compute: Option<String>,
     /// A tensor kept by rows, such as a table of embeddings, e.g. words:f32:1Mx64; once for each
     #[arg(long, value_name = "NAME:DTYPE:ROWSxWIDTH", value_parser = tensor)]
     rows: Vec<(String, Dtype, Vec<u64>)>,
@@ -61,13 +66,18 @@ impl SchemaArguments {
         schema = schema.group(ParamGroup::new("default", self.optimizer(settings)?));
         let state = state(&self.state);
         schema = schema.precision(state);
+        if let Some(kind) = &self.compute {
+            schema = schema.compute(if kind == "f16" { Half::F16 } else { Half::Bf16 });
+        }
         if let Some(params) = self.params {
             // It stands for matrices.
             schema = schema.tensor(TensorSpec::new("param", &[params]).init(init).precision(state));
         }
         for (name, dtype, shape) in &self.tensor {
             let mut tensor = TensorSpec::new(name, shape).init(init);
-            if *dtype != Dtype::F32 {
+            if !dtype.is_trainable() {
+                tensor = TensorSpec::new(name, shape).stored_as(*dtype);
+            } else if *dtype != Dtype::F32 {
                 tensor = tensor.precision(Precision::new(*dtype, state.moments));
             }
             schema = schema.tensor(tensor);

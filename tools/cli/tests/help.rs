@@ -15,6 +15,8 @@ fn help_is_what_the_files_say() {
         "verify",
         "repair",
         "convert",
+        "import",
+        "export",
         "plan",
         "bench",
         "bench sweep",
@@ -26,6 +28,10 @@ fn help_is_what_the_files_say() {
         "checkpoint prune",
         "top",
         "report",
+        "show",
+        "diff",
+        "completions",
+        "man",
     ] {
         let name = if command.is_empty() { "paramstore".to_owned() } else { command.replace(' ', "-") };
         let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
@@ -52,6 +58,8 @@ fn every_command_has_json() {
         "verify",
         "repair",
         "convert",
+        "import",
+        "export",
         "plan",
         "bench sweep",
         "checkpoint keep",
@@ -60,6 +68,8 @@ fn every_command_has_json() {
         "checkpoint prune",
         "top",
         "report",
+        "show",
+        "diff",
     ] {
         let arguments: Vec<_> = command.split_whitespace().chain(["-h"]).collect();
         assert!(run(&arguments).expect(0).stdout.contains("--json"), "{command}");

@@ -4,12 +4,17 @@ mod bench;
 mod checkpoint;
 mod convert;
 mod create;
+mod diff;
+mod exchange;
 mod help;
 mod inspect;
 mod plan;
 mod readme;
 mod repair;
 mod report;
+mod shell;
+mod show;
+mod statistics;
 mod top;
 mod verify;
 

@@ -1,16 +1,18 @@
 //! The JSON of `inspect`. Its keys are relied on by scripts.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::Write;
 
-use paramstore::inspect::{BlockRun, Blocks, DiskUse, PlaneUse, Summary};
+use paramstore::RowUse;
+use paramstore::inspect::{BlockRun, Blocks, DiskUse, PlaneUse, Summary, TensorDigest};
 use paramstore::optim::Setting;
-use paramstore::{RowUse, TensorInfo};
 use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Shown;
+use super::tensors::{self, Row};
 use crate::failure::Failure;
 use crate::terminal;
 
@@ -40,15 +42,17 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
         Value::Object(map) => map,
         _ => Map::new(),
     };
-    let digests =
-        shown.digest.iter().flat_map(|digest| &digest.tensors).map(|digest| Some(digest.to_string()));
-    let tensors = shown.store.tensors().zip(digests.chain(std::iter::repeat(None)));
-    let tensors = tensors.map(|(info, digest)| tensor(shown, &info, digest));
+    let digests = shown.digest.iter().flat_map(|digest| &digest.tensors);
+    let digests: HashMap<_, _> = digests.map(|digest| (digest.name.as_str(), digest)).collect();
+    let tensors = shown.list.rows.iter().map(|row| tensor(row, digests.get(row.info.name()).copied()));
     let checkpoints = shown.checkpoints.iter().map(crate::checkpoint::to_json);
     head.insert("checkpoints".to_owned(), checkpoints.collect::<Vec<_>>().into());
-    head.insert("tensors".to_owned(), tensors.collect::<Result<Vec<_>, _>>()?.into());
+    head.insert("tensors".to_owned(), tensors.collect::<Vec<_>>().into());
     if let Some(digest) = &shown.digest {
         head.insert("digest".to_owned(), digest.to_string().into());
+    }
+    if let Some(why) = &shown.why {
+        head.insert("why".to_owned(), super::why::to_json(why));
     }
     let blocks = shown.arguments.blocks.then(|| BlockList(RefCell::new(shown.store.blocks())));
     terminal::json(out, &Document { head, blocks })
@@ -149,7 +153,8 @@ pub(crate) fn plane(plane: &PlaneUse) -> Value {
     })
 }
 
-fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>, digest: Option<String>) -> Result<Value, Failure> {
+fn tensor(row: &Row<'_>, digest: Option<&TensorDigest>) -> Value {
+    let info = row.info;
     let mut value = json!({
         "name": info.name(),
         "dtype": info.dtype().name(),
@@ -157,12 +162,13 @@ fn tensor(shown: &Shown<'_>, info: &TensorInfo<'_>, digest: Option<String>) -> R
         "elements": info.elements(),
         "group": info.group(),
         "planes": info.planes().collect::<Vec<_>>(),
-        "steps": shown.store.tensor_clock(info.name())?.steps,
+        "steps": row.steps,
     });
-    if let (Some(digest), Value::Object(map)) = (digest, &mut value) {
-        map.insert("digest".to_owned(), digest.into());
+    if let Value::Object(map) = &mut value {
+        map.extend(digest.map(|digest| ("digest".to_owned(), digest.to_string().into())));
+        map.extend(tensors::to_json(row).map(|seen| ("statistics".to_owned(), seen)));
     }
-    Ok(value)
+    value
 }
 
 fn block(run: &Result<BlockRun, paramstore::Error>) -> Value {

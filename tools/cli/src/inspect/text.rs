@@ -5,12 +5,9 @@ use std::io::{self, Write};
 use paramstore::inspect::{BlockRun, DiskUse, PlaneUse, Summary};
 use paramstore::optim::Setting;
 
-use super::{Shown, shape};
+use super::{Shown, tensors, why};
 use crate::failure::Failure;
 use crate::human::{Table, bytes, counted, date, grouped, percent};
-
-/// Tensors that are listed without --tensors.
-const TENSORS_SHOWN: usize = 8;
 
 pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
     let summary = &shown.summary;
@@ -39,9 +36,12 @@ pub(super) fn write(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failur
     let table = summary.table;
     let (entries, pages) = (grouped(table.entries), counted(table.pages, "page"));
     writeln!(out, "  table of {entries} entries: {pages} of 4 KiB in {}", counted(table.levels, "level"))?;
-    tensors(shown, out)?;
+    tensors::write(&shown.list, out)?;
     writeln!(out, "\ncheckpoints")?;
     crate::checkpoint::text::list(&shown.checkpoints, out)?;
+    if let Some(seen) = &shown.why {
+        why::text(seen, out)?;
+    }
     if shown.arguments.blocks {
         blocks(shown, out)?;
     }
@@ -188,28 +188,6 @@ pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
     }
     row("total", total);
     table.write(out)
-}
-
-fn tensors(shown: &Shown<'_>, out: &mut dyn Write) -> Result<(), Failure> {
-    let all = shown.store.tensors().count();
-    let limit = if shown.arguments.tensors { all } else { TENSORS_SHOWN };
-    let mut table = Table::new(&["name", "dtype", "shape", ">parameters", "group", ">updates"]);
-    for info in shown.store.tensors().take(limit) {
-        table.row(vec![
-            info.name().to_owned(),
-            info.dtype().name().to_owned(),
-            shape(&info),
-            grouped(info.elements()),
-            info.group().to_owned(),
-            grouped(shown.store.tensor_clock(info.name())?.steps),
-        ]);
-    }
-    writeln!(out, "\ntensors")?;
-    table.write(out)?;
-    if limit < all {
-        writeln!(out, "  ... and {} more (--tensors lists all)", all - limit)?;
-    }
-    Ok(())
 }
 
 /// One line for each block plane; not aligned over all lines, since a large store has millions.

@@ -109,7 +109,7 @@ fn only_reports_are_replaced_unless_forced() {
     assert!(check_target(&path, false).is_ok());
     std::fs::write(&path, "my notes").unwrap();
     let refused = check_target(&path, false).unwrap_err();
-    assert!(refused.to_string().contains("--force"), "{refused}");
+    assert!(refused.hint().contains("--force"), "{refused}");
     assert!(check_target(&path, true).is_ok());
     write_whole(&path, format!("<!DOCTYPE html>{MARK}").as_bytes()).unwrap();
     assert!(check_target(&path, false).is_ok());

@@ -1,0 +1,387 @@
+//! Files become a store.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::place::Place;
+use super::reader::Reader;
+use super::source::Sources;
+use super::state::State;
+use super::stream::Stream;
+use super::values::Piece;
+use super::{ForeignDtype, ForeignTensor, not_storable};
+use crate::error::{Error, Result};
+use crate::format::directory::Dtype;
+use crate::optim::TensorClock;
+use crate::options::Options;
+use crate::param_store::ParamStore;
+use crate::schema::{ParamGroup, Schema, TensorSpec};
+use crate::units::{to_u64, to_usize};
+
+/// A choice for each tensor, by its name.
+type ByName<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
+
+/// How files become a store.
+#[expect(clippy::struct_excessive_bools, reason = "choices that do not depend on each other")]
+pub struct Import<'a> {
+    schema: Schema,
+    sources: Vec<PathBuf>,
+    rename: ByName<'a, Option<String>>,
+    assign: ByName<'a, Option<String>>,
+    freeze: ByName<'a, bool>,
+    keep_dtypes: bool,
+    with_state: bool,
+    skip_unsupported: bool,
+    sparse: bool,
+    memory_bytes: u64,
+}
+
+impl std::fmt::Debug for Import<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Import").field("sources", &self.sources).finish_non_exhaustive()
+    }
+}
+
+/// A tensor that an import makes.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PlannedTensor {
+    /// Its name in the store.
+    pub name: String,
+    /// Its name in the file.
+    pub source: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Its type in the file.
+    pub from: ForeignDtype,
+    /// Its type in the store.
+    pub to: Dtype,
+    /// The dimensions, slowest first.
+    pub shape: Vec<u64>,
+    /// Its group; `None`: the schema's first.
+    pub group: Option<String>,
+    /// Whether no step updates it.
+    pub is_frozen: bool,
+    /// State planes that come from the files, by the store's names.
+    pub planes: Vec<String>,
+    /// Updates so far, where the files tell; 0 for a tensor without state.
+    pub steps: u64,
+}
+
+/// What an import would make.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ImportPlan {
+    /// The tensors, in the order of the store.
+    pub tensors: Vec<PlannedTensor>,
+    /// Tensors of the files that are left out since a store cannot hold their types.
+    pub skipped: Vec<ForeignTensor>,
+    /// Bytes that are read.
+    pub bytes: u64,
+    /// The step at which the store begins.
+    pub step: u64,
+    /// The schema of the store.
+    pub schema: Schema,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct ImportReport {
+    /// Tensors made.
+    pub tensors: u64,
+    /// Bytes of elements read from the files.
+    pub bytes: u64,
+    /// Seconds that it took, the commit included.
+    pub seconds: f64,
+}
+
+/// What is read from where, and for what.
+pub(super) struct Part {
+    pub(super) source: usize,
+    pub(super) tensor: usize,
+    /// `None`: the parameters.
+    pub(super) plane: Option<String>,
+}
+
+/// A plan with what it takes to carry it out.
+struct Prepared {
+    plan: ImportPlan,
+    sources: Sources,
+    parts: Vec<Part>,
+    clocks: Vec<(usize, TensorClock)>,
+}
+
+impl<'a> Import<'a> {
+    /// Tensors of this group, which is the only one; see [`with_schema`](Self::with_schema).
+    #[must_use]
+    pub fn new(group: ParamGroup) -> Self {
+        Self::with_schema(Schema::new().group(group))
+    }
+
+    /// Into a store of this schema: its groups, precision, block size, gradient plane and seed; tensors that it has itself are
+    /// made too, with their initial values.
+    #[must_use]
+    pub fn with_schema(schema: Schema) -> Self {
+        Self {
+            schema,
+            sources: Vec::new(),
+            rename: Box::new(|name| Some(name.to_owned())),
+            assign: Box::new(|_| None),
+            freeze: Box::new(|_| false),
+            keep_dtypes: true,
+            with_state: true,
+            skip_unsupported: false,
+            sparse: false,
+            memory_bytes: 1 << 30,
+        }
+    }
+
+    /// Adds what [`list`](super::list) takes: a file, an index of shards, or a directory.
+    #[must_use]
+    pub fn source(mut self, path: impl Into<PathBuf>) -> Self {
+        self.sources.push(path.into());
+        self
+    }
+
+    /// Chooses tensors and names them: gets a name in a file, and gives the name in the store, or `None` to leave it out. Optimizer
+    /// state follows its parameter.
+    #[must_use]
+    pub fn rename(mut self, rename: impl Fn(&str) -> Option<String> + 'a) -> Self {
+        self.rename = Box::new(rename);
+        self
+    }
+
+    /// Puts tensors into groups: gets a name in the store, and gives a group of the schema, or `None` for the first one.
+    #[must_use]
+    pub fn assign(mut self, assign: impl Fn(&str) -> Option<String> + 'a) -> Self {
+        self.assign = Box::new(assign);
+        self
+    }
+
+    /// Chooses tensors that no step updates, by their names in the store; see [`TensorSpec::frozen`].
+    #[must_use]
+    pub fn freeze(mut self, freeze: impl Fn(&str) -> bool + 'a) -> Self {
+        self.freeze = Box::new(freeze);
+        self
+    }
+
+    /// Whether parameters stay in f32, bf16 or f16 as they are in the file, bit for bit (the default), or are rounded to what
+    /// the schema's precision says. Integers, and f64 where types are kept, are kept as they are in any case, and frozen.
+    #[must_use]
+    pub fn keep_dtypes(mut self, keep: bool) -> Self {
+        self.keep_dtypes = keep;
+        self
+    }
+
+    /// Whether optimizer state comes along (the default); see [`run`](Self::run).
+    #[must_use]
+    pub fn with_state(mut self, with_state: bool) -> Self {
+        self.with_state = with_state;
+        self
+    }
+
+    /// Leaves out tensors whose type a store cannot hold (quantised blocks), in place of refusing them.
+    #[must_use]
+    pub fn skip_unsupported(mut self, skip: bool) -> Self {
+        self.skip_unsupported = skip;
+        self
+    }
+
+    /// As [`Options::sparse`].
+    #[must_use]
+    pub fn sparse(mut self, sparse: bool) -> Self {
+        self.sparse = sparse;
+        self
+    }
+
+    /// Bytes of memory for blocks and values on their way (default 1 GiB). A hard limit, whatever the size of the model.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    /// Says what would be made. Reads headers only.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), as far as headers tell.
+    pub fn plan(&self) -> Result<ImportPlan> {
+        Ok(self.prepare()?.plan)
+    }
+
+    /// How the store is created: the blocks get five eighths of the memory.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options::new().memory_budget(self.memory_bytes / 8 * 5).sparse(self.sparse)
+    }
+
+    /// Makes the store `to`, which must not exist or be an empty directory. `progress` gets the bytes done of
+    /// [`ImportPlan::bytes`], again and again.
+    ///
+    /// The store is made under the name `to.importing` and gets its own name when it is whole and durable: an import that is
+    /// interrupted leaves no store `to`. What it left under the other name is removed by the next import to the same place.
+    ///
+    /// Optimizer state comes along where a source has it by PyTorch's names: `exp_avg.NAME` for each plane of the parameter
+    /// `NAME`, its updates so far as `step.NAME` or `step`, and for NAdam `mu_product.NAME`. It has to be complete: a parameter
+    /// has all its planes or none.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] for a file that is not what its format asks for; [`Error::Invalid`] for tensors that a store cannot
+    /// hold, names that are there twice, and state that is not complete; [`Error::AlreadyExists`]; [`Error::Locked`] beside
+    /// another import to the same place; as [`ParamStore::create`].
+    pub fn run(&self, to: impl AsRef<Path>, mut progress: impl FnMut(u64)) -> Result<ImportReport> {
+        let start = Instant::now();
+        let to = to.as_ref();
+        let prepared = self.prepare()?;
+        let place = Place::take(to)?;
+        let mut store = ParamStore::create(&place.unfinished, &prepared.plan.schema, &self.options())?;
+        self.fill(&mut store, &prepared, &mut progress)?;
+        for (tensor, clock) in &prepared.clocks {
+            if let Some(planned) = prepared.plan.tensors.get(*tensor) {
+                store.set_tensor_clock(&planned.name, *clock)?;
+            }
+        }
+        store.set_step(prepared.plan.step)?;
+        store.commit(b"")?;
+        drop(store);
+        place.publish()?;
+        Ok(ImportReport {
+            tensors: to_u64(prepared.plan.tensors.len()),
+            bytes: prepared.plan.bytes,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Streams all values, in the order of the files.
+    fn fill(
+        &self,
+        store: &mut ParamStore,
+        prepared: &Prepared,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<()> {
+        let Prepared { plan, sources, parts, .. } = prepared;
+        let foreign = |part: &Part| sources.tensors.get(part.source);
+        let ranges: Vec<_> =
+            parts.iter().filter_map(foreign).map(|t| (t.file, t.offset, t.bytes_there())).collect();
+        let mut reader = Reader::new(sources, &ranges, (self.memory_bytes / 4).min(64 << 20))?;
+        let blocks = store.directory().extents.iter().map(|extent| extent.block_elements).max();
+        let block = blocks.unwrap_or(1);
+        let mut piece = Piece::new(block, self.memory_bytes / 8)?;
+        let mut done = 0;
+        for part in parts {
+            let (Some(tensor), Some(planned)) = (foreign(part), plan.tensors.get(part.tensor)) else {
+                continue;
+            };
+            let size = tensor.dtype.bytes().ok_or_else(|| not_storable(tensor))?;
+            let keeps = part.plane.is_none() && tensor.dtype.stored() == Some(planned.to);
+            let mut stream = Stream::new(tensor, &mut reader)?;
+            for from in (0..tensor.elements()).step_by(to_usize(block)) {
+                let len = block.min(tensor.elements() - from);
+                let bytes = piece.bytes(len * size);
+                stream.read(&mut reader, bytes)?;
+                if keeps {
+                    store.write_bytes(&planned.name, from, bytes)?;
+                } else {
+                    let values = piece.values(&tensor.dtype, len)?;
+                    match &part.plane {
+                        Some(plane) => store.write_plane_range(&planned.name, plane, from, values)?,
+                        None => store.write_range(&planned.name, from, values)?,
+                    }
+                }
+                done += len * size;
+                progress(done);
+            }
+            stream.finish()?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&self) -> Result<Prepared> {
+        let mut sources = Sources::default();
+        for path in &self.sources {
+            sources.add(path)?;
+        }
+        // Those that are left out too: their state is theirs all the same, and left out with them.
+        let originals: HashMap<&str, usize> =
+            sources.tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.as_str(), at)).collect();
+        let mut state = State::default();
+        let mut plan = ImportPlan {
+            tensors: Vec::new(),
+            skipped: Vec::new(),
+            bytes: 0,
+            step: 0,
+            schema: self.schema.clone(),
+        };
+        let mut parts = Vec::new();
+        let mut names = HashMap::new();
+        for (at, tensor) in sources.tensors.iter().enumerate() {
+            if state.take(at, tensor, &originals) {
+                continue;
+            }
+            let Some(name) = (self.rename)(&tensor.name) else { continue };
+            let Some(stored) = tensor.dtype.stored() else {
+                if self.skip_unsupported {
+                    plan.skipped.push(tensor.clone());
+                    continue;
+                }
+                return Err(not_storable(tensor));
+            };
+            if let Some(other) = names.insert(name.clone(), at) {
+                let other = sources.tensors.get(other).map_or("", |other| other.name.as_str());
+                let got = format!("{:?} and {other:?}", tensor.name);
+                return Err(Error::invalid(
+                    format!("tensor {name:?} of the store"),
+                    got,
+                    "one tensor of the files",
+                ));
+            }
+            parts.push(Part { source: at, tensor: plan.tensors.len(), plane: None });
+            let (planned, spec) = self.plan_tensor(&name, tensor, stored);
+            plan.tensors.push(planned);
+            plan.schema = plan.schema.tensor(spec);
+        }
+        let clocks =
+            if self.with_state { state.attach(&sources, &mut plan, &mut parts)? } else { Vec::new() };
+        parts.sort_by_key(|part| part.source);
+        let bytes = |part: &Part| sources.tensors.get(part.source).map_or(0, |tensor| tensor.bytes);
+        plan.bytes = parts.iter().map(bytes).sum();
+        Ok(Prepared { plan, sources, parts, clocks })
+    }
+
+    fn plan_tensor(&self, name: &str, tensor: &ForeignTensor, stored: Dtype) -> (PlannedTensor, TensorSpec) {
+        let group = (self.assign)(name);
+        let mut spec = TensorSpec::new(name, &tensor.shape);
+        if let Some(group) = &group {
+            spec = spec.group(group);
+        }
+        let is_float = stored.is_trainable() || (tensor.dtype == ForeignDtype::F64 && !self.keep_dtypes);
+        let mut is_frozen = (self.freeze)(name);
+        let mut precision = self.schema.precision_for(name, &tensor.shape, group.as_deref());
+        let to = if is_float && !self.keep_dtypes { precision.params } else { stored };
+        if is_float {
+            precision.params = to;
+            spec = spec.precision(precision);
+            if is_frozen {
+                spec = spec.frozen();
+            }
+        } else {
+            is_frozen = true;
+            spec = spec.stored_as(stored);
+        }
+        let planned = PlannedTensor {
+            name: name.to_owned(),
+            source: tensor.name.clone(),
+            path: tensor.path.to_path_buf(),
+            from: tensor.dtype.clone(),
+            to,
+            shape: tensor.shape.clone(),
+            group,
+            is_frozen,
+            planes: Vec::new(),
+            steps: 0,
+        };
+        (planned, spec)
+    }
+}

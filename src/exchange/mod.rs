@@ -1,0 +1,264 @@
+//! EXCHANGE. Files of other programs: a store is made from them ([`Import`]), or they from a store ([`Export`]).
+//!
+//! Read are safetensors (one file, or an index and its shards), npy, npz and GGUF; written are safetensors and npy. A foreign
+//! file is never mapped and never believed: every count in it is held against the file's length before memory is taken for
+//! it, and what does not fit is [`Error::Foreign`](crate::Error::Foreign) with place, found and expected. Values stream
+//! through buffers of a fixed size, so that a model takes no more memory than a tensor does.
+//!
+//! ```
+//! use paramstore::exchange::{Export, Import};
+//! use paramstore::{Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+//!
+//! # let keep = tempfile::tempdir()?;
+//! # let path = |name| keep.path().join(name);
+//! let options = Options::new().memory_budget(16 << 20);
+//! let group = || ParamGroup::new("all", Optimizer::from_name("adamw").unwrap_or_default());
+//! let schema = Schema::new().group(group()).tensor(TensorSpec::new("w", &[2, 3]));
+//! let mut store = ParamStore::create(path("a"), &schema, &options)?;
+//! store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+//! Export::new().to_file(&store, path("w.safetensors"), |_| {})?;
+//!
+//! Import::new(group()).source(path("w.safetensors")).memory_budget(32 << 20).run(path("b"), |_| {})?;
+//! let copy = ParamStore::open_read_only(path("b"), &options)?;
+//! assert_eq!(copy.view("w")?[..], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+//! # Ok::<(), paramstore::Error>(())
+//! ```
+
+mod content;
+mod export;
+mod gguf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+mod import;
+mod index;
+mod npy;
+mod npz;
+mod place;
+mod reader;
+mod safetensors;
+mod sink;
+mod source;
+mod split;
+mod state;
+mod stream;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use export::{Export, ExportReport};
+pub use import::{Import, ImportPlan, ImportReport, PlannedTensor};
+
+use crate::error::{Error, Result};
+use crate::format::directory::Dtype;
+
+/// The type of a foreign tensor's elements, little-endian.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForeignDtype {
+    /// IEEE 754 binary64.
+    F64,
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a binary32.
+    Bf16,
+    /// A signed integer of 64 bits.
+    I64,
+    /// A signed integer of 32 bits.
+    I32,
+    /// A signed integer of 16 bits.
+    I16,
+    /// A signed integer of 8 bits.
+    I8,
+    /// An unsigned integer of 64 bits.
+    U64,
+    /// An unsigned integer of 32 bits.
+    U32,
+    /// An unsigned integer of 16 bits.
+    U16,
+    /// An unsigned integer of 8 bits.
+    U8,
+    /// A byte that is 0 or 1.
+    Bool,
+    /// A float of 8 bits, 4 of them exponent and 3 mantissa, without infinities.
+    F8E4M3,
+    /// A float of 8 bits, 5 of them exponent and 2 mantissa.
+    F8E5M2,
+    /// What a store cannot hold, by the name that its format gives it: quantised blocks, complex numbers, objects, big-endian
+    /// numbers.
+    Other(String),
+}
+
+impl ForeignDtype {
+    /// Bytes of an element; `None` for a type that a store cannot hold.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => Some(8),
+            Self::F32 | Self::I32 | Self::U32 => Some(4),
+            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => Some(2),
+            Self::I8 | Self::U8 | Self::Bool | Self::F8E4M3 | Self::F8E5M2 => Some(1),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The name as safetensors writes it, e.g. `BF16`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::F64 => "F64",
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::I64 => "I64",
+            Self::I32 => "I32",
+            Self::I16 => "I16",
+            Self::I8 => "I8",
+            Self::U64 => "U64",
+            Self::U32 => "U32",
+            Self::U16 => "U16",
+            Self::U8 => "U8",
+            Self::Bool => "BOOL",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E5M2 => "F8_E5M2",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Whether it is one of the floats that become f32.
+    pub(crate) fn is_float(&self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// The type in which a store keeps such elements as they are.
+    #[must_use]
+    pub fn stored(&self) -> Option<Dtype> {
+        let known = STORED.iter().find(|(foreign, _)| foreign == self);
+        known.map(|(_, stored)| *stored)
+    }
+}
+
+/// The types that a store holds, and how it calls them.
+const STORED: [(ForeignDtype, Dtype); 15] = [
+    (ForeignDtype::F64, Dtype::F64),
+    (ForeignDtype::F32, Dtype::F32),
+    (ForeignDtype::F16, Dtype::F16),
+    (ForeignDtype::Bf16, Dtype::Bf16),
+    (ForeignDtype::I64, Dtype::I64),
+    (ForeignDtype::I32, Dtype::I32),
+    (ForeignDtype::I16, Dtype::I16),
+    (ForeignDtype::I8, Dtype::I8),
+    (ForeignDtype::U64, Dtype::U64),
+    (ForeignDtype::U32, Dtype::U32),
+    (ForeignDtype::U16, Dtype::U16),
+    (ForeignDtype::U8, Dtype::U8),
+    (ForeignDtype::Bool, Dtype::Bool),
+    (ForeignDtype::F8E4M3, Dtype::F8E4M3),
+    (ForeignDtype::F8E5M2, Dtype::F8E5M2),
+];
+
+/// What safetensors calls a type of the store; for codes that share scales, what they are widened to.
+fn foreign_name(dtype: Dtype) -> &'static str {
+    STORED.iter().find(|(_, stored)| *stored == dtype).map_or("F32", |(foreign, _)| foreign.name())
+}
+
+/// A tensor of a foreign file, and where its elements stand.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ForeignTensor {
+    /// Its name there.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: ForeignDtype,
+    /// The dimensions, slowest first; none for a scalar.
+    pub shape: Vec<u64>,
+    /// The file.
+    pub path: Arc<Path>,
+    /// Where its elements begin in the file, in bytes; of a compressed one, where the compressed bytes do.
+    pub offset: u64,
+    /// Bytes of its elements, uncompressed.
+    pub bytes: u64,
+    /// The number of its file among those that are open.
+    pub(crate) file: usize,
+    /// How an archive has packed it.
+    pub(crate) packed: Option<Packed>,
+}
+
+/// An entry of an archive that holds a tensor behind a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Packed {
+    /// Its bytes if it is compressed; `None` if it stands there as it is.
+    pub(crate) compressed: Option<u64>,
+    /// Bytes of the header in front of the elements, uncompressed.
+    pub(crate) header: u64,
+    /// The checksum of the header.
+    pub(crate) header_crc: u32,
+    /// The checksum of header and elements.
+    pub(crate) crc: u32,
+}
+
+impl ForeignTensor {
+    /// The number of elements; saturates.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d))
+    }
+
+    /// Bytes that it takes in its file.
+    fn bytes_there(&self) -> u64 {
+        self.packed.and_then(|packed| packed.compressed).unwrap_or(self.bytes)
+    }
+}
+
+/// The tensors of files: what an import of them would see, in the order in which they stand.
+///
+/// A path is a file in one of the formats, told by its first bytes; an index (`*.index.json`) whose shards stand beside it;
+/// or a directory that holds `model.safetensors` or its index, and perhaps `optimizer.safetensors`.
+///
+/// # Errors
+/// [`Error::Foreign`] for a file that is not what its format asks for, [`Error::Io`].
+pub fn list(path: impl AsRef<Path>) -> Result<Vec<ForeignTensor>> {
+    let mut sources = source::Sources::default();
+    sources.add(path.as_ref())?;
+    Ok(sources.tensors)
+}
+
+/// Elements times bytes, if they fit 64 bits.
+fn byte_len(shape: &[u64], bits: u64) -> Option<u64> {
+    let elements = shape.iter().try_fold(1_u64, |n, &d| n.checked_mul(d))?;
+    let bits = elements.checked_mul(bits)?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+/// A tensor that a store cannot hold.
+fn not_storable(tensor: &ForeignTensor) -> Error {
+    let what = format!("type of tensor {:?} of {}", tensor.name, tensor.path.display());
+    Error::invalid(
+        what,
+        tensor.dtype.name(),
+        "plain numbers, little-endian and in C order; or leave the tensor out",
+    )
+}
+
+/// Refuses tensors that share bytes; they are sorted by place.
+fn check_apart(tensors: &[ForeignTensor]) -> Result<()> {
+    for (before, tensor) in tensors.iter().zip(tensors.iter().skip(1)) {
+        let end = before.offset.saturating_add(before.bytes_there());
+        if tensor.offset < end && tensor.bytes_there() > 0 {
+            let (what, range) = (format!("tensor {:?}", tensor.name), (tensor.offset, tensor.bytes_there()));
+            let got = format!("bytes of tensor {:?}", before.name);
+            let expected = format!("a place from byte {end} on");
+            return Err(Error::foreign(&*tensor.path, what, range, got, expected));
+        }
+    }
+    Ok(())
+}
+
+/// `NAME.suffix` beside a path.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
