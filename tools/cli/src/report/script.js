@@ -31,7 +31,7 @@
     const cell = element("td", "");
     cell.colSpan = heads.length;
     const pictures = element("div", "");
-    pictures.className = "charts";
+    pictures.className = "planes";
     for (const [plane, words, path, bars, low, high] of tensor[PLANES]) {
       const figure = document.createElement("figure");
       figure.append(element("figcaption", plane));

@@ -182,6 +182,7 @@ fn model() -> Model {
     (live.opened_unix_ms, live.pid) = (0, 77);
     (live.committed_step, live.generation) = (1_200, 13);
     (live.budget_bytes, live.hot_bytes, live.dirty_bytes) = (256 << 20, 64 << 20, 12 << 20);
+    live.stats.held_bytes = 128 << 20;
     for (at, cell) in live.cells.iter_mut().enumerate() {
         (cell.near, cell.dirty, cell.moving) = match at {
             0..50 => (0, 0, 0),
@@ -212,8 +213,8 @@ fn frame_of_80_by_24_says_all_there_is() {
         " 40 % stalled on reads",
         "400 MB/s of 800 MB/s measured",
         "200 MB/s of 800 MB/s measured",
-        "64 MiB hot of 256 MiB",
-        "75.0 % of what was needed was in memory; 12 MiB changed, not written",
+        "128 MiB of 256 MiB, 64 MiB of it hot",
+        "75.0 % in memory when needed; 12 MiB changed, not written",
         "2.5, lr 3e-4; 2.5 to 3.5 below",
         "\u{b7} disk  \u{2591} part  \u{2593} memory  \u{2588} changed  * moving  1 block each",
         "q quit   p pause   r reset rates",

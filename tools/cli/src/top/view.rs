@@ -186,13 +186,14 @@ fn numbers(model: &Model, live: &Live, area: Rect) -> Rows {
         };
         rows.push((1, gauge(label, if full > 0.0 { rate / full } else { 0.0 }, color, text, width)));
     }
-    let share = number(live.hot_bytes) / number(live.budget_bytes).max(1.0);
-    let text = format!("{} hot of {}", bytes(live.hot_bytes), bytes(live.budget_bytes));
+    let held = live.stats.held_bytes;
+    let share = number(held) / number(live.budget_bytes).max(1.0);
+    let (hot, budget) = (bytes(live.hot_bytes), bytes(live.budget_bytes));
+    let text = format!("{} of {budget}, {hot} of it hot", bytes(held));
     rows.push((1, gauge("budget", share, Color::Cyan, text, width)));
     let hits = rates.and_then(|rates| rates.hit_rate);
-    let hits = hits.map_or("none needed".to_owned(), |share| {
-        format!("{:.1} % of what was needed was in memory", share * 100.0)
-    });
+    let hits = hits
+        .map_or("none needed".to_owned(), |share| format!("{:.1} % in memory when needed", share * 100.0));
     let dirty = format!("{} changed, not written", bytes(live.dirty_bytes));
     rows.push((2, labelled("hits", format!("{hits}; {dirty}"))));
     rows
