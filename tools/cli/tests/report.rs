@@ -61,6 +61,8 @@ fn page_has_every_section_and_nothing_from_elsewhere() {
     ] {
         assert!(page.contains(part), "{part}");
     }
+    // The name of SVG is the only address.
+    let page = page.replace("http://www.w3.org/2000/svg", "");
     for part in ["http:", "https:", "//fonts", "@import", "url(", " src=", "<link"] {
         let in_names = usize::from(part == " src=");
         // The name's own text, which stands in data and is no markup.
@@ -69,11 +71,24 @@ fn page_has_every_section_and_nothing_from_elsewhere() {
     assert!(!page.contains("<img") && page.contains("\\u003cimg src=x"), "a name became markup");
     assert_eq!(page.matches("</script>").count(), 2);
     assert!(page.is_ascii() && page.len() < 200_000, "{} bytes", page.len());
+    // With statistics on demand.
+    assert!(!page.contains("[\"exp_avg_sq\",\"norm "), "nobody asked for statistics");
+    run(&["report", &store, "-o", &output, "--stats"]).expect(0);
+    let with = std::fs::read_to_string(&output).unwrap();
+    assert!(
+        with.contains("[\"exp_avg_sq\",\"norm ") && with.len() < page.len() + 10_000,
+        "{} bytes",
+        with.len()
+    );
     // Again in its place; but not in that of something else.
     run(&["report", &store, "-o", &output]).expect(0);
     std::fs::write(&output, "notes").unwrap();
-    let refused = run(&["report", &store, "-o", &output]).expect(2);
-    assert!(refused.stderr.contains("no report; --force"), "{}", refused.stderr);
+    let refused = run(&["report", &store, "-o", &output]).expect(3);
+    assert!(
+        refused.stderr.contains("exists already") && refused.stderr.contains("--force"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(std::fs::read_to_string(&output).unwrap(), "notes");
     run(&["report", &store, "-o", &output, "--force"]).expect(0);
     let left: Vec<_> =
@@ -131,7 +146,7 @@ fn browser_makes_rows_of_the_tensors() {
     let place = Place::new();
     let store = trained(&place);
     let output = place.text("page.html");
-    run(&["report", &store, "-o", &output]).expect(0);
+    run(&["report", &store, "-o", &output, "--stats"]).expect(0);
     let ran = Command::new(browser)
         .args(["--headless", "--disable-gpu", "--no-first-run", "--dump-dom"])
         // As root there is no sandbox to be had; the page is our own.
@@ -141,6 +156,12 @@ fn browser_makes_rows_of_the_tensors() {
         .output()
         .unwrap();
     let dom = String::from_utf8(ran.stdout).unwrap();
-    assert!(dom.contains("<td>wte</td>") && dom.contains("<td class=\"n\">20,000</td>"), "{dom}");
-    assert!(dom.contains("<td>&lt;img src=x onerror=alert(1)&gt;&lt;/script&gt;</td>"), "{dom}");
+    assert!(dom.contains("<td class=\"n\">20,000</td>"), "{dom}");
+    // The largest one is open.
+    assert!(dom.contains("<td><button type=\"button\" aria-expanded=\"true\">wte</button></td>"), "{dom}");
+    assert!(
+        dom.contains("<figcaption>exp_avg_sq</figcaption>") && dom.contains("class=\"histogram\""),
+        "{dom}"
+    );
+    assert!(dom.contains(">&lt;img src=x onerror=alert(1)&gt;&lt;/script&gt;</button></td>"), "{dom}");
 }

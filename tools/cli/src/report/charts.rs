@@ -13,7 +13,7 @@ const BARS_MAX: usize = 120;
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 220.0;
 /// The plot within: left, top, right, bottom.
-const PLOT: [f64; 4] = [56.0, 10.0, 392.0, 188.0];
+const PLOT: [f64; 4] = [56.0, 10.0, 382.0, 188.0];
 
 /// What an axis counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,16 @@ impl Unit {
             return "0".to_owned();
         }
         match self {
-            Self::Seconds => seconds(value),
+            Self::Seconds => {
+                let text = seconds(value);
+                let (digits, unit) = text.split_once(' ').unwrap_or((&text, ""));
+                let digits = if digits.contains('.') {
+                    digits.trim_end_matches('0').trim_end_matches('.')
+                } else {
+                    digits
+                };
+                format!("{digits} {unit}")
+            }
             Self::Bytes => decimal(value),
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "steps are whole")]
             Self::Steps => grouped(value.round().max(0.0) as u64),

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use paramstore::ParamStore;
 use paramstore::checkpoint::Checkpoint;
-use paramstore::inspect::Summary;
+use paramstore::inspect::{StatisticsOptions, Summary, TensorStatistics};
 use paramstore::telemetry::{self, Live, StepMetrics};
-use paramstore::{Error, Options, ParamStore};
 
 use super::blocks::{self, Run};
+use crate::arguments::Generation;
 use crate::failure::Failure;
-use crate::inspect::MEMORY_BYTES;
+use crate::{source, terminal};
 
 /// Tensors that are listed.
 pub(super) const TENSORS_MAX: usize = 20_000;
@@ -24,6 +25,7 @@ pub(super) struct Tensor {
     pub(super) updates: u64,
     /// Names of its planes, and what is special about it.
     pub(super) planes: String,
+    pub(super) statistics: Option<TensorStatistics>,
 }
 
 pub(super) struct Gathered {
@@ -37,8 +39,8 @@ pub(super) struct Gathered {
     pub(super) unix_s: u64,
 }
 
-pub(super) fn gather(path: &Path) -> Result<Gathered, Failure> {
-    let store = open(path)?;
+pub(super) fn gather(path: &Path, with_statistics: bool) -> Result<Gathered, Failure> {
+    let store = source::open_at(path, Generation::Newest, None)?;
     let summary = store.summary()?;
     let mut tensors = Vec::new();
     for info in store.tensors().take(TENSORS_MAX) {
@@ -54,7 +56,11 @@ pub(super) fn gather(path: &Path) -> Result<Gathered, Failure> {
             elements: info.elements(),
             updates: store.tensor_clock(info.name())?.steps,
             planes,
+            statistics: None,
         });
+    }
+    if with_statistics {
+        look(&store, &mut tensors)?;
     }
     let all = summary.blocks.iter().map(|size| size.blocks).sum();
     let blocks = blocks::runs(store.blocks(), all, summary.generation);
@@ -66,11 +72,16 @@ pub(super) fn gather(path: &Path) -> Result<Gathered, Failure> {
     Ok(Gathered { summary, tensors, checkpoints, blocks, live, history, unix_s })
 }
 
-/// Opens for reading, with as much memory as the blocks of the store need.
-fn open(path: &Path) -> Result<ParamStore, Failure> {
-    let open = |bytes| ParamStore::open_read_only(path, &Options::new().memory_budget(bytes));
-    Ok(match open(MEMORY_BYTES) {
-        Err(Error::Budget { needed, .. }) => open(needed)?,
-        other => other?,
-    })
+/// Reads every value of the tensors listed.
+fn look(store: &ParamStore, tensors: &mut [Tensor]) -> Result<(), Failure> {
+    let options = StatisticsOptions::new().tensors(tensors.iter().map(|tensor| tensor.name.as_str()));
+    let bytes = store.summary()?.planes.iter().map(|plane| plane.value_bytes).sum();
+    let bar =
+        terminal::progress(bytes, "{elapsed} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta} left");
+    let seen = store.statistics(&options, |done| bar.set_position(done));
+    bar.finish_and_clear();
+    for (tensor, seen) in tensors.iter_mut().zip(seen?) {
+        tensor.statistics = Some(seen);
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ mod blocks;
 mod charts;
 mod curves;
 mod gather;
+mod histogram;
 mod html;
 mod page;
 
@@ -32,7 +33,7 @@ const MARK_WITHIN: u64 = 1024;
 #[command(after_help = "\
 Examples:
   paramstore report run1
-  paramstore report run1 -o run1.html --force
+  paramstore report run1 --stats -o run1.html --force
   paramstore report run1/checkpoints/best -o best.html")]
 pub(crate) struct ReportArguments {
     /// Directory of the store
@@ -40,6 +41,9 @@ pub(crate) struct ReportArguments {
     /// The file to write; an earlier report is replaced
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     output: PathBuf,
+    /// Read all values, for statistics of the tensors and histograms of their planes; of the 2,000 largest tensors
+    #[arg(long)]
+    stats: bool,
     /// Replace FILE even if it is no report: it is one if its first 1,024 bytes say that `paramstore report` made it
     #[arg(long)]
     force: bool,
@@ -52,7 +56,7 @@ pub(crate) fn run(arguments: &ReportArguments, out: &mut dyn Write) -> Result<Ve
     let output = &arguments.output;
     // Before anything that takes time.
     check_target(output, arguments.force)?;
-    let gathered = gather::gather(&arguments.store)?;
+    let gathered = gather::gather(&arguments.store, arguments.stats)?;
     let page = page::page(&gathered);
     write_whole(output, page.as_bytes()).map_err(|error| at(output, &error))?;
     let len = u64::try_from(page.len()).unwrap_or(u64::MAX);
@@ -98,7 +102,7 @@ fn check_target(path: &Path, force: bool) -> Result<(), Failure> {
     if force || String::from_utf8_lossy(&head).contains(MARK) {
         return Ok(());
     }
-    Err(Failure::Usage(format!("{} is there and is no report; --force replaces it", path.display())))
+    Err(Failure::InTheWay(path.to_owned()))
 }
 
 /// Writes a file beside its place and moves it there, so that nobody ever reads half a page.

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::charts::{self, divided, legend, timeline};
 use super::gather::{Gathered, Tensor};
 use super::html::{escape, script_json, table};
-use super::{MARK, blocks, curves};
+use super::{MARK, blocks, curves, histogram};
 use crate::human::{bytes, counted, date, grouped, percent, seconds};
 use crate::inspect::text::setting;
 
@@ -123,16 +123,24 @@ fn groups(summary: &Summary) -> String {
 
 /// Tensors as data: the script makes rows of them, sorts and searches.
 fn tensors(gathered: &Gathered) -> String {
+    // Pictures for the largest ones.
+    let mut sizes: Vec<_> = gathered.tensors.iter().map(|tensor| tensor.elements).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let least = sizes.get(histogram::DRAWN_MAX).map_or(0, |size| size + 1);
     let row = |tensor: &Tensor| {
-        json!([
-            tensor.name,
-            tensor.group,
-            tensor.dtype,
-            tensor.shape,
-            tensor.elements,
-            tensor.updates,
-            tensor.planes
-        ])
+        let mut row = vec![
+            json!(tensor.name),
+            json!(tensor.group),
+            json!(tensor.dtype),
+            json!(tensor.shape),
+            json!(tensor.elements),
+            json!(tensor.updates),
+            json!(tensor.planes),
+        ];
+        if let Some(statistics) = &tensor.statistics {
+            row.extend(histogram::cells(statistics, tensor.elements >= least));
+        }
+        serde_json::Value::Array(row)
     };
     let rows: Vec<_> = gathered.tensors.iter().map(row).collect();
     let left = gathered.summary.tensors.saturating_sub(length(rows.len()));

@@ -46,6 +46,7 @@ pub(super) fn value(model: &Model) -> Value {
         },
         "memory": {
             "budget_bytes": live.budget_bytes,
+            "held_bytes": live.stats.held_bytes,
             "hot_bytes": live.hot_bytes,
             "dirty_bytes": live.dirty_bytes,
         },

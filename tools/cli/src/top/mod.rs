@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use paramstore::inspect::Summary;
-use paramstore::{Error, Options, telemetry};
+use paramstore::telemetry;
 
 use self::model::{Model, Reading, State, Writer};
+use crate::arguments::Generation;
 use crate::failure::Failure;
-use crate::inspect::MEMORY_BYTES;
-use crate::{Verdict, terminal};
+use crate::{Verdict, source, terminal};
 
 /// Between two questions to the operating system who writes, each of which opens the store.
 const WRITER_EVERY: Duration = Duration::from_secs(2);
@@ -138,11 +137,8 @@ impl Source {
 
     /// Who writes; a store that cannot be opened now has no answer.
     fn ask(&self) -> Writer {
-        let ask = |bytes| Summary::of(&self.path, &Options::new().memory_budget(bytes));
-        let summary = match ask(MEMORY_BYTES) {
-            Err(Error::Budget { needed, .. }) => ask(needed),
-            other => other,
-        };
+        let store = source::open_at(&self.path, Generation::Newest, None);
+        let summary = store.and_then(|store| Ok(store.summary()?));
         summary.map_or(Writer::Unknown, |summary| summary.writer_process.into())
     }
 }

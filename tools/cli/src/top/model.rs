@@ -1,6 +1,7 @@
 //! What the view shows, out of readings of a store: rates, ages, shares. Reads no clock and no file.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use paramstore::Stats;
 use paramstore::telemetry::{Live, StepMetrics};
@@ -8,7 +9,9 @@ use paramstore::telemetry::{Live, StepMetrics};
 /// Rates are taken over this long, if that holds enough steps.
 const WINDOW_MS: u64 = 5_000;
 /// Steps that a window holds at least, where readings reach back far enough.
-const WINDOW_STEPS: u64 = 2;
+pub(super) const WINDOW_STEPS: u64 = 2;
+/// Steps that are summed up where nothing is known of now.
+const LAST_STEPS: usize = 16;
 /// How far readings reach back, and how many there are at most.
 const READINGS_MS: u64 = 300_000;
 const READINGS_MAX: usize = 2_000;
@@ -128,6 +131,27 @@ impl Rates {
         })
     }
 
+    /// Of some steps, by what was noted of each; `None` where none is.
+    pub(super) fn of_steps(steps: &[StepMetrics]) -> Option<Self> {
+        let sum =
+            |of: fn(&StepMetrics) -> Duration| steps.iter().map(|step| of(step).as_secs_f64()).sum::<f64>();
+        let seconds = Some(sum(|of| of.duration)).filter(|&seconds| seconds > 0.0)?;
+        let bytes = |of: fn(&StepMetrics) -> u64| steps.iter().map(|step| number(of(step))).sum::<f64>();
+        Some(Self {
+            seconds,
+            steps: u64::try_from(steps.len()).unwrap_or(u64::MAX),
+            read_bytes_per_s: bytes(|of| of.bytes_read) / seconds,
+            written_bytes_per_s: bytes(|of| of.bytes_written) / seconds,
+            compute: sum(|of| of.compute) / seconds,
+            stall_read: sum(|of| of.stall_read) / seconds,
+            stall_write: sum(|of| of.stall_write) / seconds,
+            stall_update: sum(|of| of.stall_update) / seconds,
+            commit: sum(|of| of.commit) / seconds,
+            disk: sum(|of| of.disk) / seconds,
+            hit_rate: None,
+        })
+    }
+
     pub(super) fn steps_per_s(&self) -> f64 {
         number(self.steps) / self.seconds
     }
@@ -225,15 +249,25 @@ impl Model {
         if self.state() == State::Live { self.window() } else { None }
     }
 
+    /// Rates of now, or where there are none those of the last steps.
+    pub(super) fn shown_rates(&self) -> Option<Rates> {
+        self.rates().or_else(|| Rates::of_steps(self.last_steps(LAST_STEPS)))
+    }
+
+    fn last_steps(&self, count: usize) -> &[StepMetrics] {
+        self.history.get(self.history.len().saturating_sub(count)..).unwrap_or_default()
+    }
+
     /// Milliseconds since the writer said something.
     pub(super) fn age_ms(&self) -> Option<u64> {
         self.live.as_ref().map(|live| self.unix_ms.saturating_sub(live.now_unix_ms))
     }
 
-    /// Seconds that a step takes: by the window's, or what the last one took.
+    /// Seconds that a step takes: by the window's, while it is live what the last one took, later the mean of the last.
     pub(super) fn step_seconds(&self) -> Option<f64> {
         let measured = self.rates().filter(|rates| rates.steps >= WINDOW_STEPS);
-        let last = || self.history.last().map(|step| step.duration.as_secs_f64());
+        let steps = self.last_steps(if self.state() == State::Live { 1 } else { LAST_STEPS });
+        let last = || Rates::of_steps(steps).map(|rates| 1.0 / rates.steps_per_s());
         measured.map(|rates| 1.0 / rates.steps_per_s()).or_else(last)
     }
 

@@ -124,6 +124,33 @@ fn states_are_told_apart_by_age_and_writer() {
 }
 
 #[test]
+fn last_steps_speak_where_nothing_is_known_of_now() {
+    let (live, mut history) = said();
+    for (step, ms) in history.iter_mut().zip([300, 100]) {
+        step.duration = std::time::Duration::from_millis(ms);
+        step.compute = std::time::Duration::from_millis(100);
+        (step.bytes_read, step.bytes_written) = (40_000_000, 20_000_000);
+    }
+    let rates = Rates::of_steps(&history).unwrap();
+    assert!(close(rates.seconds, 0.4) && close(rates.compute, 0.5), "{rates:?}");
+    assert!(close(rates.read_bytes_per_s, 200e6) && close(rates.written_bytes_per_s, 100e6), "{rates:?}");
+    assert_eq!(Rates::of_steps(&[]), None);
+    let mut model = Model::new("s".to_owned(), None);
+    model.take(reading(&page(&live, 50_000, 2, 0), 50_000));
+    model.history = history;
+    // Of what goes on, the last step says most.
+    assert!(close(model.step_seconds().unwrap(), 0.1));
+    model.take(Reading { unix_ms: 51_000, live: None, writer: Writer::Nobody });
+    assert!(close(model.step_seconds().unwrap(), 0.2));
+    let text = view::plain(&model, 80, 24);
+    assert!(
+        text.contains("nothing now; the last steps took 200 ms each") && text.contains(" 50 % updating"),
+        "{text}"
+    );
+    assert!(text.contains("200 MB/s\n"), "{text}");
+}
+
+#[test]
 fn highest_rate_is_the_scale_until_the_disk_is_measured() {
     let (live, _) = said();
     let mut model = Model::new("s".to_owned(), None);
@@ -155,6 +182,7 @@ fn model() -> Model {
     (live.opened_unix_ms, live.pid) = (0, 77);
     (live.committed_step, live.generation) = (1_200, 13);
     (live.budget_bytes, live.hot_bytes, live.dirty_bytes) = (256 << 20, 64 << 20, 12 << 20);
+    live.stats.held_bytes = 128 << 20;
     for (at, cell) in live.cells.iter_mut().enumerate() {
         (cell.near, cell.dirty, cell.moving) = match at {
             0..50 => (0, 0, 0),
@@ -181,14 +209,14 @@ fn frame_of_80_by_24_says_all_there_is() {
         "step      1,210; committed 1,200, 10 behind, generation 13",
         "writer    process 77, alive; last page 100 ms ago",
         "rate      2.50 steps/s, 400 ms a step (10 steps in 4.00 s)",
-        " 80 % of the time updating",
-        " 40 % waiting for them",
+        " 80 % updating",
+        " 40 % stalled on reads",
         "400 MB/s of 800 MB/s measured",
         "200 MB/s of 800 MB/s measured",
-        "64 MiB hot of 256 MiB",
-        "75.0 % of uses in memory; 12 MiB changed, not written",
-        "2.5, lr 3e-4",
-        "\u{b7} on disk  \u{2591} partly  \u{2593} in memory  \u{2588} changed  * moving  1 block each",
+        "128 MiB of 256 MiB, 64 MiB of it hot",
+        "75.0 % in memory when needed; 12 MiB changed, not written",
+        "2.5, lr 3e-4; 2.5 to 3.5 below",
+        "\u{b7} disk  \u{2591} part  \u{2593} memory  \u{2588} changed  * moving  1 block each",
         "q quit   p pause   r reset rates",
     ] {
         assert!(text.contains(part), "{part}\n{text}");

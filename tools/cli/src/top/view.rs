@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::model::{Model, Rates, State, Writer, number, resampled};
+use super::model::{Model, Rates, State, WINDOW_STEPS, Writer, number, resampled};
 use crate::human::{self, bytes, counted, grouped, seconds, speed};
 
 /// Columns of the names at the left.
@@ -167,7 +167,7 @@ fn numbers(model: &Model, live: &Live, area: Rect) -> Rows {
         (0, labelled("writer", writer(model, live))),
         (0, labelled("rate", rate(model))),
     ];
-    let rates = model.rates();
+    let rates = model.shown_rates();
     if area.height + 2 >= TALL {
         times(&mut rows, rates.as_ref(), width);
     } else {
@@ -180,14 +180,20 @@ fn numbers(model: &Model, live: &Live, area: Rect) -> Rows {
     for (at, (label, rate, color)) in directions.into_iter().enumerate() {
         let (rate, full) = (rate.unwrap_or(0.0), model.full_scale(at));
         let of = if model.limit.is_some() { "measured" } else { "at most so far" };
-        let text = format!("{} of {} {of}", speed(rate), speed(full));
+        let text = match model.limit {
+            None if full == 0.0 => speed(rate),
+            _ => format!("{} of {} {of}", speed(rate), speed(full)),
+        };
         rows.push((1, gauge(label, if full > 0.0 { rate / full } else { 0.0 }, color, text, width)));
     }
-    let share = number(live.hot_bytes) / number(live.budget_bytes).max(1.0);
-    let text = format!("{} hot of {}", bytes(live.hot_bytes), bytes(live.budget_bytes));
+    let held = live.stats.held_bytes;
+    let share = number(held) / number(live.budget_bytes).max(1.0);
+    let (hot, budget) = (bytes(live.hot_bytes), bytes(live.budget_bytes));
+    let text = format!("{} of {budget}, {hot} of it hot", bytes(held));
     rows.push((1, gauge("budget", share, Color::Cyan, text, width)));
     let hits = rates.and_then(|rates| rates.hit_rate);
-    let hits = hits.map_or("no uses".to_owned(), |share| format!("{:.1} % of uses in memory", share * 100.0));
+    let hits = hits
+        .map_or("none needed".to_owned(), |share| format!("{:.1} % in memory when needed", share * 100.0));
     let dirty = format!("{} changed, not written", bytes(live.dirty_bytes));
     rows.push((2, labelled("hits", format!("{hits}; {dirty}"))));
     rows
@@ -217,19 +223,16 @@ fn writer(model: &Model, live: &Live) -> String {
 }
 
 fn rate(model: &Model) -> String {
-    let each = model.step_seconds().map(|each| format!("{} a step", seconds(each)));
-    match (model.rates(), model.state()) {
-        (Some(rates), _) => {
-            let each = each.map_or(String::new(), |each| format!(", {each}"));
-            let (steps, time) = (counted(rates.steps, "step"), seconds(rates.seconds));
-            format!("{:.2} steps/s{each} ({steps} in {time})", rates.steps_per_s())
+    let each = model.step_seconds();
+    let of = |each: f64| format!("{:.2} steps/s, {} a step", 1.0 / each.max(1e-9), seconds(each));
+    match (model.rates().filter(|rates| rates.steps >= WINDOW_STEPS), model.state(), each) {
+        (Some(rates), _, Some(each)) => {
+            format!("{} ({} in {})", of(each), counted(rates.steps, "step"), seconds(rates.seconds))
         }
-        (None, State::Live) => {
-            let each =
-                each.map_or(String::new(), |each| format!("; the last took {}", each.replace(" a step", "")));
-            format!("measuring{each}")
-        }
-        (None, _) => each.map_or("nothing now".to_owned(), |each| format!("nothing now; it was {each}")),
+        (_, State::Live, Some(each)) => format!("{} (the last one)", of(each)),
+        (_, State::Live, None) => "measuring".to_owned(),
+        (_, _, Some(each)) => format!("nothing now; the last steps took {} each", seconds(each)),
+        (_, _, None) => "nothing now".to_owned(),
     }
 }
 
@@ -251,9 +254,9 @@ fn times(rows: &mut Rows, rates: Option<&Rates>, width: usize) {
         let part = rates.map(parts).and_then(|parts| parts.get(at).copied());
         let (_, color, share) = part.unwrap_or((name, Color::Reset, 0.0));
         let what = match name {
-            "compute" => "of the time updating",
-            "commit" => "in commits",
-            _ => "waiting for them",
+            "compute" => "updating".to_owned(),
+            "commit" => "committing".to_owned(),
+            _ => format!("stalled on {name}"),
         };
         let text = if rates.is_some() { format!("{} {what}", percent(share)) } else { String::new() };
         rows.push((rank, gauge(name, share, color, text, width)));
@@ -275,9 +278,14 @@ fn loss(buffer: &mut Buffer, area: Rect, model: &Model, live: &Live) {
     if area.height == 0 {
         return;
     }
-    let text = if text.is_empty() { "the trainer says nothing of it".to_owned() } else { text.join(", ") };
+    let mut text =
+        if text.is_empty() { "the trainer says nothing of it".to_owned() } else { text.join(", ") };
     let losses = model.losses();
-    let rows = area.height.saturating_sub(1).min(12);
+    let (least, greatest) = span(&losses);
+    if area.width >= 70 && greatest > least {
+        text = format!("{text}; {} to {} below", human::number(least), human::number(greatest));
+    }
+    let rows = area.height.saturating_sub(1).min(20);
     if rows > 0 || losses.is_empty() {
         line(buffer, area, 0, &labelled("loss", text));
         let curve =
@@ -291,11 +299,16 @@ fn loss(buffer: &mut Buffer, area: Rect, model: &Model, live: &Live) {
     sparkline(buffer, curve, &losses);
 }
 
+/// The least and the greatest.
+fn span(values: &[f64]) -> (f64, f64) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (least, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
 /// A curve from the least of the values, at the bottom, to the greatest.
 fn sparkline(buffer: &mut Buffer, area: Rect, values: &[f64]) {
     let columns = resampled(values, area.width.into());
-    let least = columns.iter().copied().fold(f64::INFINITY, f64::min);
-    let greatest = columns.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let (least, greatest) = span(&columns);
     for (x, value) in (area.x..area.right()).zip(columns) {
         let share = if greatest > least { (value - least) / (greatest - least) } else { 0.5 };
         let levels = f64::from(area.height) * 8.0;
@@ -346,9 +359,9 @@ impl Kind {
     /// A letter and a color, each of which tells by itself.
     fn look(self) -> (char, Color, &'static str) {
         match self {
-            Self::OnDisk => ('\u{b7}', Color::DarkGray, "on disk"),
-            Self::Partly => ('\u{2591}', Color::Cyan, "partly"),
-            Self::InMemory => ('\u{2593}', Color::Cyan, "in memory"),
+            Self::OnDisk => ('\u{b7}', Color::DarkGray, "disk"),
+            Self::Partly => ('\u{2591}', Color::Cyan, "part"),
+            Self::InMemory => ('\u{2593}', Color::Cyan, "memory"),
             Self::Changed => ('\u{2588}', Color::Yellow, "changed"),
             Self::Moving => ('*', Color::Magenta, "moving"),
         }
