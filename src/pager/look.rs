@@ -20,7 +20,6 @@ pub(crate) struct RunState {
 pub(crate) struct Look {
     pub(crate) blocks: u64,
     pub(crate) runs: Vec<RunState>,
-    pub(crate) budget_bytes: u64,
     pub(crate) hot_bytes: u64,
     pub(crate) dirty_bytes: u64,
 }
@@ -51,7 +50,7 @@ impl State {
             }
         }
         let hot_bytes = self.frames.totals().hot_bytes;
-        Look { blocks, runs, budget_bytes: self.pool.budget_bytes(), hot_bytes, dirty_bytes }
+        Look { blocks, runs, hot_bytes, dirty_bytes }
     }
 }
 

@@ -53,29 +53,30 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// What happened between an earlier reading and this one; `held_bytes` and `table_bytes` are those of now.
+    /// What happened between an earlier reading and this one; `held_bytes` and `table_bytes` are those of now. Of readings from
+    /// two openings of a store, which cannot be compared, no counter is below 0.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
-            bytes_read: self.bytes_read - earlier.bytes_read,
-            bytes_written: self.bytes_written - earlier.bytes_written,
-            meta_bytes_written: self.meta_bytes_written - earlier.meta_bytes_written,
-            blocks_hit: self.blocks_hit - earlier.blocks_hit,
-            blocks_missed: self.blocks_missed - earlier.blocks_missed,
-            blocks_born: self.blocks_born - earlier.blocks_born,
-            rows_hit: self.rows_hit - earlier.rows_hit,
-            rows_missed: self.rows_missed - earlier.rows_missed,
-            row_log_bytes_written: self.row_log_bytes_written - earlier.row_log_bytes_written,
-            row_blocks_folded: self.row_blocks_folded - earlier.row_blocks_folded,
-            reads_direct: self.reads_direct - earlier.reads_direct,
-            reads_mapped: self.reads_mapped - earlier.reads_mapped,
-            stall_read_ns: self.stall_read_ns - earlier.stall_read_ns,
-            stall_write_ns: self.stall_write_ns - earlier.stall_write_ns,
-            stall_update_ns: self.stall_update_ns - earlier.stall_update_ns,
-            compute_ns: self.compute_ns - earlier.compute_ns,
-            disk_ns: self.disk_ns - earlier.disk_ns,
-            commit_ns: self.commit_ns - earlier.commit_ns,
-            commits: self.commits - earlier.commits,
+            bytes_read: self.bytes_read.saturating_sub(earlier.bytes_read),
+            bytes_written: self.bytes_written.saturating_sub(earlier.bytes_written),
+            meta_bytes_written: self.meta_bytes_written.saturating_sub(earlier.meta_bytes_written),
+            blocks_hit: self.blocks_hit.saturating_sub(earlier.blocks_hit),
+            blocks_missed: self.blocks_missed.saturating_sub(earlier.blocks_missed),
+            blocks_born: self.blocks_born.saturating_sub(earlier.blocks_born),
+            rows_hit: self.rows_hit.saturating_sub(earlier.rows_hit),
+            rows_missed: self.rows_missed.saturating_sub(earlier.rows_missed),
+            row_log_bytes_written: self.row_log_bytes_written.saturating_sub(earlier.row_log_bytes_written),
+            row_blocks_folded: self.row_blocks_folded.saturating_sub(earlier.row_blocks_folded),
+            reads_direct: self.reads_direct.saturating_sub(earlier.reads_direct),
+            reads_mapped: self.reads_mapped.saturating_sub(earlier.reads_mapped),
+            stall_read_ns: self.stall_read_ns.saturating_sub(earlier.stall_read_ns),
+            stall_write_ns: self.stall_write_ns.saturating_sub(earlier.stall_write_ns),
+            stall_update_ns: self.stall_update_ns.saturating_sub(earlier.stall_update_ns),
+            compute_ns: self.compute_ns.saturating_sub(earlier.compute_ns),
+            disk_ns: self.disk_ns.saturating_sub(earlier.disk_ns),
+            commit_ns: self.commit_ns.saturating_sub(earlier.commit_ns),
+            commits: self.commits.saturating_sub(earlier.commits),
             ..*self
         }
     }

@@ -133,7 +133,7 @@ impl ParamStore {
             let state = engine.pager.lock();
             !options.is_silent && state.store().is_writer() && state.store().volume().has_onlookers()
         };
-        let telemetry = Telemetry::new(has_onlookers, engine.pager.lock().stats()).into();
+        let telemetry = Telemetry::new(has_onlookers, budget_bytes, engine.pager.lock().stats()).into();
         Ok(Self {
             engine,
             background,

@@ -103,6 +103,7 @@ impl<'a> Step<'a> {
             store.check_gradient_plane("clipping by global norm and refusing non-finite gradients")?;
         }
         store.pager().begin_step()?;
+        store.telemetry().begin_step();
         let before = store.stats();
         let (updated, staged) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { store, options, updated, staged, failed: false, finished: false, non_finite: 0, before })

@@ -39,7 +39,7 @@ pub struct Live {
     pub generation: u64,
     /// See [`generation`](Self::generation).
     pub committed_step: u64,
-    /// The memory budget in force for blocks, in bytes.
+    /// The memory budget in force, in bytes.
     pub budget_bytes: u64,
     /// Bytes in memory that stay there from use to use.
     pub hot_bytes: u64,
@@ -69,7 +69,7 @@ pub struct StepMetrics {
     pub generation: u64,
     /// When it ended, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// From the end of the step before it to its own end.
+    /// From the end of the step before it, of a program's first step from its beginning, to its own end.
     pub duration: Duration,
     /// Updating, on the threads that do it.
     pub compute: Duration,

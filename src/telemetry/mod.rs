@@ -126,8 +126,11 @@ pub(crate) struct Telemetry {
     /// `None` once writing has failed, and where nobody can look on.
     files: Option<Files>,
     opened_unix_ms: u64,
+    /// The store's memory budget.
+    budget_bytes: u64,
     last_page: Instant,
-    last_step: Instant,
+    /// When the last step ended; `None` before the first.
+    last_step: Option<Instant>,
     before: Stats,
     /// The last finished step, to which its trainer may add something.
     note: Option<StepNote>,
@@ -151,16 +154,22 @@ fn now_unix_ms() -> u64 {
 
 impl Telemetry {
     /// Of a store that has just been opened; `is_wanted` where somebody can look on and may.
-    pub(crate) fn new(is_wanted: bool, stats: Stats) -> Self {
+    pub(crate) fn new(is_wanted: bool, budget_bytes: u64, stats: Stats) -> Self {
         Self {
             files: is_wanted.then_some(Files::Wanted),
             opened_unix_ms: now_unix_ms(),
+            budget_bytes,
             last_page: Instant::now(),
-            last_step: Instant::now(),
+            last_step: None,
             before: stats,
             note: None,
             values: [f64::NAN; 3],
         }
+    }
+
+    /// A step begins. What a program does before its first is none of that step's time.
+    pub(crate) fn begin_step(&mut self) {
+        self.last_step.get_or_insert_with(Instant::now);
     }
 
     /// While a step is under way: now and then.
@@ -175,7 +184,7 @@ impl Telemetry {
         if self.files.is_none() {
             return;
         }
-        let (state, took) = (pager.lock(), self.last_step.elapsed());
+        let (state, took) = (pager.lock(), self.last_step.map(|last| last.elapsed()).unwrap_or_default());
         let (stats, generation) = (state.stats(), state.store().superblock().generation);
         drop(state);
         let of_step = stats.since(&self.before);
@@ -196,7 +205,7 @@ impl Telemetry {
             ],
             values: [f64::NAN, f64::NAN, self.values[2]],
         };
-        (self.before, self.last_step) = (stats, Instant::now());
+        (self.before, self.last_step) = (stats, Some(Instant::now()));
         self.note = Some(note);
         self.write_note(pager);
         self.tick(pager, step);
@@ -248,7 +257,7 @@ impl Telemetry {
             step,
             generation: superblock.generation,
             committed_step: superblock.step,
-            budget_bytes: look.budget_bytes,
+            budget_bytes: self.budget_bytes,
             hot_bytes: look.hot_bytes,
             dirty_bytes: look.dirty_bytes,
             counters: counters(&state.stats()),
