@@ -176,6 +176,41 @@ fn signal_and_ctrl_c_give_the_terminal_back_too() {
     assert_eq!(terminal.end(), 0);
 }
 
+/// The end of a terminal came, and the program went on asking it for keys, with all the time of a processor.
+#[test]
+fn the_end_of_its_terminal_is_its_end() {
+    let place = Place::new();
+    let store = place.trained("s", 1, &[]);
+    let outside = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&outside).unwrap();
+    rustix::pty::unlockpt(&outside).unwrap();
+    let name = rustix::pty::ptsname(&outside, Vec::new()).unwrap();
+    let inside = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    let end = || Stdio::from(inside.try_clone().unwrap());
+    let mut child = program().args(["top", &store]).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+    let start = Instant::now();
+    // It has taken the terminal.
+    while rustix::termios::tcgetattr(&inside).unwrap().local_modes.contains(LocalModes::ECHO) {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop((inside, outside));
+    std::thread::sleep(Duration::from_millis(100));
+    let process = rustix::process::Pid::from_child(&child);
+    let _gone_already = rustix::process::kill_process(process, rustix::process::Signal::HUP);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(!status.success());
+            return;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn without_a_terminal_one_frame_is_printed_before_the_first_step_and_after_the_last() {
     let place = Place::new();

@@ -155,7 +155,14 @@ impl Stop {
     fn listen() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
-        if ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).is_err() {
+        let handler = move || {
+            asked.store(true, Ordering::Relaxed);
+            // Whoever waits for a key of a terminal that is gone waits for ever, and busily.
+            std::thread::sleep(10 * PATIENCE);
+            screen::give_back();
+            std::process::exit(i32::from(Failure::Stopped.status()));
+        };
+        if ctrlc::set_handler(handler).is_err() {
             terminal::warn("cannot listen for signals: end with q");
         }
         Self(stop)

@@ -46,7 +46,7 @@ impl Drop for Screen {
 }
 
 /// A terminal that is gone needs nothing back.
-fn give_back() {
+pub(super) fn give_back() {
     let _raw = disable_raw_mode();
     let _left = execute!(io::stdout(), Show, LeaveAlternateScreen);
 }
