@@ -9,16 +9,16 @@ type Property = fn(&[u8]);
 
 /// Each target with its property and how many inputs are made for it here.
 const TARGETS: [(&str, Property, u64); 10] = [
-    ("superblock", fuzzing::superblock, 200_000),
+    ("superblock", fuzzing::superblock, 50_000),
     ("table_page", fuzzing::table_page, 20_000),
-    ("directory", fuzzing::directory, 200_000),
-    ("record", fuzzing::record, 200_000),
-    ("notes", fuzzing::notes, 100_000),
+    ("directory", fuzzing::directory, 50_000),
+    ("record", fuzzing::record, 50_000),
+    ("notes", fuzzing::notes, 50_000),
     ("safetensors", fuzzing::safetensors, 2_000),
     ("gguf", fuzzing::gguf, 2_000),
     ("archive", fuzzing::archive, 2_000),
-    ("store", fuzzing::store, 3_000),
-    ("history", fuzzing::history, 300),
+    ("store", fuzzing::store, 1_500),
+    ("history", fuzzing::history, 200),
 ];
 
 /// SplitMix64.
