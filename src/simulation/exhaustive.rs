@@ -7,12 +7,13 @@ use super::schedule::Round;
 use crate::storage::sim::{Item, Picks};
 
 impl Explorer<'_> {
-    /// A given script, cut after each of its events, with a choice of what is found that is all there is where that is
+    /// A given script, cut after each of its events, or every so many, with a choice of what is found that is all there is where that is
     /// little; `then` is what the program does afterwards.
     pub(super) fn every_point(
         &mut self,
         script: &[Operation],
         then: &[Operation],
+        every: usize,
         rng: &mut Rng,
     ) -> Result<(), Box<Broken>> {
         let run = self.record(script)?;
@@ -21,6 +22,9 @@ impl Explorer<'_> {
         for event in 0..=events.len() {
             if let Some(last) = event.checked_sub(1).and_then(|last| events.get(last)) {
                 disk.apply(last);
+            }
+            if !event.is_multiple_of(every) {
+                continue;
             }
             self.summary.points += 1;
             for picks in systematic(&disk.unsynced(), rng) {
