@@ -178,13 +178,7 @@ impl Error {
         got: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> Self {
-        Self::Damaged(Box::new(Damage {
-            path: path.into(),
-            what: what.into(),
-            range,
-            got: got.to_string(),
-            expected: expected.to_string(),
-        }))
+        Self::Damaged(Box::new(Damage::new(path, what, range, got, expected)))
     }
 
     pub(crate) fn foreign(
@@ -194,8 +188,7 @@ impl Error {
         got: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> Self {
-        let (got, expected) = (got.to_string(), expected.to_string());
-        Self::Foreign(Box::new(Damage { path: path.into(), what: what.into(), range, got, expected }))
+        Self::Foreign(Box::new(Damage::new(path, what, range, got, expected)))
     }
 
     /// What the user can try next, as one sentence; empty where the message says it all.
@@ -263,10 +256,8 @@ impl fmt::Display for Error {
             Self::Unsupported { path, what } => write!(f, "cannot use {}: {what}", path.display()),
             Self::Damaged(damage) => write!(f, "{damage}"),
             Self::Foreign(damage) => {
-                let (offset, len) = damage.range;
-                let end = offset.saturating_add(len);
-                write!(f, "cannot read {} at bytes {offset}..{end} ", damage.path.display())?;
-                write!(f, "({}): got {}, expected {}", damage.what, damage.got, damage.expected)
+                write!(f, "cannot read {}", damage.path.display())?;
+                damage.write_details(f)
             }
             Self::Invalid { what, got, expected } => write!(f, "{what}: got {got}, expected {expected}"),
             Self::Unknown { kind, name } => write!(f, "no {kind} is named {name:?}"),
@@ -293,23 +284,29 @@ impl fmt::Display for Error {
 impl Damage {
     /// A place whose bytes differ: file, what stands there, offset and length, what was found and what was expected.
     #[must_use]
-    pub fn new(path: PathBuf, what: String, range: (u64, u64), got: String, expected: String) -> Self {
-        Self { path, what, range, got, expected }
+    pub fn new(
+        path: impl Into<PathBuf>,
+        what: impl Into<String>,
+        range: (u64, u64),
+        got: impl fmt::Display,
+        expected: impl fmt::Display,
+    ) -> Self {
+        let (got, expected) = (got.to_string(), expected.to_string());
+        Self { path: path.into(), what: what.into(), range, got, expected }
+    }
+
+    /// All but the file.
+    fn write_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, len) = self.range;
+        let end = offset.saturating_add(len);
+        write!(f, " at bytes {offset}..{end} ({}): got {}, expected {}", self.what, self.got, self.expected)
     }
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (offset, len) = self.range;
-        write!(
-            f,
-            "{} is damaged at bytes {offset}..{} ({}): got {}, expected {}",
-            self.path.display(),
-            offset.saturating_add(len),
-            self.what,
-            self.got,
-            self.expected
-        )
+        write!(f, "{} is damaged", self.path.display())?;
+        self.write_details(f)
     }
 }
 

@@ -225,17 +225,7 @@ fn info(cursor: &mut Cursor<'_>) -> Result<ForeignTensor> {
     let Some(&(_, known, block, block_bytes)) = TYPES.iter().find(|known| known.0 == code) else {
         return Err(cursor.wrong(&what, format!("type {code}"), "a type that is known"));
     };
-    let dtype = match known {
-        "F64" => ForeignDtype::F64,
-        "F32" => ForeignDtype::F32,
-        "F16" => ForeignDtype::F16,
-        "BF16" => ForeignDtype::Bf16,
-        "I64" => ForeignDtype::I64,
-        "I32" => ForeignDtype::I32,
-        "I16" => ForeignDtype::I16,
-        "I8" => ForeignDtype::I8,
-        other => ForeignDtype::Other(other.to_owned()),
-    };
+    let dtype = ForeignDtype::of_name(known);
     let elements = byte_len(&shape, 8).filter(|elements| elements % block == 0);
     let Some(bytes) = elements.and_then(|elements| (elements / block).checked_mul(block_bytes)) else {
         return Err(cursor.wrong(&what, format!("shape {shape:?}"), format!("whole blocks of {known}")));

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::place::Place;
-use super::reader::Reader;
 use super::source::Sources;
 use super::state::State;
-use super::stream::Stream;
-use super::values::Piece;
+use super::values::{Flow, Piece};
 use super::{ForeignDtype, ForeignTensor, not_storable};
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
@@ -17,7 +15,7 @@ use crate::optim::TensorClock;
 use crate::options::Options;
 use crate::param_store::ParamStore;
 use crate::schema::{ParamGroup, Schema, TensorSpec};
-use crate::units::{to_u64, to_usize};
+use crate::units::to_u64;
 
 /// A choice for each tensor, by its name.
 type ByName<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
@@ -262,38 +260,25 @@ impl<'a> Import<'a> {
         progress: &mut impl FnMut(u64),
     ) -> Result<()> {
         let Prepared { plan, sources, parts, .. } = prepared;
-        let foreign = |part: &Part| sources.tensors.get(part.source);
-        let ranges: Vec<_> =
-            parts.iter().filter_map(foreign).map(|t| (t.file, t.offset, t.bytes_there())).collect();
-        let mut reader = Reader::new(sources, &ranges, (self.memory_bytes / 4).min(64 << 20))?;
         let blocks = store.directory().extents.iter().map(|extent| extent.block_elements).max();
-        let block = blocks.unwrap_or(1);
-        let mut piece = Piece::new(block, self.memory_bytes / 8)?;
+        let piece = Piece::new(blocks.unwrap_or(1), self.memory_bytes / 8)?;
+        let places = parts.iter().map(|part| part.source);
+        let mut flow = Flow::new(sources, places, (self.memory_bytes / 4).min(64 << 20), piece)?;
         let mut done = 0;
         for part in parts {
-            let (Some(tensor), Some(planned)) = (foreign(part), plan.tensors.get(part.tensor)) else {
-                continue;
-            };
-            let size = tensor.dtype.bytes().ok_or_else(|| not_storable(tensor))?;
-            let keeps = part.plane.is_none() && tensor.dtype.stored() == Some(planned.to);
-            let mut stream = Stream::new(tensor, &mut reader)?;
-            for from in (0..tensor.elements()).step_by(to_usize(block)) {
-                let len = block.min(tensor.elements() - from);
-                let bytes = piece.bytes(len * size);
-                stream.read(&mut reader, bytes)?;
-                if keeps {
-                    store.write_bytes(&planned.name, from, bytes)?;
-                } else {
-                    let values = piece.values(&tensor.dtype, len)?;
-                    match &part.plane {
-                        Some(plane) => store.write_plane_range(&planned.name, plane, from, values)?,
-                        None => store.write_range(&planned.name, from, values)?,
+            let Some(PlannedTensor { name, to, .. }) = plan.tensors.get(part.tensor) else { continue };
+            flow.tensor(part.source, |from, mut values| {
+                match &part.plane {
+                    Some(plane) => store.write_plane_range(name, plane, from, values.floats()?)?,
+                    None if values.dtype.stored() == Some(*to) => {
+                        store.write_bytes(name, from, values.bytes)?;
                     }
+                    None => store.write_range(name, from, values.floats()?)?,
                 }
-                done += len * size;
+                done += to_u64(values.bytes.len());
                 progress(done);
-            }
-            stream.finish()?;
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -356,7 +341,7 @@ impl<'a> Import<'a> {
         if let Some(group) = &group {
             spec = spec.group(group);
         }
-        let is_float = stored.is_trainable() || (tensor.dtype == ForeignDtype::F64 && !self.keep_dtypes);
+        let is_float = stored.is_trainable() || (stored == Dtype::F64 && !self.keep_dtypes);
         let mut is_frozen = (self.freeze)(name);
         let mut precision = self.schema.precision_for(name, &tensor.shape, group.as_deref());
         let to = if is_float && !self.keep_dtypes { precision.params } else { stored };

@@ -13,7 +13,7 @@
 //! # let keep = tempfile::tempdir()?;
 //! # let path = |name| keep.path().join(name);
 //! let options = Options::new().memory_budget(16 << 20);
-//! let group = || ParamGroup::new("all", Optimizer::from_name("adamw").unwrap_or_default());
+//! let group = || ParamGroup::new("all", Optimizer::from_name("adamw").expect("AdamW is known"));
 //! let schema = Schema::new().group(group()).tensor(TensorSpec::new("w", &[2, 3]));
 //! let mut store = ParamStore::create(path("a"), &schema, &options)?;
 //! store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
@@ -22,7 +22,7 @@
 //! Import::new(group()).source(path("w.safetensors")).memory_budget(32 << 20).run(path("b"), |_| {})?;
 //! let copy = ParamStore::open_read_only(path("b"), &options)?;
 //! assert_eq!(copy.view("w")?[..], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-//! # Ok::<(), paramstore::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod content;
@@ -55,116 +55,76 @@ pub use transfer::{Left, Matched, Transfer, TransferReport};
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 
-/// The type of a foreign tensor's elements, little-endian.
+/// The type of a foreign tensor's elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForeignDtype {
-    /// IEEE 754 binary64.
-    F64,
-    /// IEEE 754 binary32.
-    F32,
-    /// IEEE 754 binary16.
-    F16,
-    /// The upper half of a binary32.
-    Bf16,
-    /// A signed integer of 64 bits.
-    I64,
-    /// A signed integer of 32 bits.
-    I32,
-    /// A signed integer of 16 bits.
-    I16,
-    /// A signed integer of 8 bits.
-    I8,
-    /// An unsigned integer of 64 bits.
-    U64,
-    /// An unsigned integer of 32 bits.
-    U32,
-    /// An unsigned integer of 16 bits.
-    U16,
-    /// An unsigned integer of 8 bits.
-    U8,
-    /// A byte that is 0 or 1.
-    Bool,
-    /// A float of 8 bits, 4 of them exponent and 3 mantissa, without infinities.
-    F8E4M3,
-    /// A float of 8 bits, 5 of them exponent and 2 mantissa.
-    F8E5M2,
+    /// Plain numbers, which a store keeps as they are.
+    Plain(Dtype),
     /// What a store cannot hold, by the name that its format gives it: quantised blocks, complex numbers, objects, big-endian
     /// numbers.
     Other(String),
 }
 
 impl ForeignDtype {
+    /// The type that safetensors, or another format that names types so, calls by this name.
+    fn of_name(name: &str) -> Self {
+        let known = NAMES.iter().find(|known| known.1 == name);
+        known.map_or_else(|| Self::Other(name.to_owned()), |known| Self::Plain(known.0))
+    }
+
     /// Bytes of an element; `None` for a type that a store cannot hold.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
-        match self {
-            Self::F64 | Self::I64 | Self::U64 => Some(8),
-            Self::F32 | Self::I32 | Self::U32 => Some(4),
-            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => Some(2),
-            Self::I8 | Self::U8 | Self::Bool | Self::F8E4M3 | Self::F8E5M2 => Some(1),
-            Self::Other(_) => None,
-        }
+        self.stored()?.element_bytes()
     }
 
     /// The name as safetensors writes it, e.g. `BF16`.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::F64 => "F64",
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::I64 => "I64",
-            Self::I32 => "I32",
-            Self::I16 => "I16",
-            Self::I8 => "I8",
-            Self::U64 => "U64",
-            Self::U32 => "U32",
-            Self::U16 => "U16",
-            Self::U8 => "U8",
-            Self::Bool => "BOOL",
-            Self::F8E4M3 => "F8_E4M3",
-            Self::F8E5M2 => "F8_E5M2",
+            Self::Plain(dtype) => foreign_name(*dtype),
             Self::Other(name) => name,
         }
     }
 
     /// Whether it is one of the floats that become f32.
     pub(crate) fn is_float(&self) -> bool {
-        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
+        matches!(self, Self::Plain(Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16))
     }
 
     /// The type in which a store keeps such elements as they are.
     #[must_use]
     pub fn stored(&self) -> Option<Dtype> {
-        let known = STORED.iter().find(|(foreign, _)| foreign == self);
-        known.map(|(_, stored)| *stored)
+        match self {
+            Self::Plain(dtype) => Some(*dtype),
+            Self::Other(_) => None,
+        }
     }
 }
 
-/// The types that a store holds, and how it calls them.
-const STORED: [(ForeignDtype, Dtype); 15] = [
-    (ForeignDtype::F64, Dtype::F64),
-    (ForeignDtype::F32, Dtype::F32),
-    (ForeignDtype::F16, Dtype::F16),
-    (ForeignDtype::Bf16, Dtype::Bf16),
-    (ForeignDtype::I64, Dtype::I64),
-    (ForeignDtype::I32, Dtype::I32),
-    (ForeignDtype::I16, Dtype::I16),
-    (ForeignDtype::I8, Dtype::I8),
-    (ForeignDtype::U64, Dtype::U64),
-    (ForeignDtype::U32, Dtype::U32),
-    (ForeignDtype::U16, Dtype::U16),
-    (ForeignDtype::U8, Dtype::U8),
-    (ForeignDtype::Bool, Dtype::Bool),
-    (ForeignDtype::F8E4M3, Dtype::F8E4M3),
-    (ForeignDtype::F8E5M2, Dtype::F8E5M2),
+/// The types that other programs have too, and what safetensors calls them.
+const NAMES: [(Dtype, &str); 15] = [
+    (Dtype::F64, "F64"),
+    (Dtype::F32, "F32"),
+    (Dtype::F16, "F16"),
+    (Dtype::Bf16, "BF16"),
+    (Dtype::I64, "I64"),
+    (Dtype::I32, "I32"),
+    (Dtype::I16, "I16"),
+    (Dtype::I8, "I8"),
+    (Dtype::U64, "U64"),
+    (Dtype::U32, "U32"),
+    (Dtype::U16, "U16"),
+    (Dtype::U8, "U8"),
+    (Dtype::Bool, "BOOL"),
+    (Dtype::F8E4M3, "F8_E4M3"),
+    (Dtype::F8E5M2, "F8_E5M2"),
 ];
 
 /// What safetensors calls a type of the store; for codes that share scales, what they are widened to.
 fn foreign_name(dtype: Dtype) -> &'static str {
-    STORED.iter().find(|(_, stored)| *stored == dtype).map_or("F32", |(foreign, _)| foreign.name())
+    NAMES.iter().find(|known| known.0 == dtype).map_or("F32", |known| known.1)
 }
 
 /// A tensor of a foreign file, and where its elements stand.

@@ -125,23 +125,23 @@ pub(super) fn array(file: &dyn Segment, at: u64, front: &[u8], len: u64) -> Resu
 fn dtype_of(descr: &str) -> (ForeignDtype, Option<u64>) {
     let (order, kind) = descr.split_at_checked(1).unwrap_or_default();
     let known = match kind {
-        "f8" => ForeignDtype::F64,
-        "f4" => ForeignDtype::F32,
-        "f2" => ForeignDtype::F16,
-        "i8" => ForeignDtype::I64,
-        "i4" => ForeignDtype::I32,
-        "i2" => ForeignDtype::I16,
-        "i1" => ForeignDtype::I8,
-        "u8" => ForeignDtype::U64,
-        "u4" => ForeignDtype::U32,
-        "u2" => ForeignDtype::U16,
-        "u1" => ForeignDtype::U8,
-        "b1" => ForeignDtype::Bool,
+        "f8" => Dtype::F64,
+        "f4" => Dtype::F32,
+        "f2" => Dtype::F16,
+        "i8" => Dtype::I64,
+        "i4" => Dtype::I32,
+        "i2" => Dtype::I16,
+        "i1" => Dtype::I8,
+        "u8" => Dtype::U64,
+        "u4" => Dtype::U32,
+        "u2" => Dtype::U16,
+        "u1" => Dtype::U8,
+        "b1" => Dtype::Bool,
         _ => return (ForeignDtype::Other(descr.to_owned()), None),
     };
-    let bytes = known.bytes();
+    let bytes = known.element_bytes();
     if order == "<" || (order == "|" && bytes == Some(1)) {
-        return (known, bytes);
+        return (ForeignDtype::Plain(known), bytes);
     }
     (ForeignDtype::Other(format!("{descr}, which is not little-endian,")), bytes)
 }

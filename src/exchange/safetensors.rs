@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::source::read_bytes;
-use super::{ForeignDtype, ForeignTensor, STORED, byte_len};
+use super::{ForeignDtype, ForeignTensor, byte_len};
 use crate::error::{Error, Result};
 use crate::storage::Segment;
 use crate::units::to_u64;
@@ -187,18 +187,16 @@ fn check_places(file: &dyn Segment, data_start: u64, tensors: &[ForeignTensor]) 
 
 /// A type by its name, and its bits.
 fn dtype_of(name: &str) -> Option<(ForeignDtype, u64)> {
-    let known = STORED.iter().map(|(foreign, _)| foreign).find(|dtype| dtype.name() == name);
-    if let Some(dtype) = known {
-        return Some((dtype.clone(), dtype.bytes()? * 8));
-    }
-    let bits = match name {
-        "F4" => 4,
-        "F6_E2M3" | "F6_E3M2" => 6,
-        "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
-        "C64" => 64,
-        _ => return None,
+    let dtype = ForeignDtype::of_name(name);
+    let bits = match (dtype.bytes(), name) {
+        (Some(bytes), _) => bytes * 8,
+        (None, "F4") => 4,
+        (None, "F6_E2M3" | "F6_E3M2") => 6,
+        (None, "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ") => 8,
+        (None, "C64") => 64,
+        (None, _) => return None,
     };
-    Some((ForeignDtype::Other(name.to_owned()), bits))
+    Some((dtype, bits))
 }
 
 /// A tensor of a header that is written.

@@ -4,14 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::ForeignTensor;
-use super::reader::Reader;
 use super::source::Sources;
-use super::stream::Stream;
-use super::values::Piece;
+use super::values::{Flow, Piece};
 use crate::error::{Error, Result};
 use crate::format::directory::{Dtype, Init};
 use crate::param_store::ParamStore;
-use crate::units::to_usize;
+use crate::units::to_u64;
 
 /// A choice of a name in the store, by the name in a file.
 type Rename<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
@@ -123,31 +121,23 @@ impl<'a> Transfer<'a> {
     /// want the same name; as [`ParamStore::write_range`].
     pub fn run(&self, store: &mut ParamStore, mut progress: impl FnMut(u64)) -> Result<TransferReport> {
         let Prepared { report, sources, parts } = self.prepare(store)?;
-        let tensors = parts.iter().filter_map(|(at, ..)| sources.tensors.get(*at));
-        let ranges: Vec<_> = tensors.map(|t| (t.file, t.offset, t.bytes_there())).collect();
-        let mut reader = Reader::new(&sources, &ranges, self.memory_bytes / 2)?;
         // Elements of all types, as bytes and as f32.
         let part = (self.memory_bytes / 4 / 12).clamp(256, 1 << 20) / 256 * 256;
-        let mut piece = Piece::new(part, self.memory_bytes)?;
+        let piece = Piece::new(part, self.memory_bytes)?;
+        let mut flow = Flow::new(&sources, parts.iter().map(|part| part.0), self.memory_bytes / 2, piece)?;
         let mut done = 0;
         for (at, name, dtype) in &parts {
-            let Some(tensor) = sources.tensors.get(*at) else { continue };
-            let size = tensor.dtype.bytes().unwrap_or(0);
-            let mut stream = Stream::new(tensor, &mut reader)?;
-            for from in (0..tensor.elements()).step_by(to_usize(part)) {
-                let len = part.min(tensor.elements() - from);
-                let bytes = piece.bytes(len * size);
-                stream.read(&mut reader, bytes)?;
-                let is_of_rows = store.tensor(name).is_some_and(|info| info.is_rows());
-                if tensor.dtype.stored() == Some(*dtype) && !is_of_rows {
-                    store.write_bytes(name, from, bytes)?;
+            let is_of_rows = store.tensor(name).is_some_and(|info| info.is_rows());
+            flow.tensor(*at, |from, mut values| {
+                if values.dtype.stored() == Some(*dtype) && !is_of_rows {
+                    store.write_bytes(name, from, values.bytes)?;
                 } else {
-                    store.write_range(name, from, piece.values(&tensor.dtype, len)?)?;
+                    store.write_range(name, from, values.floats()?)?;
                 }
-                done += len * size;
+                done += to_u64(values.bytes.len());
                 progress(done);
-            }
-            stream.finish()?;
+                Ok(())
+            })?;
         }
         Ok(report)
     }

@@ -3,8 +3,9 @@
 use super::reader::Reader;
 use super::source::{Sources, read_bytes};
 use super::stream::Stream;
-use super::{ForeignDtype, ForeignTensor};
+use super::{ForeignDtype, ForeignTensor, not_storable};
 use crate::error::{Error, Result};
+use crate::format::directory::Dtype;
 use crate::format::elements::{as_f32, as_f64, as_u16};
 use crate::kernel::InstructionSet;
 use crate::precision::{Half, widen};
@@ -17,35 +18,80 @@ const SIZE_MAX: u64 = 8;
 /// Memory for some elements of any type.
 pub(super) struct Piece {
     memory: Buffer,
-    values: Vec<f32>,
+    floats: Vec<f32>,
     elements: usize,
 }
 
 impl Piece {
-    /// Memory for so many elements, if it is within the budget.
+    /// Memory for so many elements, at least one, if it is within the budget.
     pub(super) fn new(elements: u64, budget: u64) -> Result<Self> {
         let needed = elements.saturating_mul(SIZE_MAX + 4);
         if needed > budget {
             let what = format!("an import into blocks of {elements} elements, for pieces of values,");
             return Err(Error::Budget { what, needed: needed.saturating_mul(8), budget: budget * 8 });
         }
-        let elements = to_usize(elements);
-        Ok(Self { memory: Buffer::new(elements * to_usize(SIZE_MAX))?, values: Vec::new(), elements })
+        let elements = to_usize(elements.max(1));
+        let memory = Buffer::new(elements * to_usize(SIZE_MAX))?;
+        Ok(Self { memory, floats: Vec::with_capacity(elements), elements })
+    }
+}
+
+/// The values of tensors, one after the other.
+pub(super) struct Flow<'s> {
+    sources: &'s Sources,
+    reader: Reader,
+    piece: Piece,
+}
+
+impl<'s> Flow<'s> {
+    /// The tensors at these places of the sources, in this order, which is that of the files; `reader_bytes` are for what is
+    /// read ahead.
+    pub(super) fn new(
+        sources: &'s Sources,
+        places: impl Iterator<Item = usize>,
+        reader_bytes: u64,
+        piece: Piece,
+    ) -> Result<Self> {
+        let tensors = places.filter_map(|at| sources.tensors.get(at));
+        let ranges: Vec<_> = tensors.map(|t| (t.file, t.offset, t.bytes_there())).collect();
+        Ok(Self { sources, reader: Reader::new(sources, &ranges, reader_bytes)?, piece })
     }
 
-    /// So many bytes of it.
-    pub(super) fn bytes(&mut self, len: u64) -> &mut [u8] {
-        self.memory.get_mut(..to_usize(len)).unwrap_or_default()
+    /// Hands on the elements of the next tensor, piece by piece, each with the number of its first element. An archive's checksum
+    /// is compared behind the last one.
+    pub(super) fn tensor(
+        &mut self,
+        at: usize,
+        mut take: impl FnMut(u64, Values<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(tensor) = self.sources.tensors.get(at) else { return Ok(()) };
+        let size = tensor.dtype.bytes().ok_or_else(|| not_storable(tensor))?;
+        let mut stream = Stream::new(tensor, &mut self.reader)?;
+        for from in (0..tensor.elements()).step_by(self.piece.elements) {
+            let len = to_u64(self.piece.elements).min(tensor.elements() - from);
+            let bytes = self.piece.memory.get_mut(..to_usize(len * size)).unwrap_or_default();
+            stream.read(&mut self.reader, bytes)?;
+            take(from, Values { dtype: &tensor.dtype, bytes, floats: &mut self.piece.floats })?;
+        }
+        stream.finish()
     }
+}
 
-    /// The elements that stand in the bytes, as f32.
-    pub(super) fn values(&mut self, dtype: &ForeignDtype, len: u64) -> Result<&[f32]> {
-        self.values.resize(self.elements, 0.0);
-        let size = dtype.bytes().unwrap_or(0);
-        let bytes = self.memory.get(..to_usize(len * size)).unwrap_or_default();
-        let out = self.values.get_mut(..to_usize(len)).unwrap_or_default();
-        to_f32(dtype, bytes, out)?;
-        Ok(out)
+/// Some elements of a tensor.
+pub(super) struct Values<'p> {
+    pub(super) dtype: &'p ForeignDtype,
+    /// As they stand in the file.
+    pub(super) bytes: &'p [u8],
+    floats: &'p mut Vec<f32>,
+}
+
+impl Values<'_> {
+    /// As f32.
+    pub(super) fn floats(&mut self) -> Result<&[f32]> {
+        let size = to_usize(self.dtype.bytes().unwrap_or(1));
+        self.floats.resize(self.bytes.len() / size, 0.0);
+        to_f32(self.dtype, self.bytes, self.floats)?;
+        Ok(self.floats)
     }
 }
 
@@ -53,10 +99,10 @@ impl Piece {
 pub(super) fn to_f32(dtype: &ForeignDtype, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let isa = InstructionSet::detect();
     match dtype {
-        ForeignDtype::F32 => out.copy_from_slice(as_f32(bytes)),
-        ForeignDtype::Bf16 => widen(isa, Half::Bf16, as_u16(bytes), out),
-        ForeignDtype::F16 => widen(isa, Half::F16, as_u16(bytes), out),
-        ForeignDtype::F64 => {
+        ForeignDtype::Plain(Dtype::F32) => out.copy_from_slice(as_f32(bytes)),
+        ForeignDtype::Plain(Dtype::Bf16) => widen(isa, Half::Bf16, as_u16(bytes), out),
+        ForeignDtype::Plain(Dtype::F16) => widen(isa, Half::F16, as_u16(bytes), out),
+        ForeignDtype::Plain(Dtype::F64) => {
             for (out, &value) in out.iter_mut().zip(as_f64(bytes)) {
                 #[expect(clippy::cast_possible_truncation, reason = "rounding is what is asked for")]
                 let value = value as f32;
@@ -100,11 +146,13 @@ pub(super) fn scalar_count(sources: &Sources, tensor: &ForeignTensor) -> Result<
     let unsigned = u64::from_le_bytes(wide);
     let bits = 8 * to_u64(bytes.len());
     match &tensor.dtype {
-        ForeignDtype::U64 | ForeignDtype::U32 | ForeignDtype::U16 | ForeignDtype::U8 => Ok(unsigned),
-        ForeignDtype::I64 | ForeignDtype::I32 | ForeignDtype::I16 | ForeignDtype::I8 => {
+        ForeignDtype::Plain(Dtype::U64 | Dtype::U32 | Dtype::U16 | Dtype::U8) => Ok(unsigned),
+        ForeignDtype::Plain(Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8) => {
             if unsigned >> (bits - 1) == 0 { Ok(unsigned) } else { wrong("a negative number".to_owned()) }
         }
-        ForeignDtype::F64 => whole(f64::from_bits(unsigned)).map_or_else(|x| wrong(x.to_string()), Ok),
+        ForeignDtype::Plain(Dtype::F64) => {
+            whole(f64::from_bits(unsigned)).map_or_else(|x| wrong(x.to_string()), Ok)
+        }
         _ => {
             let value = f64::from(scalar_float(sources, tensor)?);
             whole(value).map_or_else(|x| wrong(x.to_string()), Ok)

@@ -7,7 +7,7 @@ pub(super) use tally::{LANES, fold};
 
 use std::collections::BTreeMap;
 
-use super::parts::{Held, Leaves, Memory, Part, Tree, default_threads, in_parts, parts};
+use super::parts::{Held, Leaf, Leaves, Memory, Part, Tree, default_threads, in_parts, parts};
 use crate::error::Result;
 use crate::format::directory::Dtype;
 use crate::param_store::{ParamStore, TensorInfo};
@@ -118,7 +118,7 @@ impl PlaneStatistics {
     }
 }
 
-/// Counts of elements by sign and by the power of two below their magnitude. Two of them add up to that of both.
+/// Counts of elements by sign and by the power of two below their magnitude.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Histogram {
     /// By the nine highest bits of an f32, its sign and exponent.
@@ -138,13 +138,6 @@ pub struct Bin {
 }
 
 impl Histogram {
-    /// Adds the counts of another one.
-    pub fn merge(&mut self, other: &Self) {
-        for (bin, count) in &other.counts {
-            *self.counts.entry(*bin).or_default() += count;
-        }
-    }
-
     /// The bins with elements, from the most negative to the most positive. Zeros, NaN and infinities are in none.
     pub fn bins(&self) -> impl Iterator<Item = Bin> + '_ {
         let bin = |(&key, &count): (&u16, &u64)| Bin {
@@ -291,23 +284,19 @@ impl ParamStore {
                 found.planes.push(tally.finish());
                 continue;
             }
+            let mut count = |held: &Held<'_>, leaf: &Leaf<'_>| {
+                tally.take(leaf);
+                if let Some(moves) = moves.as_mut().filter(|_| is_last) {
+                    moves.take(held, leaf);
+                }
+            };
             self.show_range(item.tensor, plane, range, |run| {
-                leaves.take(run, |leaf| {
-                    tally.take(&leaf);
-                    if let Some(moves) = moves.as_mut().filter(|_| is_last) {
-                        moves.take(&held, &leaf);
-                    }
-                });
+                leaves.take(run, |leaf| count(&held, &leaf));
                 if is_first {
                     held.take(run);
                 }
             })?;
-            leaves.finish(|leaf| {
-                tally.take(&leaf);
-                if let Some(moves) = moves.as_mut().filter(|_| is_last) {
-                    moves.take(&held, &leaf);
-                }
-            });
+            leaves.finish(|leaf| count(&held, &leaf));
             found.planes.push(tally.finish());
         }
         found.moves = moves.and_then(|moves| moves.finish());

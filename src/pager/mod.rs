@@ -185,20 +185,7 @@ impl Pager {
         let bytes =
             plane.max(RUN_BYTES.min(free / MANY / crate::format::PAGE_BYTES * crate::format::PAGE_BYTES));
         let count = (free / bytes.max(1)).clamp(1, MANY);
-        let mut buffers = Vec::new();
-        for _ in 0..count {
-            match self.take_memory(to_usize(bytes)) {
-                Ok(buffer) => buffers.push(buffer),
-                // Views may have the rest.
-                Err(Error::Budget { .. }) if !buffers.is_empty() => break,
-                Err(error) => {
-                    for buffer in buffers {
-                        self.give_memory(buffer);
-                    }
-                    return Err(error);
-                }
-            }
-        }
+        let buffers = self.take_memories(to_usize(count), to_usize(bytes))?;
         let threads = if self.queue.is_in_place() { 0 } else { buffers.len() };
         Ok((buffers, threads))
     }
@@ -219,8 +206,13 @@ impl Pager {
         while bytes > least && to_u64(bytes.saturating_mul(threads)) > budget / 8 {
             bytes /= 2;
         }
+        self.take_memories(threads, bytes)
+    }
+
+    /// Up to `count` times memory of the budget, at least once.
+    fn take_memories(&self, count: usize, bytes: usize) -> Result<Vec<Buffer>> {
         let mut buffers: Vec<Buffer> = Vec::new();
-        for _ in 0..threads {
+        for _ in 0..count {
             match self.take_memory(bytes) {
                 Ok(buffer) => buffers.push(buffer),
                 // Views may have the rest.

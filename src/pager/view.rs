@@ -20,8 +20,9 @@ use crate::units::{SlotIndex, to_u64, to_usize};
 
 /// A tensor's parameters as a slice. It borrows the store, so that no step can change them meanwhile.
 ///
-/// Zero-copy (a read-only memory map) where the parameters are f32 and all blocks of the tensor stand together in one home;
-/// otherwise gathered, and widened to f32, into memory that counts against the budget until the view is dropped.
+/// Zero-copy (a read-only memory map) where the parameters are f32, all blocks of the tensor stand together in one home and
+/// most of them are not in memory already; otherwise gathered, and widened to f32, into memory that counts against the budget
+/// until the view is dropped.
 pub struct View<'a> {
     bytes: Bytes,
     _store: std::marker::PhantomData<&'a ()>,
@@ -134,9 +135,6 @@ impl Checked {
     }
 }
 
-/// Mapped bytes, and which of them are the elements asked for.
-type InPlace = (Box<dyn Mapped>, Range<usize>);
-
 /// A block that a map shows: where it begins in the map, and what the table says of it.
 struct Shown {
     block: crate::units::BlockIndex,
@@ -150,13 +148,9 @@ impl Pager {
     pub(crate) fn view<'a>(&self, tensor: usize, plane: usize, range: Range<u64>) -> Result<View<'a>> {
         self.lock().store.check_sound()?;
         let is_f32 = self.dtype_of(tensor, plane) == Dtype::F32;
-        let in_place = if is_f32 { self.map_in_place(tensor, plane, range.clone(), 4)? } else { None };
-        let bytes = match in_place {
-            Some((map, range)) => Bytes::InPlace(map, range),
-            None => {
-                self.gather(&range, 4, |out| self.read_into(tensor, plane, range.clone(), as_f32_mut(out)))?
-            }
-        };
+        let in_place = if is_f32 { self.stand_together(tensor, plane, &range)? } else { None };
+        let fill = |out: &mut [u8]| self.read_into(tensor, plane, range.clone(), as_f32_mut(out));
+        let bytes = self.view_bytes(plane, &range, 4, in_place, fill)?;
         Ok(View { bytes, _store: std::marker::PhantomData })
     }
 
@@ -173,23 +167,34 @@ impl Pager {
             Dtype::F16 => Half::F16,
             _ => return Ok(None),
         };
-        let bytes = match self.map_in_place(tensor, plane, range.clone(), 2)? {
-            Some((map, range)) => Bytes::InPlace(map, range),
-            None => {
-                self.gather(&range, 2, |out| self.read_bytes_into((tensor, plane), range.clone(), 2, out))?
-            }
-        };
+        let in_place = self.stand_together(tensor, plane, &range)?;
+        let fill = |out: &mut [u8]| self.read_bytes_into((tensor, plane), range.clone(), 2, out);
+        let bytes = self.view_bytes(plane, &range, 2, in_place, fill)?;
         Ok(Some(HalfView { bytes, kind, _store: std::marker::PhantomData }))
     }
 
-    /// Fills memory of the budget with a range of elements of `size` bytes.
-    fn gather(
+    /// The bytes of a range of elements of `size` bytes: mapped where they stand together, or gathered by `fill`.
+    fn view_bytes(
         &self,
+        plane: usize,
         range: &Range<u64>,
         size: usize,
+        together: Option<Together>,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<Bytes> {
         let len = to_usize(range.end - range.start).saturating_mul(size);
+        match together {
+            Some(together) if !together.in_memory => self.map_in_place(plane, len, size, &together),
+            Some(together) => match self.gather(len, fill) {
+                Err(Error::Budget { .. }) => self.map_in_place(plane, len, size, &together),
+                gathered => gathered,
+            },
+            None => self.gather(len, fill),
+        }
+    }
+
+    /// Fills memory of the budget with `len` bytes.
+    fn gather(&self, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
         let reservation = self.reserve(to_u64(len.next_multiple_of(4096)))?;
         let mut buffer = Buffer::new(len)?;
         fill(buffer.get_mut(..len).unwrap_or_default())?;
@@ -287,34 +292,27 @@ impl Pager {
         })
     }
 
-    /// Maps the bytes of a range where they stand, if they stand together and the disk has the newest.
-    fn map_in_place(
-        &self,
-        tensor: usize,
-        plane: usize,
-        range: Range<u64>,
-        size: usize,
-    ) -> Result<Option<InPlace>> {
-        let found = self.until(Waiter::Caller, |state, stuck| {
+    /// The blocks of a range, if they stand together and the disk has the newest.
+    fn stand_together(&self, tensor: usize, plane: usize, range: &Range<u64>) -> Result<Option<Together>> {
+        self.until(Waiter::Caller, |state, stuck| {
             state.try_stand_together(&self.directory, tensor, plane, range.clone(), stuck)
-        })?;
-        let Some(together) = found else { return Ok(None) };
-        let (Some(start), Some(end)) = (together.shown.first(), together.shown.last()) else {
-            return Ok(None);
-        };
-        let (offset, segment) = (start.place.offset, start.place.segment);
-        let len = to_usize(end.place.offset - offset) + end.place.bytes;
-        let file = self.lock().store.segment(segment, together.home, Caching::Cached)?;
-        let map = file.map(offset, len)?;
+        })
+    }
+
+    /// Maps `len` bytes where they stand, in elements of `size` bytes.
+    fn map_in_place(&self, plane: usize, len: usize, size: usize, together: &Together) -> Result<Bytes> {
+        let (offset, end) = (together.first.offset, together.last.offset);
+        let mapped = to_usize(end - offset) + together.last.bytes;
+        let file = self.lock().store.segment(together.first.segment, together.home, Caching::Cached)?;
+        let map = file.map(offset, mapped)?;
         for block in &together.shown {
             self.check_in_place(block, plane, offset, map.as_ref(), file.path())?;
         }
         let stats = &mut self.lock().stats;
-        stats.bytes_read += to_u64(len);
+        stats.bytes_read += to_u64(mapped);
         stats.reads_mapped += to_u64(together.shown.len());
-        let len = to_usize(range.end - range.start) * size;
         let begin = together.begin * size;
-        Ok(Some((map, begin..begin + len)))
+        Ok(Bytes::InPlace(map, begin..begin + len))
     }
 
     fn check_in_place(
@@ -360,9 +358,13 @@ impl Pager {
 /// Blocks that stand together in one home.
 struct Together {
     shown: Vec<Shown>,
+    first: BlockPlace,
+    last: BlockPlace,
     home: Home,
     /// First element of the range in the first block.
     begin: usize,
+    /// Whether frames have most of it, which a map would read once more.
+    in_memory: bool,
 }
 
 impl State {
@@ -375,11 +377,13 @@ impl State {
         stuck: bool,
     ) -> Result<Attempt<Option<Together>>> {
         let mut found: Option<(Together, usize)> = None;
+        let (elements, mut in_memory) = (range.end - range.start, 0);
         for piece in pieces(directory, tensor, range) {
             let key = Key { block: piece.block, plane };
             match self.frames.get(key) {
                 Some(Frame::Ready { dirty: true, .. }) => return Ok(Attempt::Done(None)),
-                None | Some(Frame::Ready { .. }) => {}
+                Some(Frame::Ready { .. }) => in_memory += to_u64(piece.within.len()),
+                None => {}
                 Some(_) if stuck => return Ok(Attempt::Done(None)),
                 Some(_) => return Ok(Attempt::Wait(Stall::Write)),
             }
@@ -387,16 +391,19 @@ impl State {
             let entry = self.store.block_entry(place.slot)?;
             let apart = found.as_ref().is_some_and(|(f, extent)| {
                 // Small blocks in few bits have padding behind them.
-                let end = f.shown.last().map(|last| last.place.offset + to_u64(last.place.bytes));
-                *extent != piece.extent || f.home.0 != entry.home || end != Some(place.offset)
+                let end = f.last.offset + to_u64(f.last.bytes);
+                *extent != piece.extent || f.home.0 != entry.home || end != place.offset
             });
             if entry.generation == 0 || apart || self.path == IoPath::Direct {
                 return Ok(Attempt::Done(None));
             }
             let (together, _) = found.get_or_insert_with(|| {
                 let begin = piece.within.start;
-                (Together { shown: Vec::new(), home: Home(entry.home), begin }, piece.extent)
+                let home = Home(entry.home);
+                let (first, last) = (place, place);
+                (Together { shown: Vec::new(), first, last, home, begin, in_memory: false }, piece.extent)
             });
+            together.last = place;
             together.shown.push(Shown {
                 block: piece.block,
                 place,
@@ -404,6 +411,7 @@ impl State {
                 crc: entry.crc,
             });
         }
-        Ok(Attempt::Done(found.map(|(together, _)| together)))
+        let in_memory = 2 * in_memory > elements;
+        Ok(Attempt::Done(found.map(|(together, _)| Together { in_memory, ..together })))
     }
 }

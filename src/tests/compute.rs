@@ -145,6 +145,24 @@ fn a_step_out_of_core_reads_nothing_of_the_copy_where_it_takes_whole_blocks() {
 }
 
 #[test]
+fn copies_that_are_prefetched_are_read_once_and_nothing_else_is() {
+    let volume = memory();
+    let mut store = create(&volume, &schema(Some(Half::Bf16), 8192), &options()).unwrap();
+    step(&mut store, StepOptions::new());
+    store.commit(b"").unwrap();
+    drop(store);
+    let mut store = open(&volume, &options()).unwrap();
+    let before = store.stats();
+    store.prefetch_half(&["up"]);
+    store.wait_idle().unwrap();
+    let came = store.stats().since(&before).bytes_read;
+    assert_eq!(store.view_half("up").unwrap().len(), 130 * 301);
+    let read = store.stats().since(&before).bytes_read;
+    assert_eq!(read, (130 * 301_u64).div_ceil(2048) * 4096);
+    assert!(came > read / 2, "{came} of {read} bytes came before");
+}
+
+#[test]
 fn a_copy_of_what_has_none_is_refused() {
     let refused = |spec: TensorSpec| {
         let schema = Schema::new()

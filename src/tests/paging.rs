@@ -1,6 +1,6 @@
 //! Same bits for any budget, thread count, block size, path and instruction set; the budget is a number that is kept.
 
-use super::{bits, create, gradient, memory, one_step, options, schema};
+use super::{bits, create, gradient, memory, one_step, open, options, schema};
 use crate::{Error, InstructionSet, IoPath, NonFinitePolicy, Options, ParamStore, StepOptions};
 
 const STEPS: u64 = 4;
@@ -66,13 +66,16 @@ fn a_state_that_fits_the_budget_is_read_once_and_written_by_commits_only() {
 
 #[test]
 fn a_view_shows_uncommitted_updates_and_is_in_place_where_blocks_stand_together() {
-    let mut store = create(&memory(), &schema(4096), &options()).unwrap();
+    let volume = memory();
+    let mut store = create(&volume, &schema(4096), &options()).unwrap();
     assert!(!store.view("big").unwrap().is_zero_copy(), "never written");
     one_step(&mut store).unwrap();
     let mut expected = vec![0.0; 9000];
     store.read_into("big", &mut expected).unwrap();
     assert_eq!(&*store.view("big").unwrap(), &expected[..]);
     store.commit(b"").unwrap();
+    drop(store);
+    let store = open(&volume, &options()).unwrap();
     let view = store.view("big").unwrap();
     assert!(view.is_zero_copy());
     assert_eq!(&*view, &expected[..]);
@@ -81,6 +84,22 @@ fn a_view_shows_uncommitted_updates_and_is_in_place_where_blocks_stand_together(
     assert_eq!(&*part, &expected[1500..1700]);
     let small = store.view("bias").unwrap();
     assert_eq!((small.len(), small.is_zero_copy()), (37, true));
+}
+
+#[test]
+fn views_of_what_is_in_memory_read_nothing_and_as_many_as_one_likes_can_be_held() {
+    let mut store = create(&memory(), &schema(4096), &options().memory_budget(200 * 4096)).unwrap();
+    one_step(&mut store).unwrap();
+    store.commit(b"").unwrap();
+    let mut expected = vec![0.0; 9000];
+    store.read_into("big", &mut expected).unwrap();
+    let before = store.stats();
+    let mut views = vec![store.view("big").unwrap(), store.view("big").unwrap()];
+    assert_eq!(store.stats().since(&before).bytes_read, 0);
+    views.extend((2..40).map(|_| store.view("big").unwrap()));
+    assert!(views.iter().all(|view| view[..] == expected[..]));
+    let zero_copy: Vec<bool> = views.iter().map(crate::View::is_zero_copy).collect();
+    assert!(!zero_copy[0] && zero_copy[39], "{zero_copy:?}");
 }
 
 #[test]

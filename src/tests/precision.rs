@@ -255,6 +255,8 @@ fn a_half_view_of_committed_parameters_is_in_place() {
         ParamStore::create(dir.path().join("s"), &schema(Precision::BF16, 1 << 18), &options).unwrap();
     step(&mut store).unwrap();
     store.commit(b"").unwrap();
+    drop(store);
+    let store = ParamStore::open(dir.path().join("s"), &options).unwrap();
     let half = store.view_half("up").unwrap();
     assert!(half.is_zero_copy());
     let wide = store.view("up").unwrap();

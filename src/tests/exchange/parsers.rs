@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::exchange::ForeignDtype;
 use crate::exchange::hostile::{Opened, open};
+use crate::format::directory::Dtype;
 use crate::storage::{Access, Allocation, Caching, MemoryVolume, Volume};
 
 fn file(bytes: &[u8]) -> Arc<MemoryVolume> {
@@ -106,7 +107,7 @@ fn npy_is_read_in_three_versions_and_says_what_it_cannot_be() {
     }
     // A vector is the same in both orders.
     let vector = opened(&npy(1, "{'descr': '|b1', 'fortran_order': True, 'shape': (5,), }\n", 5));
-    assert_eq!(vector.tensors()[0].dtype, ForeignDtype::Bool);
+    assert_eq!(vector.tensors()[0].dtype, ForeignDtype::Plain(Dtype::Bool));
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}";
     refused(&npy(1, header, 23), "as many bytes");
     refused(&npy(1, header, 25), "as many bytes");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::arguments::Generation;
 use crate::failure::Failure;
 use crate::human::{Table, bytes, counted, grouped, number, percent};
+use crate::inspect::value_bytes;
 use crate::{Verdict, quantity, source, style, terminal};
 
 /// Show which tensors differ between two stores, checkpoints or generations, and how far
@@ -67,12 +68,9 @@ fn compare(arguments: &DiffArguments, out: &mut dyn Write) -> Result<Verdict, Fa
     let a = open(&arguments.a, &arguments.checkpoint_a)?;
     let b = open(&arguments.b, &arguments.checkpoint_b)?;
     let all = arguments.planes == "all";
-    let values = a.tensors().flat_map(|info| {
-        let planes = info.planes().take(if all { usize::MAX } else { 1 });
-        planes.filter_map(move |plane| info.plane_dtype(plane)?.bytes_of(info.elements()))
-    });
+    let planes = if all { usize::MAX } else { 1 };
     let bar = terminal::progress(
-        values.sum(),
+        a.tensors().map(|info| value_bytes(&info, planes)).sum(),
         "{elapsed} [{bar:30}] {binary_bytes} of {binary_total_bytes} compared, {binary_bytes_per_sec}, {eta} left",
     );
     let options = DiffOptions::new().all_planes(all);

@@ -1,19 +1,20 @@
 //! `paramstore export`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use paramstore::exchange::{Export, ExportReport};
-use paramstore::{Dtype, Error, Options, ParamStore};
+use paramstore::{Dtype, Error};
 use regex::Regex;
 use serde_json::json;
 
+use crate::arguments::Generation;
 use crate::failure::Failure;
 use crate::human::{bytes, counted, seconds, speed};
 use crate::import::rate;
-use crate::{Verdict, quantity, terminal};
+use crate::{Verdict, quantity, source, terminal};
 
 /// Write the parameters of a store as safetensors or npy
 ///
@@ -28,7 +29,7 @@ Examples:
   paramstore export run1 wte.npy --tensor wte.weight
   paramstore export run1 resume.safetensors --with-state --checkpoint best")]
 pub(crate) struct ExportArguments {
-    /// Directory of the store
+    /// Directory of the store, or STORE@CHECKPOINT
     store: PathBuf,
     /// File or directory to make
     out: PathBuf,
@@ -62,13 +63,10 @@ pub(crate) struct ExportArguments {
 }
 
 pub(crate) fn run(arguments: &ExportArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let mut path = arguments.store.clone();
-    if let Some(name) = &arguments.checkpoint {
-        path.extend([Path::new("checkpoints"), Path::new(name)]);
-    }
     // A quarter for what is on its way out.
     let memory = arguments.memory / 4;
-    let store = ParamStore::open_read_only(&path, &Options::new().memory_budget(arguments.memory - memory))?;
+    let (checkpoint, blocks) = (arguments.checkpoint.as_deref(), arguments.memory - memory);
+    let store = source::open(&arguments.store, checkpoint, Generation::Newest, Some(blocks))?;
     for name in &arguments.tensor {
         if store.tensor(name).is_none() {
             return Err(Error::Unknown { kind: "tensor", name: name.clone() }.into());

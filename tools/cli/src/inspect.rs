@@ -36,7 +36,7 @@ struct Shown<'a> {
 pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let store = source::open_at(&arguments.store, arguments.generation, arguments.memory)?;
     let summary = store.summary()?;
-    let digest = if arguments.digest { Some(digest(&store, &summary)?) } else { None };
+    let digest = if arguments.digest { Some(digest(&store)?) } else { None };
     let checkpoints = store.checkpoints()?;
     // JSON lists all tensors unless told which.
     let list = tensors::list(&store, &arguments.list, arguments.tensors || arguments.json)?;
@@ -60,15 +60,20 @@ pub(crate) fn run(arguments: &InspectArguments, out: &mut dyn Write) -> Result<V
     Ok(Verdict::Sound)
 }
 
-fn digest(store: &ParamStore, summary: &Summary) -> Result<Digest, Failure> {
-    let values = summary.disk.parameters + summary.disk.state.iter().map(|plane| plane.bytes).sum::<u64>();
+fn digest(store: &ParamStore) -> Result<Digest, Failure> {
     let bar = terminal::progress(
-        values,
+        store.tensors().map(|info| value_bytes(&info, usize::MAX)).sum(),
         "{elapsed} [{bar:30}] {binary_bytes} of {binary_total_bytes} hashed, {binary_bytes_per_sec}, {eta} left",
     );
     let digest = store.digest_with(|bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     Ok(digest?)
+}
+
+/// Bytes on disk of the values of a tensor's first planes.
+pub(crate) fn value_bytes(tensor: &TensorInfo<'_>, planes: usize) -> u64 {
+    let planes = tensor.planes().take(planes);
+    planes.filter_map(|plane| tensor.plane_dtype(plane)?.bytes_of(tensor.elements())).sum()
 }
 
 /// A tensor's shape as `1000x64`, or `scalar`.

@@ -25,6 +25,7 @@ mod table;
 mod terminal;
 mod top;
 mod verify;
+mod whole;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use paramstore::inspect::{Bin, PlaneStatistics, StatisticsOptions, TensorStatist
 use paramstore::{ParamStore, TensorInfo};
 use serde_json::{Map, Value, json};
 
-use super::shape;
+use super::{shape, value_bytes};
 use crate::failure::Failure;
 use crate::human::{Table, grouped, number, percent};
 use crate::{style, terminal};
@@ -146,12 +146,8 @@ fn sort(rows: &mut [Row<'_>], key: Option<Sort>) {
 }
 
 fn read(store: &ParamStore, rows: &mut [Row<'_>]) -> Result<(), Failure> {
-    let bytes = rows.iter().flat_map(|row| {
-        let info = row.info;
-        info.planes().filter_map(move |plane| info.plane_dtype(plane)?.bytes_of(info.elements()))
-    });
     let bar = terminal::progress(
-        bytes.sum(),
+        rows.iter().map(|row| value_bytes(&row.info, usize::MAX)).sum(),
         "{elapsed} [{bar:30}] {binary_bytes} of {binary_total_bytes} read, {binary_bytes_per_sec}, {eta} left",
     );
     let options = StatisticsOptions::new().tensors(rows.iter().map(|row| row.info.name()));

@@ -157,19 +157,15 @@ pub(crate) fn planes(planes: &[PlaneUse], out: &mut dyn Write) -> io::Result<()>
 pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
     let total = disk.total();
     let mut table = Table::new(&["", ">", ">", ">"]);
-    let mut row = |name: &str, part: u64| {
-        table.row(vec![
-            name.to_owned(),
-            bytes(part),
-            percent(part, total),
-            format!("{} bytes", grouped(part)),
-        ]);
-    };
-    row("parameters", disk.parameters);
-    for plane in &disk.state {
-        row(&plane.name, plane.bytes);
+    for (name, part) in disk_parts(disk).chain([("total", total)]) {
+        let cells = [bytes(part), percent(part, total), format!("{} bytes", grouped(part))];
+        table.row([name.to_owned()].into_iter().chain(cells).collect());
     }
-    row("second homes of these", disk.second_homes);
+    table.write(out)
+}
+
+/// The uses of disk, by name; of those that few stores have, only what is there.
+pub(crate) fn disk_parts(disk: &DiskUse) -> impl Iterator<Item = (&str, u64)> {
     let rest = [
         ("scratch", disk.scratch),
         ("rows", disk.rows),
@@ -180,14 +176,13 @@ pub(crate) fn disk(disk: &DiskUse, out: &mut dyn Write) -> io::Result<()> {
         ("directory", disk.directory),
         ("records", disk.records),
         ("superblocks", disk.superblocks),
-        ("lock, pins, progress", disk.small_files),
+        (super::why::SMALL_FILES, disk.small_files),
         ("files of others", disk.other_files),
     ];
-    for (name, part) in rest.into_iter().filter(|(_, part)| *part > 0) {
-        row(name, part);
-    }
-    row("total", total);
-    table.write(out)
+    let planes = disk.state.iter().map(|plane| (plane.name.as_str(), plane.bytes));
+    let first = [("parameters", disk.parameters)].into_iter().chain(planes);
+    let second = [("second homes of these", disk.second_homes)];
+    first.chain(second).chain(rest.into_iter().filter(|(_, part)| *part > 0))
 }
 
 /// One line for each block plane; not aligned over all lines, since a large store has millions.

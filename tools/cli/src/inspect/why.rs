@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::human::{Table, bytes, grouped, percent};
 
+/// Files of a page or a few, of which there is one each.
+pub(super) const SMALL_FILES: &str = "lock, pins, progress, notes";
+
 /// Some of the bytes on disk.
 #[derive(Debug, Clone, Default)]
 struct Line {
@@ -66,7 +69,7 @@ pub(super) fn why(store: &ParamStore, summary: &Summary) -> Result<Why, Failure>
     }
     let named = |what: &str| Line { what: what.to_owned(), ..Line::default() };
     let (mut meta, mut small, mut directories) =
-        (named("metadata (meta)"), named("lock, pins, progress"), named("directories"));
+        (named("metadata (meta)"), named(SMALL_FILES), named("directories"));
     let (mut checkpoints, mut others) = (Vec::new(), named("files of others"));
     directories.add(&fs::symlink_metadata(store.path()).map_err(failed)?);
     for entry in sorted(store.path()).map_err(failed)? {
@@ -76,7 +79,10 @@ pub(super) fn why(store: &ParamStore, summary: &Summary) -> Result<Why, Failure>
             line.add(&metadata);
         } else if name == "meta" {
             meta.add(&metadata);
-        } else if matches!(name.as_str(), "lock" | "progress" | "pin.0" | "pin.1" | "meta.new") {
+        } else if matches!(
+            name.as_str(),
+            "lock" | "progress" | "pin.0" | "pin.1" | "live" | "metrics" | "meta.new"
+        ) {
             small.add(&metadata);
         } else if name == "checkpoints" && metadata.is_dir() {
             directories.add(&metadata);

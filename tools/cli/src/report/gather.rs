@@ -11,6 +11,7 @@ use paramstore::telemetry::{self, Live, StepMetrics};
 use super::blocks::{self, Run};
 use crate::arguments::Generation;
 use crate::failure::Failure;
+use crate::inspect::value_bytes;
 use crate::{source, terminal};
 
 /// Tensors that are listed.
@@ -75,9 +76,10 @@ pub(super) fn gather(path: &Path, with_statistics: bool) -> Result<Gathered, Fai
 /// Reads every value of the tensors listed.
 fn look(store: &ParamStore, tensors: &mut [Tensor]) -> Result<(), Failure> {
     let options = StatisticsOptions::new().tensors(tensors.iter().map(|tensor| tensor.name.as_str()));
-    let bytes = store.summary()?.planes.iter().map(|plane| plane.value_bytes).sum();
-    let bar =
-        terminal::progress(bytes, "{elapsed} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta} left");
+    let bar = terminal::progress(
+        store.tensors().take(tensors.len()).map(|info| value_bytes(&info, usize::MAX)).sum(),
+        "{elapsed} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta} left",
+    );
     let seen = store.statistics(&options, |done| bar.set_position(done));
     bar.finish_and_clear();
     for (tensor, seen) in tensors.iter_mut().zip(seen?) {

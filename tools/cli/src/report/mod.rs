@@ -8,7 +8,7 @@ mod histogram;
 mod html;
 mod page;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::human::bytes;
-use crate::{Verdict, terminal};
+use crate::{Verdict, terminal, whole};
 
 /// What every report has near its beginning, and other files do not.
 const MARK: &str = "<meta name=\"generator\" content=\"paramstore report\">";
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &ReportArguments, out: &mut dyn Write) -> Result<Ve
     check_target(output, arguments.force)?;
     let gathered = gather::gather(&arguments.store, arguments.stats)?;
     let page = page::page(&gathered);
-    write_whole(output, page.as_bytes()).map_err(|error| at(output, &error))?;
+    whole::write(output, page.as_bytes()).map_err(|error| at(output, &error))?;
     let len = u64::try_from(page.len()).unwrap_or(u64::MAX);
     if arguments.json {
         let value = json!({
@@ -103,23 +103,6 @@ fn check_target(path: &Path, force: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::InTheWay(path.to_owned()))
-}
-
-/// Writes a file beside its place and moves it there, so that nobody ever reads half a page.
-fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or(path.as_os_str()));
-    name.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::create_new(&temporary).and_then(|mut file| {
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    });
-    if written.is_err() {
-        let _removed = fs::remove_file(&temporary);
-    }
-    written
 }
 
 #[cfg(test)]

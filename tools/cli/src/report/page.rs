@@ -1,7 +1,7 @@
 //! The page: sections one after the other, in HTML.
 
 use paramstore::checkpoint::CheckpointState;
-use paramstore::inspect::{DiskUse, Summary};
+use paramstore::inspect::Summary;
 use serde_json::json;
 
 use super::charts::{self, divided, legend, timeline};
@@ -9,7 +9,7 @@ use super::gather::{Gathered, Tensor};
 use super::html::{escape, script_json, table};
 use super::{MARK, blocks, curves, histogram};
 use crate::human::{bytes, counted, date, grouped, percent, seconds};
-use crate::inspect::text::setting;
+use crate::inspect::text::{disk_parts, setting};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -164,35 +164,14 @@ fn tensors(gathered: &Gathered) -> String {
 }
 
 /// Every byte of disk by its use.
-fn disk_parts(disk: &DiskUse) -> Vec<(String, u64)> {
-    let mut parts = vec![("parameters".to_owned(), disk.parameters)];
-    parts.extend(disk.state.iter().map(|plane| (plane.name.clone(), plane.bytes)));
-    let rest = [
-        ("second homes of these", disk.second_homes),
-        ("scratch", disk.scratch),
-        ("rows", disk.rows),
-        ("row log", disk.row_log),
-        ("frozen", disk.frozen),
-        ("padding", disk.padding),
-        ("block table", disk.table),
-        ("directory", disk.directory),
-        ("records", disk.records),
-        ("superblocks", disk.superblocks),
-        ("lock, pins, progress, notes", disk.small_files),
-        ("files of others", disk.other_files),
-    ];
-    parts.extend(rest.into_iter().map(|(name, part)| (name.to_owned(), part)));
-    parts.retain(|(_, part)| *part > 0);
-    parts
-}
-
 fn disk(summary: &Summary) -> String {
     const COLORS: u8 = 8;
-    let (parts, total) = (disk_parts(&summary.disk), summary.disk.total());
+    let parts: Vec<_> = disk_parts(&summary.disk).filter(|(_, part)| *part > 0).collect();
+    let total = summary.disk.total();
     let colors = (0..COLORS).cycle();
     let shares: Vec<_> =
         parts.iter().zip(colors.clone()).map(|((_, part), color)| (color, number(*part))).collect();
-    let row = |((name, part), color): (&(String, u64), u8)| {
+    let row = |((name, part), color): (&(&str, u64), u8)| {
         let name = format!("<i class=\"b{color}\"></i>{}", escape(name));
         vec![name, bytes(*part), percent(*part, total), grouped(*part)]
     };

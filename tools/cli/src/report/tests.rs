@@ -1,7 +1,8 @@
 use super::charts::{
     Curve, MapCell, POINTS_MAX, Unit, divided, lines, map, stacked, thinned, ticks, timeline,
 };
-use super::{MARK, check_target, write_whole};
+use super::{MARK, check_target};
+use crate::whole;
 
 #[test]
 fn ticks_are_round_and_inside() {
@@ -113,11 +114,11 @@ fn only_reports_are_replaced_unless_forced() {
     let refused = check_target(&path, false).unwrap_err();
     assert!(refused.hint().contains("--force"), "{refused}");
     assert!(check_target(&path, true).is_ok());
-    write_whole(&path, format!("<!DOCTYPE html>{MARK}").as_bytes()).unwrap();
+    whole::write(&path, format!("<!DOCTYPE html>{MARK}").as_bytes()).unwrap();
     assert!(check_target(&path, false).is_ok());
     assert!(check_target(dir.path(), true).is_err());
     // Nothing is left beside it, also where it cannot be written.
-    assert!(write_whole(&dir.path().join("missing/page.html"), b"").is_err());
+    assert!(whole::write(&dir.path().join("missing/page.html"), b"").is_err());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     // What mentions a report further on is none.
     std::fs::write(&path, format!("{}{MARK}", " ".repeat(2_000))).unwrap();

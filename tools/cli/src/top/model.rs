@@ -111,22 +111,22 @@ impl Rates {
             return None;
         }
         let seconds = number(ms) / 1e3;
-        // A rollback takes the step back, and a page may say anything.
-        let since = |of: fn(&Stats) -> u64| number(of(&later.stats).saturating_sub(of(&earlier.stats)));
-        let share = |of: fn(&Stats) -> u64| since(of) / 1e9 / seconds;
-        let hits = since(|of| of.blocks_hit) + since(|of| of.rows_hit);
-        let needed = hits + since(|of| of.blocks_missed) + since(|of| of.rows_missed);
+        let since = later.stats.since(&earlier.stats);
+        let share = |ns: u64| number(ns) / 1e9 / seconds;
+        let hits = number(since.blocks_hit) + number(since.rows_hit);
+        let needed = hits + number(since.blocks_missed) + number(since.rows_missed);
         Some(Self {
             seconds,
+            // A rollback takes the step back.
             steps: later.step.saturating_sub(earlier.step),
-            read_bytes_per_s: since(|of| of.bytes_read) / seconds,
-            written_bytes_per_s: since(|of| of.bytes_written) / seconds,
-            compute: share(|of| of.compute_ns),
-            stall_read: share(|of| of.stall_read_ns),
-            stall_write: share(|of| of.stall_write_ns),
-            stall_update: share(|of| of.stall_update_ns),
-            commit: share(|of| of.commit_ns),
-            disk: share(|of| of.disk_ns),
+            read_bytes_per_s: number(since.bytes_read) / seconds,
+            written_bytes_per_s: number(since.bytes_written) / seconds,
+            compute: share(since.compute_ns),
+            stall_read: share(since.stall_read_ns),
+            stall_write: share(since.stall_write_ns),
+            stall_update: share(since.stall_update_ns),
+            commit: share(since.commit_ns),
+            disk: share(since.disk_ns),
             hit_rate: (needed > 0.0).then(|| hits / needed),
         })
     }

@@ -1,7 +1,7 @@
 //! The file in which a look keeps how far it has come.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use paramstore::Damage;
@@ -9,6 +9,7 @@ use paramstore::inspect::{Finding, Verification};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::whole;
 
 /// Larger files are none of ours: a million findings take less.
 const BYTES_MAX: u64 = 1 << 30;
@@ -61,17 +62,10 @@ pub(super) fn read(path: &Path) -> Result<Option<Verification>, Failure> {
     Ok(Some(mark.into()))
 }
 
-/// Replaces the file as a whole, so that a look that is killed leaves the old one or the new one.
+/// Replaces the file as a whole.
 pub(super) fn write(path: &Path, seen: &Verification) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| refused(path, "cannot be written", error);
-    let name = path.file_name().ok_or_else(|| failed(&"it has no name"))?;
-    let mut new = name.to_owned();
-    new.push(".new");
-    let new = path.with_file_name(new);
-    let bytes = serde_json::to_vec(&Mark::from(seen))?;
-    let mut file = fs::File::create(&new).map_err(|error| failed(&error))?;
-    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(|error| failed(&error))?;
-    fs::rename(&new, path).map_err(|error| failed(&error))
+    whole::write(path, &serde_json::to_vec(&Mark::from(seen))?).map_err(|error| failed(&error))
 }
 
 /// Removes the file: the look has come to its end.
