@@ -36,7 +36,7 @@ pub(crate) const FLOORS: &str = "\
 /// Outside crates, and the only places that may name them.
 pub(crate) const OWNERS: &[(&str, &[&str])] = &[
     ("blake3", &["src/inspect/digest.rs"]),
-    ("bytemuck", &["src/format/elements.rs"]),
+    ("bytemuck", &["src/format/elements.rs", "src/kernel/arch/codes.rs"]),
     ("crc32fast", &["src/format/checksum.rs"]),
     ("io_uring", &["src/storage/real/ring.rs"]),
     ("libm", &["src/initial.rs", "src/optim/"]),

@@ -3,7 +3,7 @@
 //! They are never inlined: the arguments of a real function are known not to overlap, and the loops vectorise only
 //! with that knowledge.
 
-use crate::kernel::narrow::{self, Conversion};
+use crate::kernel::narrow::{self, Conversion, q8};
 use crate::kernel::reduce;
 use crate::kernel::sweep::{self, Rule};
 
@@ -21,7 +21,7 @@ pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
 
 #[inline(never)]
 pub(in crate::kernel) fn convert(conversion: Conversion<'_>) {
-    narrow::convert(conversion);
+    narrow::convert(conversion, &q8::encode);
 }
 
 #[inline(never)]

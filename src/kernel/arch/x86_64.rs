@@ -1,7 +1,7 @@
 //! Shells for the vector extensions of x86-64.
 //!
-//! The shells only raise the instruction set around loops written in safe code; there are no intrinsics. FMA comes
-//! with AVX-512 but is never used: the compiler does not contract a multiplication and an addition by itself.
+//! The shells only raise the instruction set around loops written in safe code; the one loop with intrinsics is
+//! in [`codes`](super::codes). FMA comes with AVX-512 but is never used: the compiler does not contract a multiplication and an addition by itself.
 
 #![expect(
     unsafe_code,
@@ -14,7 +14,7 @@ use crate::kernel::sweep::{self, Rule};
 
 /// Defines the proof that a CPU has some features, and the shells compiled with them.
 macro_rules! shells {
-    ($proof:ident, $shells:ident, $features:literal, [$($feature:tt),+]) => {
+    ($proof:ident, $shells:ident, $features:literal, [$($feature:tt),+], $encode:path) => {
         #[doc = concat!("Proof that this CPU has the features `", $features, "`.")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(in crate::kernel) struct $proof(());
@@ -56,7 +56,10 @@ macro_rules! shells {
             pub(in crate::kernel) fn convert(_proof: $proof, conversion: Conversion<'_>) {
                 #[target_feature(enable = $features)]
                 fn shell(conversion: Conversion<'_>) {
-                    narrow::convert(conversion);
+                    // Of a closure, the features are those of the shell.
+                    narrow::convert(conversion, &|of, values: &[f32], to: &mut [u8], inverse| {
+                        $encode(of, values, to, inverse);
+                    });
                 }
                 // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
                 unsafe { shell(conversion) }
@@ -83,10 +86,11 @@ macro_rules! shells {
     };
 }
 
-shells!(Avx2, avx2, "avx2", ["avx2"]);
+shells!(Avx2, avx2, "avx2", ["avx2"], crate::kernel::narrow::q8::encode);
 shells!(
     Avx512,
     avx512,
     "avx512f,avx512bw,avx512dq,avx512vl",
-    ["avx512f", "avx512bw", "avx512dq", "avx512vl"]
+    ["avx512f", "avx512bw", "avx512dq", "avx512vl"],
+    crate::kernel::arch::codes::encode
 );

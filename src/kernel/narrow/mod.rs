@@ -5,7 +5,7 @@
 //! cache, so that memory sees the narrow bytes alone.
 
 mod half;
-mod q8;
+pub(super) mod q8;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::{InstructionSet, MOST_PLANES};
 
+use q8::Codes;
 pub(crate) use q8::Q8_BLOCK;
 
 /// Elements that are widened at a time: four planes of them take 16 KiB.
@@ -220,9 +221,9 @@ pub(super) enum Conversion<'a> {
     },
 }
 
-/// Makes a conversion; the body of the shells.
+/// Makes a conversion; the body of the shells. What finds codes of 8 bits is handed in.
 #[inline(always)]
-pub(super) fn convert(conversion: Conversion<'_>) {
+pub(super) fn convert(conversion: Conversion<'_>, encoder: &impl q8::Encoder) {
     const BF16: u8 = Half::Bf16 as u8;
     const F16: u8 = Half::F16 as u8;
     match conversion {
@@ -246,13 +247,14 @@ pub(super) fn convert(conversion: Conversion<'_>) {
             }
         }
         Conversion::Quantise { book, keep, values, codes, scales } => {
+            let of = match (book, keep) {
+                (Book::Signed, _) => Codes::Signed,
+                (Book::Unsigned, false) => Codes::Unsigned,
+                (Book::Unsigned, true) => Codes::Kept,
+            };
             let blocks = values.chunks(Q8_BLOCK).zip(codes.chunks_mut(Q8_BLOCK)).zip(scales);
             for ((values, codes), scale) in blocks {
-                *scale = match (book, keep) {
-                    (Book::Signed, _) => q8::encode_block::<false, false>(values, codes),
-                    (Book::Unsigned, false) => q8::encode_block::<true, false>(values, codes),
-                    (Book::Unsigned, true) => q8::encode_block::<true, true>(values, codes),
-                };
+                *scale = q8::encode_block(of, values, codes, encoder);
             }
         }
     }

@@ -53,13 +53,13 @@ const fn table(is_unsigned: bool) -> [f32; 256] {
 }
 
 /// How the nearest code is found: the decade by comparing, and within it by a straight line.
-struct Lines {
+pub(in crate::kernel) struct Lines {
     /// Where the codes of each decade begin to be the nearest ones; in front of the first, zero is; from the last on, one.
-    from: [f32; DECADES + 1],
+    pub(in crate::kernel) from: [f32; DECADES + 1],
     /// For each decade `1 / (0.9 * p)`, whose three lowest bits say instead how many decades follow: off by 2^-22 at most.
     slope: [f32; DECADES],
     /// Places by which a fraction of 23 bits is shifted to leave a code of the last decade.
-    shift: u32,
+    pub(in crate::kernel) shift: u32,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounded once")]
@@ -83,8 +83,8 @@ const fn lines(is_unsigned: bool) -> Lines {
     lines
 }
 
-const SIGNED_LINES: Lines = lines(false);
-const UNSIGNED_LINES: Lines = lines(true);
+pub(in crate::kernel) const SIGNED_LINES: Lines = lines(false);
+pub(in crate::kernel) const UNSIGNED_LINES: Lines = lines(true);
 
 impl Lines {
     /// The number of the code nearest to `y`, which is from the first decade's beginning to about 1: `n .. 2n` for a decade
@@ -113,29 +113,82 @@ impl Lines {
 }
 
 /// The largest f32 below 2.
-const LAST: f32 = f32::from_bits(0x3fff_ffff);
+pub(in crate::kernel) const LAST: f32 = f32::from_bits(0x3fff_ffff);
+
+/// The slopes of [`Lines`] by the exponent of `y`, whose lowest five bits are the index: a binade has the beginning of
+/// one decade in it at most.
+pub(in crate::kernel) struct Binades {
+    /// Where a decade begins in the binade; infinity if none does.
+    pub(in crate::kernel) from: [f32; 32],
+    /// The slope in front of it.
+    pub(in crate::kernel) before: [f32; 32],
+    /// The slope from there on.
+    pub(in crate::kernel) behind: [f32; 32],
+}
+
+pub(in crate::kernel) const fn binades(lines: &Lines) -> Binades {
+    let mut binades = Binades { from: [f32::INFINITY; 32], before: [0.0; 32], behind: [0.0; 32] };
+    let (mut exponent, mut decade) = (127 - 31, 0);
+    while exponent <= 127 {
+        let index = (exponent & 31) as usize;
+        binades.before[index] = lines.slope[decade];
+        if decade + 1 < DECADES && lines.from[decade + 1].to_bits() >> 23 == exponent {
+            decade += 1;
+            binades.from[index] = lines.from[decade];
+        }
+        binades.behind[index] = lines.slope[decade];
+        exponent += 1;
+    }
+    binades
+}
+
+/// What finds the codes of a run of elements: [`encode`], or the same in other instructions. Gets the elements, their codes, and
+/// the inverse of the scale.
+pub(in crate::kernel) trait Encoder: Fn(Codes, &[f32], &mut [u8], f32) {}
+impl<F: Fn(Codes, &[f32], &mut [u8], f32)> Encoder for F {}
+
+/// Which codes are asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::kernel) enum Codes {
+    Signed,
+    Unsigned,
+    /// Unsigned, and a value that is not zero does not become zero: a root in a divisor must not vanish.
+    Kept,
+}
 
 /// Quantises a block of at most [`Q8_BLOCK`] elements; returns its scale, the largest magnitude. A block with a NaN or an
 /// infinity gets the scale NaN: one scale cannot say more, and it shows.
-///
-/// With `KEEP`, a value that is not zero does not become zero: a root in a divisor must not vanish.
 #[inline(always)]
-pub(super) fn encode_block<const UNSIGNED: bool, const KEEP: bool>(values: &[f32], codes: &mut [u8]) -> f32 {
+pub(super) fn encode_block(of: Codes, values: &[f32], codes: &mut [u8], encoder: &impl Encoder) -> f32 {
     // Magnitudes are ordered as their bits are.
     let largest = values.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let scale = f32::from_bits(largest);
     if scale == 0.0 || !scale.is_finite() {
-        codes.fill(if UNSIGNED { 0 } else { 127 });
+        codes.fill(if of == Codes::Signed { 127 } else { 0 });
         return if scale == 0.0 { 0.0 } else { f32::NAN };
     }
     if (1e-30..1e30).contains(&scale) {
-        let inverse = 1.0 / scale;
-        encode_with::<UNSIGNED, KEEP>(values, codes, |x| x * inverse);
+        encoder(of, values, codes, 1.0 / scale);
     } else {
         // The inverse would be infinite or lose bits.
-        encode_with::<UNSIGNED, KEEP>(values, codes, |x| x / scale);
+        encode_by(of, values, codes, |x| x / scale);
     }
     scale
+}
+
+/// The codes of elements, by the inverse of their scale.
+#[inline(always)]
+pub(in crate::kernel) fn encode(of: Codes, values: &[f32], codes: &mut [u8], inverse: f32) {
+    encode_by(of, values, codes, |x| x * inverse);
+}
+
+#[inline(always)]
+fn encode_by(of: Codes, values: &[f32], codes: &mut [u8], quotient: impl Fn(f32) -> f32) {
+    match of {
+        Codes::Signed => encode_with::<false, false>(values, codes, quotient),
+        Codes::Unsigned => encode_with::<true, false>(values, codes, quotient),
+        Codes::Kept => encode_with::<true, true>(values, codes, quotient),
+    }
 }
 
 #[inline(always)]

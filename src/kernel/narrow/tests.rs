@@ -319,6 +319,37 @@ fn conversions_on_every_instruction_set_give_the_bits_of_the_portable_ones() {
     }
 }
 
+/// Where the choice of a code changes, AVX-512 finds the decade in another way.
+#[test]
+fn codes_next_to_each_border_are_the_same_on_every_instruction_set() {
+    let lines = [&super::q8::SIGNED_LINES, &super::q8::UNSIGNED_LINES];
+    let codes = [Book::Signed, Book::Unsigned].into_iter().flat_map(Book::codes).copied();
+    let borders = lines.into_iter().flat_map(|lines| lines.from).chain(codes).filter(|y| *y > 0.0);
+    let near = |y: f32| (0..9).map(move |ulp| f32::from_bits(y.to_bits() + ulp - 4));
+    let magnitudes: Vec<f32> =
+        borders.flat_map(near).chain([0.0, 1e-45, 1e-20]).filter(|y| *y <= 1.0).collect();
+    let values: Vec<f32> = magnitudes.iter().flat_map(|&y| [y, -y]).collect();
+    for (book, keep) in [(Book::Signed, false), (Book::Unsigned, false), (Book::Unsigned, true)] {
+        let run = |isa: InstructionSet, scale: f32| {
+            // 255 of them, so that the last ones of a block are no sixteen.
+            let blocks = values.chunks(254).map(|block| {
+                let values: Vec<f32> = [scale].into_iter().chain(block.iter().map(|y| y * scale)).collect();
+                let (mut codes, mut scales) = (vec![0; values.len()], [0.0]);
+                let (of, to) = (&values, &mut codes);
+                isa.convert(Conversion::Quantise { book, keep, values: of, codes: to, scales: &mut scales });
+                codes
+            });
+            blocks.collect::<Vec<_>>()
+        };
+        for scale in [1.0, 0.7, 3e-29, 5e-33] {
+            let portable = run(InstructionSet::portable(), scale);
+            for isa in InstructionSet::available() {
+                assert!(run(isa, scale) == portable, "{book:?} {keep} {scale:e} {}", isa.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn lanes_read_and_split_where_blocks_of_codes_do_not_end() {
     let isa = InstructionSet::detect();
