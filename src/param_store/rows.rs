@@ -304,9 +304,14 @@ impl ParamStore {
     }
 
     /// Says that [`gather_rows`](Self::gather_rows) and [`apply_rows`](crate::Step::apply_rows) will need these rows in a
-    /// later batch: the first after the one at hand (`ahead` 1), the one after that (2), and so on. Rows of the first are
-    /// read while the caller goes on; rows that are in memory already are not given up for others before their batch has
-    /// come. Nothing waits; unknown names, batches with an unknown row, and errors are left to the call itself.
+    /// later batch: the first after the one at hand (`ahead` 1), the one after that (2), and so on. Once for each batch is
+    /// enough, in the order in which they will come.
+    ///
+    /// Rows of the batch that follows are read while the caller goes on. Rows that no known batch needs are given up before
+    /// those that one does, and of the latter the ones that are needed last, which is the best that can be done (Belady,
+    /// 1966): the more batches are known, the fewer rows have to be read. What is known takes a 48th of the memory for rows (at
+    /// 1 GiB, 40 batches of 26,000 distinct rows); of a batch that does not fit, the rows in memory are marked.
+    /// Nothing waits; unknown names, batches with an unknown row, and errors are left to the call itself.
     pub fn prefetch_rows(&self, name: &str, ids: &[u64], ahead: u32) {
         let Some(&tensor) = self.names.get(name) else { return };
         let Some((tables, _)) = self.table_of(tensor) else { return };

@@ -15,7 +15,7 @@ const HOTTEST: u8 = 16;
 /// 0.689 of a batch's distinct rows; counting all uses ever, 0.707).
 const WARMTH: u8 = 4;
 /// No use is known.
-const NEVER: u32 = u32::MAX;
+pub(super) const NEVER: u32 = u32::MAX;
 
 /// Spreads row numbers over the map. Rows are ours and not an attacker's to choose beyond making himself slow.
 #[derive(Default)]
@@ -47,11 +47,17 @@ struct Slot {
     row: u64,
     /// The last call that needed it.
     call: u32,
-    /// The next call that is known to need it.
+    /// The next batch that is known to need it, by its number in the window.
     next: u32,
     heat: u8,
     dirty: bool,
     used: bool,
+}
+
+impl Slot {
+    fn is_expected(&self, now: u32) -> bool {
+        self.next != NEVER && self.next >= now
+    }
 }
 
 pub(super) struct Cache {
@@ -68,6 +74,8 @@ pub(super) struct Cache {
     changed: Vec<u32>,
     /// The number of the call at hand.
     call: u32,
+    /// The number of the batch at hand.
+    now: u32,
     /// How often a row has come or gone.
     moves: u64,
 }
@@ -86,6 +94,7 @@ impl Cache {
             dirty: 0,
             changed: Vec::new(),
             call: 0,
+            now: 0,
             moves: 0,
         })
     }
@@ -114,7 +123,7 @@ impl Cache {
         if self.call == NEVER {
             self.call = 1;
             for slot in &mut self.slots {
-                (slot.call, slot.next) = (0, NEVER);
+                slot.call = 0;
             }
         }
     }
@@ -133,22 +142,34 @@ impl Cache {
 
     /// The same, for a row whose slot is known.
     pub(super) fn touch_slot(&mut self, at: u32) {
-        let call = self.call;
+        let (call, now) = (self.call, self.now);
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
             slot.heat = (slot.heat + WARMTH).min(HOTTEST);
             slot.call = call;
-            if slot.next <= call {
+            if slot.next <= now {
                 slot.next = NEVER;
             }
         }
     }
 
-    /// Says that a batch which comes `ahead` after the one at hand will need a row; true if it is in memory. A batch is two
-    /// calls, which gather and update.
-    pub(super) fn expect(&mut self, row: u64, ahead: u32) -> bool {
-        let next = self.call.saturating_add(ahead.saturating_mul(2).saturating_add(2)).min(NEVER - 1);
+    /// Says which batch is at hand.
+    pub(super) fn set_now(&mut self, now: u32) {
+        self.now = now;
+    }
+
+    /// Says which batch needs what is in a slot next, if it is not known to be needed before.
+    pub(super) fn set_next(&mut self, at: u32, next: u32) {
+        let now = self.now;
+        if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
+            slot.next = if slot.next > now { slot.next.min(next) } else { next };
+        }
+    }
+
+    /// Says that a batch will need a row; true if it is in memory.
+    pub(super) fn expect(&mut self, row: u64, batch: u32) -> bool {
+        let now = self.now;
         let found = self.map.get(&row).and_then(|&at| self.slots.get_mut(to_usize(at.into())));
-        found.map(|slot| slot.next = if slot.next > self.call { slot.next.min(next) } else { next }).is_some()
+        found.map(|slot| slot.next = if slot.next > now { slot.next.min(batch) } else { batch }).is_some()
     }
 
     /// Slots for `count` rows that are not there, as far as free memory goes.
@@ -179,32 +200,44 @@ impl Cache {
         self.map.insert(row, at);
     }
 
-    /// Chooses up to `count` slots that can be given up: not those of the call at hand, those that are known to be needed
-    /// soon only when there are no others, and of the others those that were used least.
+    /// Chooses up to `count` slots that can be given up: not those of the call at hand; of those that no batch is known to
+    /// need, the ones that were used least; when there are no others, those that are needed last.
     pub(super) fn victims(&mut self, count: usize) -> Vec<u32> {
         let mut victims = Vec::with_capacity(count);
-        // Each round cools; after as many rounds as there are degrees everything that may go has been chosen.
-        let mut left = self.slots.len() * (usize::from(HOTTEST) + 2);
-        while victims.len() < count && left > 0 {
-            left -= 1;
-            let at = self.hand;
-            self.hand = (self.hand + 1) % self.slots.len().max(1);
-            let is_last_round = left < self.slots.len();
-            let call = self.call;
-            let Some(slot) = self.slots.get_mut(at) else { break };
-            let is_needed = slot.call == call || !slot.used;
-            let is_expected = slot.next != NEVER && slot.next > call;
-            if is_needed || (is_expected && !is_last_round) {
-                continue;
+        let (call, now) = (self.call, self.now);
+        // Each round cools.
+        for _ in 0..=HOTTEST {
+            let mut is_warm = false;
+            for _ in 0..self.slots.len() {
+                if victims.len() >= count {
+                    return victims;
+                }
+                let at = self.hand;
+                self.hand = (self.hand + 1) % self.slots.len().max(1);
+                let Some(slot) = self.slots.get_mut(at) else { break };
+                if slot.call == call || !slot.used || slot.is_expected(now) {
+                    continue;
+                }
+                if slot.heat > 0 {
+                    slot.heat -= 1;
+                    is_warm = true;
+                    continue;
+                }
+                // Not twice in these rounds.
+                slot.call = call;
+                victims.push(u32::try_from(at).unwrap_or(NEVER));
             }
-            if slot.heat > 0 && !is_last_round {
-                slot.heat -= 1;
-                continue;
+            if !is_warm {
+                break;
             }
-            // Not twice in these rounds.
-            slot.call = call;
-            victims.push(u32::try_from(at).unwrap_or(NEVER));
         }
+        let expected = self.slots.iter().zip(0_u32..).filter(|(slot, _)| slot.call != call && slot.used);
+        let mut expected: Vec<_> = expected.map(|(slot, at)| (slot.next, at)).collect();
+        let lacking = count - victims.len();
+        if lacking < expected.len() {
+            expected.select_nth_unstable_by(lacking, |a, b| b.cmp(a));
+        }
+        victims.extend(expected.into_iter().map(|(_, at)| at).take(lacking));
         victims
     }
 
@@ -321,7 +354,9 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::{Announced, Window};
     use super::*;
+    use crate::units::to_u64;
 
     fn filled(capacity: usize) -> Cache {
         let mut cache = Cache::new(16, capacity).unwrap();
@@ -345,6 +380,75 @@ mod tests {
         let expected = cache.find(20).unwrap();
         assert_eq!(cache.victims(4), [expected]);
         assert!(cache.find(10) == Some(needed));
+    }
+
+    /// Misses of Belady's MIN, which knows all batches: each keeps its own rows, and gives up those that are needed last.
+    fn fewest_misses(batches: &[Vec<u64>], capacity: usize) -> usize {
+        let mut near: Vec<u64> = Vec::new();
+        let mut misses = 0;
+        for (at, batch) in batches.iter().enumerate() {
+            let next = |row: &u64| batches.iter().skip(at + 1).position(|later| later.contains(row));
+            let (mut own, mut others): (Vec<_>, Vec<_>) =
+                near.into_iter().partition(|row| batch.contains(row));
+            misses += batch.len() - own.len();
+            own.clone_from(batch);
+            others.sort_by_key(|row| next(row).unwrap_or(usize::MAX));
+            others.truncate(capacity - own.len());
+            near = own;
+            near.extend(others);
+        }
+        misses
+    }
+
+    #[test]
+    fn a_window_over_all_batches_misses_as_rarely_as_can_be_and_a_shorter_one_less_than_none() {
+        let draw = |seed: u64| {
+            let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
+            // A few rows often, many seldom.
+            (at % 1000) * (at / 1000 % 1000) / 5000
+        };
+        let batches: Vec<Vec<u64>> = (0..150)
+            .map(|batch| {
+                let mut rows: Vec<u64> = (0..12).map(|at| draw(100 * batch + at)).collect();
+                rows.sort_unstable();
+                rows.dedup();
+                rows
+            })
+            .collect();
+        let misses = |ahead: usize| {
+            let (mut cache, mut window) = (Cache::new(8, 40).unwrap(), Window::new(1 << 20));
+            let mut misses = 0;
+            for (at, batch) in batches.iter().enumerate() {
+                let new = if at == 0 { 1..=ahead } else { ahead..=ahead };
+                for ahead in new.filter(|ahead| *ahead > 0) {
+                    let Some(rows) = batches.get(at + ahead) else { continue };
+                    if let Announced::As(number) = window.announce(rows, to_u64(ahead).try_into().unwrap()) {
+                        for &row in rows {
+                            cache.expect(row, number);
+                        }
+                    }
+                }
+                let next = window.at_hand(batch).map(<[u32]>::to_vec);
+                cache.set_now(window.now());
+                cache.begin();
+                let missing: Vec<u64> =
+                    batch.iter().copied().filter(|&row| cache.touch(row).is_none()).collect();
+                misses += missing.len();
+                let victims = cache.victims(missing.len().saturating_sub(cache.free()));
+                cache.give_up_all(&victims);
+                assert_eq!(cache.claim_free(&missing).len(), missing.len());
+                for (&row, next) in batch.iter().zip(next.unwrap_or_default()) {
+                    let at = cache.find(row).unwrap();
+                    cache.set_next(at, next);
+                }
+            }
+            misses
+        };
+        let (none, short, all) = (misses(0), misses(5), misses(150));
+        assert!(none > short && short > all, "{none}, {short}, {all}");
+        // The first batch is not announced, and so its rows' next uses are not known.
+        let fewest = fewest_misses(&batches, 40);
+        assert!(all <= fewest + 6, "{all} of {fewest}");
     }
 
     #[test]

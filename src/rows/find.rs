@@ -62,6 +62,14 @@ impl State {
         Ok(())
     }
 
+    /// Begins to read the rows of the batch that follows the one at hand, if it is known.
+    pub(super) fn read_following(&mut self, pager: &Pager, table: usize) -> Result<()> {
+        let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
+        let Some(rows) = of.window.take_following() else { return Ok(()) };
+        let missing = rows.iter().copied().filter(|&row| of.cache.find(row).is_none()).collect();
+        self.read_ahead(pager, table, missing)
+    }
+
     /// Begins to read distinct rows, ascending, that are not in memory.
     pub(super) fn read_ahead(&mut self, pager: &Pager, table: usize, mut missing: Vec<u64>) -> Result<()> {
         let (Some(ahead), Some(of)) = (&mut self.ahead, self.tables.get_mut(table)) else { return Ok(()) };

@@ -19,6 +19,7 @@ mod index;
 mod log;
 mod shares;
 mod visit;
+mod window;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -45,6 +46,7 @@ use crate::units::{to_u64, to_usize};
 
 use ahead::Ahead;
 use shares::Shares;
+use window::{Announced, Window};
 
 /// The tables of rows of an open store.
 pub(crate) struct Rows {
@@ -79,6 +81,7 @@ struct Table {
     key: u64,
     tensor: u32,
     cache: Cache,
+    window: Window,
     /// Rows in the log, of the committed generation and of the working one.
     committed: Index,
     working: Index,
@@ -193,11 +196,19 @@ impl Rows {
     ) -> Result<()> {
         let mut state = self.lock();
         let table = state.table_of(tensor)?;
+        let next = state.tables.get_mut(table).and_then(|table| table.at_hand(rows));
+        // Reading goes on while the rows of this batch are waited for. What fails here fails again, and is told, when the
+        // rows are asked for.
+        drop(state.read_following(&self.pager, table));
         let most = state.tables.get(table).map_or(1, |table| (table.cache.capacity() / 2).max(1));
         let mut done = 0;
         for part in rows.chunks(most) {
             let slots = state.slots(&self.pager, table, part)?;
             let Some(table) = state.tables.get_mut(table) else { break };
+            let next = next.as_ref().and_then(|next| next.get(done..)).unwrap_or_default();
+            for (&at, &next) in slots.iter().zip(next) {
+                table.cache.set_next(at, next);
+            }
             if let Some(counted) = each(done..done + part.len(), table.cache.records_mut(&slots)) {
                 for &at in &slots {
                     table.cache.set_dirty(at, true);
@@ -209,22 +220,18 @@ impl Rows {
         Ok(())
     }
 
-    /// Says which distinct rows, ascending, a later call will need, `ahead` calls from now; those of the next one are read
-    /// ahead.
+    /// Says which distinct rows, ascending, a later batch will need, `ahead` after the one at hand; those of the next one are
+    /// read ahead.
     pub(crate) fn expect(&self, tensor: usize, rows: &[u64], ahead: u32) -> Result<()> {
         let mut state = self.lock();
         let number = state.table_of(tensor)?;
         let Some(table) = state.tables.get_mut(number) else { return Ok(()) };
-        let mut missing = Vec::new();
-        for &row in rows {
-            if !table.cache.expect(row, ahead) {
-                missing.push(row);
+        if let Announced::As(batch) = table.window.announce(rows, ahead) {
+            for &row in rows {
+                table.cache.expect(row, batch);
             }
         }
-        if ahead > 1 {
-            return Ok(());
-        }
-        state.read_ahead(&self.pager, number, missing)
+        if ahead > 1 { Ok(()) } else { state.read_following(&self.pager, number) }
     }
 
     /// What each table takes.
@@ -261,10 +268,12 @@ impl Rows {
 impl State {
     fn new(directory: &Directory, log: Log, budget_bytes: u64, reads_ahead: bool) -> Result<Self> {
         let specs = row_tables(directory);
+        let window = specs.len();
         let mut shares = Shares::of(&specs, log.ring_bytes(), budget_bytes)?;
         if !reads_ahead {
             shares.ahead = 0;
         }
+        let window = shares.window / window.max(1);
         let staging = Buffer::new(shares.staging)?;
         let arena = Buffer::new(shares.arena)?;
         let tables = specs.into_iter().zip(shares.records).map(|(spec, records)| {
@@ -273,6 +282,7 @@ impl State {
                 key: tensor_key(directory.seed, name),
                 tensor: u32::try_from(spec.tensor).unwrap_or(u32::MAX),
                 cache: Cache::new(spec.records.bytes(), records)?,
+                window: Window::new(window),
                 committed: Index::default(),
                 working: Index::default(),
                 stash: RowMap::default(),
@@ -395,6 +405,13 @@ impl State {
 }
 
 impl Table {
+    /// Says which rows a call asks for; returns the batches that need them next, if any is known.
+    fn at_hand(&mut self, rows: &[u64]) -> Option<Vec<u32>> {
+        let next = self.window.at_hand(rows).map(<[u32]>::to_vec);
+        self.cache.set_now(self.window.now());
+        next
+    }
+
     /// Where a row stands in the log.
     fn in_log(&self, block: u64, row_in_block: u32) -> Option<u32> {
         self.working.get(block, row_in_block).or_else(|| self.committed.get(block, row_in_block))

@@ -14,6 +14,8 @@ const STAGING_BYTES: u64 = 4 << 20;
 const ARENA_BYTES: u64 = 32 << 20;
 /// Memory for rows that are read ahead.
 const AHEAD_BYTES: u64 = 64 << 20;
+/// The part of the memory for tables that what is known of the batches to come takes: at 1 GiB, 40 batches of 26,000 rows.
+const WINDOW_PART: u64 = 48;
 /// Fewest records in memory with which it can be worked.
 const FEWEST_RECORDS: u64 = 16;
 
@@ -88,6 +90,8 @@ pub(super) struct Shares {
     pub(super) arena: usize,
     pub(super) index: usize,
     pub(super) ahead: usize,
+    /// What is known of the batches to come.
+    pub(super) window: usize,
     /// Records in memory, for each table.
     pub(super) records: Vec<usize>,
 }
@@ -105,8 +109,9 @@ impl Shares {
         let index = budget / 8;
         // Not worth a thread where it would be a few rows.
         let ahead = if budget < 16 << 20 { 0 } else { (budget / 12).min(AHEAD_BYTES) };
+        let window = budget / WINDOW_PART;
         let slot = |spec: &RowTable| to_u64(spec.records.bytes() + cache::SLOT_BYTES);
-        let fixed = staging + arena + index + ahead + to_u64(Log::memory_bytes(ring));
+        let fixed = staging + arena + index + ahead + window + to_u64(Log::memory_bytes(ring));
         let needed = fixed + specs.iter().map(|spec| FEWEST_RECORDS * slot(spec)).sum::<u64>();
         let left = budget.saturating_sub(fixed);
         if budget < needed {
@@ -123,6 +128,7 @@ impl Shares {
             arena: to_usize(arena),
             index: to_usize(index),
             ahead: to_usize(ahead),
+            window: to_usize(window),
             records: specs.iter().map(records).collect(),
         })
     }

@@ -20,6 +20,7 @@ mod precision;
 mod recovery;
 mod repair;
 mod rows;
+mod rows_ahead;
 mod rows_faults;
 mod rows_hashed;
 mod rows_kept;

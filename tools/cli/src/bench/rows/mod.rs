@@ -63,6 +63,8 @@ struct Bench<'a> {
     gathered: Vec<f32>,
     /// Batches that have been drawn and not used, the next one first.
     ahead: VecDeque<Vec<u64>>,
+    /// How many of them the store knows of.
+    announced: usize,
     /// Distinct rows of each batch that was used.
     trace: Vec<Vec<u64>>,
     stop: Stop,
@@ -101,6 +103,7 @@ pub(crate) fn run(arguments: &RowsArguments, out: &mut dyn Write) -> Result<Verd
             .collect(),
         gathered: vec![0.0; elements],
         ahead: VecDeque::new(),
+        announced: 0,
         trace: Vec::new(),
         stop: stop.clone(),
     };
@@ -205,9 +208,11 @@ impl Bench<'_> {
         self.trace.push(distinct(&ids));
         let before = self.store.stats();
         let start = Instant::now();
-        for (batch, ahead) in self.ahead.iter().zip(1..) {
+        for (batch, ahead) in self.ahead.iter().zip(1..).skip(self.announced) {
             self.store.prefetch_rows(TABLE, batch, ahead);
         }
+        // One of them is at hand in the next step.
+        self.announced = self.ahead.len().saturating_sub(1);
         self.store.gather_rows(TABLE, &ids, &mut self.gathered)?;
         let gathered = Instant::now();
         let mut step = self.store.begin_step()?;
