@@ -14,6 +14,7 @@ mod explore;
 mod kept;
 mod model;
 mod operation;
+mod plane;
 mod profile;
 mod promise;
 mod rng;
@@ -170,7 +171,9 @@ impl Campaign {
             let mut rng = Rng::new(self.seed, run);
             let number = match run % 5 {
                 // Stores with tensors of rows.
-                1 | 3 => Profile::WITHOUT_ROWS + rng.below(Profile::COUNT - Profile::WITHOUT_ROWS),
+                1 | 3 => Profile::WITHOUT_ROWS + rng.below(Profile::F32 - Profile::WITHOUT_ROWS),
+                // Stores with planes in few bits.
+                4 => Profile::F32 + rng.below(Profile::COUNT - Profile::F32),
                 // The last of the others has the most tensors and costs most.
                 _ => rng.below(3 * Profile::WITHOUT_ROWS - 2) / 3,
             };

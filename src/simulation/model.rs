@@ -1,11 +1,17 @@
 //! What a store should hold, in plain memory: no blocks, no files, no threads, the portable kernels.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::plane::Plane;
 use crate::error::Result;
+use crate::format::directory::Dtype;
+use crate::initial::rounding_key;
 use crate::kernel::InstructionSet;
+use crate::layout::COMPUTE_PLANE;
 use crate::optim::TensorClock;
 use crate::param_store::ParamStore;
+use crate::precision::{Half, Rounding};
 use crate::schema::ParamGroup;
 use crate::units::to_usize;
 
@@ -18,7 +24,9 @@ pub(super) struct Plain {
     width: Option<usize>,
     is_frozen: bool,
     clock: TensorClock,
-    planes: Vec<(String, Vec<f32>)>,
+    planes: Vec<(String, Plane)>,
+    /// The type of its copy in 16 bits. The copy itself is not kept here: it is what rounding the parameters gives.
+    copy: Option<Half>,
 }
 
 /// All tensors, the settings in force and the step. Copies share the tensors that did not change.
@@ -27,6 +35,7 @@ pub(super) struct Model {
     pub(super) tensors: Vec<Arc<Plain>>,
     pub(super) groups: Vec<ParamGroup>,
     pub(super) step: u64,
+    seed: u64,
 }
 
 /// What a commit promises: that this will be found.
@@ -60,24 +69,28 @@ impl Model {
         let mut tensors = Vec::new();
         let tables: Vec<_> = store.row_uses().into_iter().map(|table| table.tensor).collect();
         for info in store.tensors() {
+            let copy = store.copy_plane(store.tensor_index(info.name())?);
             let mut planes = Vec::new();
-            for plane in info.planes() {
-                let mut values = vec![0.0; to_usize(info.elements())];
-                store.read_plane_into(info.name(), plane, &mut values)?;
-                planes.push((plane.to_owned(), values));
+            for (_, plane) in info.planes().enumerate().filter(|(at, _)| Some(*at) != copy) {
+                planes.push((plane.to_owned(), Plane::of(store, info.name(), plane)?));
             }
+            let copy = copy.and_then(|_| match info.plane_dtype(COMPUTE_PLANE)? {
+                Dtype::F16 => Some(Half::F16),
+                _ => Some(Half::Bf16),
+            });
             let group = store.groups().iter().position(|group| group.name() == info.group()).unwrap_or(0);
             let clock = store.tensor_clock(info.name())?;
             let is_table = tables.iter().any(|table| table == info.name());
             let width = info.shape().last().filter(|_| is_table).map(|&width| to_usize(width));
             let (name, is_frozen) = (info.name().to_owned(), info.is_frozen());
-            tensors.push(Arc::new(Plain { name, group, width, is_frozen, clock, planes }));
+            tensors.push(Arc::new(Plain { name, group, width, is_frozen, clock, planes, copy }));
         }
-        Ok(Self { tensors, groups: store.groups().to_vec(), step: store.step() })
+        let (step, seed) = (store.step(), store.directory().seed);
+        Ok(Self { tensors, groups: store.groups().to_vec(), step, seed })
     }
 
     pub(super) fn elements(&self, tensor: usize) -> usize {
-        self.tensors.get(tensor).and_then(|plain| plain.planes.first()).map_or(0, |(_, values)| values.len())
+        self.tensors.get(tensor).and_then(|plain| plain.planes.first()).map_or(0, |(_, plane)| plane.len())
     }
 
     pub(super) fn name(&self, tensor: usize) -> &str {
@@ -87,11 +100,12 @@ impl Model {
     /// Updates one tensor.
     pub(super) fn update(&mut self, tensor: usize, gradient: &[f32]) -> Result<()> {
         let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return Ok(()) };
-        let Plain { group, clock, planes, .. } = plain;
-        let mut planes = planes.iter_mut().map(|(_, values)| values.as_mut_slice());
-        let (Some(param), Some(group)) = (planes.next(), self.groups.get(*group)) else { return Ok(()) };
-        let mut state: Vec<_> = planes.collect();
-        group.optimizer().update(InstructionSet::portable(), clock, param, gradient, &mut state)
+        let Plain { name, group, clock, planes, .. } = plain;
+        let Some(group) = self.groups.get(*group) else { return Ok(()) };
+        // The step has the number that the store has when it is finished.
+        let rounding = Rounding::Stochastic { key: rounding_key(self.seed, name, self.step + 1), first: 0 };
+        let mut lanes: Vec<_> = planes.iter_mut().map(|(_, plane)| plane.lane()).collect();
+        group.optimizer().update_lanes(InstructionSet::portable(), clock, &mut lanes, gradient, rounding)
     }
 
     pub(super) fn is_frozen(&self, tensor: usize) -> bool {
@@ -122,7 +136,7 @@ impl Model {
         }
         for (id, sum) in sums {
             let start = to_usize(id) * *width;
-            let mut row = planes.iter_mut().filter_map(|(_, values)| values.get_mut(start..start + *width));
+            let mut row = planes.iter_mut().filter_map(|(_, plane)| plane.part(start, *width));
             let Some(param) = row.next() else { continue };
             let mut state: Vec<_> = row.collect();
             rule.run(InstructionSet::portable(), param, &sum, &mut state);
@@ -134,8 +148,7 @@ impl Model {
     /// Sets some of a tensor's parameters.
     pub(super) fn write_range(&mut self, tensor: usize, start: usize, values: &[f32]) {
         let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return };
-        let target =
-            plain.planes.first_mut().and_then(|(_, param)| param.get_mut(start..start + values.len()));
+        let target = plain.planes.first_mut().and_then(|(_, param)| param.part(start, values.len()));
         if let Some(target) = target {
             target.copy_from_slice(values);
         }
@@ -145,13 +158,24 @@ impl Model {
     pub(super) fn write(&mut self, tensor: usize, values: &[f32]) {
         let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return };
         if let Some((_, param)) = plain.planes.first_mut() {
-            param.copy_from_slice(values);
+            param.write(values);
         }
     }
 
     /// The parameters of a tensor.
-    pub(super) fn params(&self, tensor: usize) -> &[f32] {
-        self.tensors.get(tensor).and_then(|plain| plain.planes.first()).map_or(&[], |(_, values)| values)
+    pub(super) fn params(&self, tensor: usize) -> Cow<'_, [f32]> {
+        let param = self.tensors.get(tensor).and_then(|plain| plain.planes.first());
+        param.map(|(_, plane)| plane.values()).unwrap_or_default()
+    }
+
+    /// What a forward pass in 16 bits sees of a tensor: narrow parameters as they are, or the copy.
+    pub(super) fn half(&self, tensor: usize) -> Option<Plane> {
+        let plain = self.tensors.get(tensor)?;
+        let (_, param) = plain.planes.first()?;
+        match plain.copy {
+            Some(kind) => Some(param.rounded(kind)),
+            None => param.half_bits().map(|_| param.clone()),
+        }
     }
 
     /// How a store differs, in words; `tensors` are looked at.
@@ -168,15 +192,11 @@ impl Model {
                 let difference = format!("{clock:?} of {:?}, expected {:?}", plain.name, plain.clock);
                 return Ok(Some(difference));
             }
-            for (plane, values) in &plain.planes {
-                let mut found = vec![0.0; values.len()];
-                store.read_plane_into(&plain.name, plane, &mut found)?;
-                if let Some(at) = first_difference(&found, values) {
-                    let (got, expected) = (found.get(at), values.get(at));
-                    return Ok(Some(format!(
-                        "{plane} of {:?}, element {at}: {got:?}, expected {expected:?}",
-                        plain.name
-                    )));
+            let copy = plain.planes.first().zip(plain.copy).map(|((_, param), kind)| param.rounded(kind));
+            let copy = copy.map(|copy| (COMPUTE_PLANE.to_owned(), copy));
+            for (name, plane) in plain.planes.iter().chain(&copy) {
+                if let Some(difference) = plane.difference(store, &plain.name, name)? {
+                    return Ok(Some(format!("{name} of {:?}, {difference}", plain.name)));
                 }
             }
         }

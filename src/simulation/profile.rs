@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::model::{Model, Plain};
 use crate::error::Result;
-use crate::format::directory::Init;
+use crate::format::directory::{Dtype, Init};
 use crate::optim::{Adagrad, AdamW, NAdam, Optimizer, Sgd, SparseAdam};
 use crate::options::Options;
 use crate::pager::IoPath;
 use crate::param_store::ParamStore;
+use crate::precision::{Half, Moments, Precision};
 use crate::schema::{ParamGroup, Schema, TensorSpec};
 use crate::storage::MemoryVolume;
 
@@ -34,9 +35,11 @@ const BLOCK_BYTES: u64 = 4096;
 
 impl Profile {
     /// How many there are.
-    pub(super) const COUNT: usize = 7;
+    pub(super) const COUNT: usize = 9;
     /// The first of them have no tensors of rows.
     pub(super) const WITHOUT_ROWS: usize = 4;
+    /// The ones from here on have planes in few bits, and no rows.
+    pub(super) const F32: usize = 7;
 
     /// Makes the one with this number.
     pub(super) fn new(number: usize) -> Result<Self> {
@@ -48,7 +51,9 @@ impl Profile {
             4 => Self::with("rows", rows(), ROOMY_BLOCKS, IoPath::Auto, false),
             // So little memory that changed rows have to go before a commit.
             5 => Self::with("tight rows", rows(), TIGHT_BLOCKS, IoPath::Direct, true),
-            _ => Self::with("mapped rows", rows(), TIGHT_BLOCKS, IoPath::Mapped, false),
+            6 => Self::with("mapped rows", rows(), TIGHT_BLOCKS, IoPath::Mapped, false),
+            7 => Self::with("narrow", narrow(), 40, IoPath::Direct, true),
+            _ => Self::with("mapped narrow", narrow(), 16, IoPath::Mapped, false),
         }
     }
 
@@ -62,7 +67,7 @@ impl Profile {
         let active: Vec<_> =
             (0..initial.tensors.len()).filter(|&at| is_active(&initial.tensors[at])).collect();
         // One of those that are allocated, and one of those that are not.
-        let can_share = matches!(name, "tight" | "mapped" | "tight rows");
+        let can_share = matches!(name, "tight" | "mapped" | "tight rows" | "mapped narrow");
         let tables = active.iter().copied().filter(|&at| initial.is_of_rows(at)).collect();
         Ok(Self { name, schema, options, initial, can_share, active, tables })
     }
@@ -117,6 +122,22 @@ fn small() -> Schema {
 /// The same, and a tensor of two blocks that no step updates.
 fn with_frozen() -> Schema {
     small().tensor(TensorSpec::new("base", &[1100]).frozen().init(Init::Constant(0.25)))
+}
+
+/// Parameters in 16 bits with moments in 8 and in 16, f32 with moments in 8, and f32 with a copy in 16 bits: of each, one
+/// tensor of two blocks or two that share one. The last is in f32 alone.
+fn narrow() -> Schema {
+    let normal = Init::Normal { mean: 0.0, std: 0.5 };
+    let f16 = Precision::new(Dtype::F16, Moments::F16);
+    groups()
+        .tensor(TensorSpec::new("deep", &[2300]).precision(Precision::COMPACT).init(normal))
+        .tensor(TensorSpec::new("copied", &[1300]).compute(Half::Bf16).init(normal))
+        .tensor(TensorSpec::new("small", &[300]).precision(Precision::COMPACT).init(normal))
+        .tensor(TensorSpec::new("slight", &[37]).precision(Precision::COMPACT).init(Init::Constant(0.1)))
+        .tensor(TensorSpec::new("sure", &[40]).group("sgd").compute(Half::F16).init(Init::Constant(0.1)))
+        .tensor(TensorSpec::new("half", &[50]).group("sgd").precision(f16).init(normal))
+        .tensor(TensorSpec::new("wide", &[270]).precision(Precision::new(Dtype::F32, Moments::Q8)))
+        .tensor(TensorSpec::new("bias", &[37]).group("sgd"))
 }
 
 /// So many small tensors that the table has two leaves under a root. NAdam's clock has a part in f32.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::model::{Model, Snapshot, first_difference, gradient};
 use super::operation::{Fault, Operation, user_record};
+use super::plane::Plane;
 use super::profile::{PATH, Profile};
 use super::promise::{Mark, Promise, Trouble, Violation, compare, violation};
 use crate::error::{Error, Result};
@@ -328,10 +329,7 @@ impl<'p> Runner<'p> {
                 if self.model.is_of_rows(tensor) {
                     return self.gather(store, tensor, 0);
                 }
-                let view = store.view(self.model.name(tensor))?;
-                if let Some(at) = first_difference(&view, self.model.params(tensor)) {
-                    return Err(violation(format!("view of {:?}, element {at}", self.model.name(tensor))));
-                }
+                self.view(store, tensor)?;
             }
             Operation::Rows { tensors, salt } => self.step_on_rows(store, tensors, salt)?,
             Operation::Gather { tensor, salt } => {
@@ -351,6 +349,22 @@ impl<'p> Runner<'p> {
                 self.reader = None;
             }
             Operation::DropNewest | Operation::Fault { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn view(&self, store: &ParamStore, tensor: usize) -> Result<(), Trouble> {
+        let name = self.model.name(tensor);
+        let view = store.view(name)?;
+        if let Some(at) = first_difference(&view, &self.model.params(tensor)) {
+            return Err(violation(format!("view of {name:?}, element {at}")));
+        }
+        drop(view);
+        let expected = self.model.half(tensor);
+        if let Some(expected) = expected.as_ref().and_then(Plane::half_bits)
+            && store.view_half(name)?[..] != *expected
+        {
+            return Err(violation(format!("view of {name:?} in 16 bits")));
         }
         Ok(())
     }

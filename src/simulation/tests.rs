@@ -1,9 +1,12 @@
 //! Bounded campaigns for every run of the tests; longer ones are the business of `paramstore-xtask crash`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::operation::{Fault, Operation};
+use super::plane::Plane;
 use super::*;
+use crate::param_store::ParamStore;
 
 /// Runs a campaign on both processors; a broken promise fails the test, with its story.
 fn keeps_its_promises(campaign: Campaign) -> Summary {
@@ -108,6 +111,47 @@ fn every_loss_of_power_in_a_repair_leaves_the_newest_generation_or_the_one_befor
     }
 }
 
+/// Parameters, moments, scales and copies are of one generation.
+#[test]
+fn every_loss_of_power_in_a_short_life_in_few_bits_leaves_a_promised_generation() {
+    let then = [Operation::Step { tensors: 0b1011, staged: 0b10, salt: 2 }];
+    let summary = explore_points([Profile::F32, Profile::F32 + 1], &COMMITS[..4], &then, 4);
+    assert!(summary.schedules > 1000 && summary.older > 100 && summary.newer > 10, "{summary:?}");
+}
+
+/// What is compared is every bit, of scales that read as the same floats too.
+#[test]
+fn a_bit_of_a_plane_in_few_bits_or_of_a_copy_is_told_from_its_opposite() {
+    let profile = Profile::new(Profile::F32).unwrap();
+    let volume = Arc::new(crate::storage::MemoryVolume::new(profile::PATH));
+    let store = ParamStore::create_in(volume, &profile.schema, &profile.options).unwrap();
+    let mut seen = Vec::new();
+    for (tensor, plane) in store.tensors().flat_map(|info| info.planes().map(move |plane| (info, plane))) {
+        let name = tensor.name();
+        let same = |plane_is: &Plane| plane_is.difference(&store, name, plane).unwrap();
+        let mut held = Plane::of(&store, name, plane).unwrap();
+        assert_eq!(same(&held), None, "{plane} of {name}");
+        match &mut held {
+            Plane::F32(values) => values[0] = f32::from_bits(values[0].to_bits() ^ 1),
+            Plane::Half(_, bits) => bits[0] ^= 1,
+            Plane::Q8(_, codes, _) => codes[0] ^= 1,
+        }
+        assert!(same(&held).is_some(), "{plane} of {name}");
+        if let Plane::Q8(_, codes, scales) = &mut held {
+            codes[0] ^= 1;
+            let last = scales.last_mut().unwrap();
+            *last = f32::from_bits(last.to_bits() ^ 1);
+            assert!(same(&held).unwrap().contains("scale"), "{plane} of {name}");
+        }
+        let form = (plane, std::mem::discriminant(&held));
+        if !seen.contains(&form) {
+            seen.push(form);
+        }
+    }
+    let forms = |name: &str| seen.iter().filter(|(plane, _)| *plane == name).count();
+    assert_eq!(["param", "exp_avg", "exp_avg_sq", "momentum_buffer", "compute"].map(forms), [2, 2, 2, 2, 1]);
+}
+
 /// A step on a few rows, and nothing else.
 const ROWS: Operation = Operation::Rows { tensors: ALL, salt: 1 };
 
@@ -129,7 +173,7 @@ fn losses_of_power_where_the_log_goes_round_leave_a_promised_generation() {
         script.extend([keep].iter().filter(|_| turn == 5));
     }
     script.extend([back, many]);
-    for number in 4..Profile::COUNT {
+    for number in 4..Profile::F32 {
         let profile = Profile::new(number).unwrap();
         let mut explorer = Explorer::new(&profile, None);
         let mut rng = Rng::new(3, number as u64);

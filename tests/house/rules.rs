@@ -5,7 +5,7 @@ use crate::code::{functions, is_name, line_of, matching, without_tests, without_
 /// The rooms of `src`, floor by floor, and what each may import. `docs/ARCHITECTURE.md` shows these very lines.
 pub(crate) const FLOORS: &str = "\
 11 lib            any room
-11 simulation     error units checkpoint format inspect kernel optim options pager param_store repair schema step storage store update
+11 simulation     error units checkpoint format initial inspect kernel layout optim options pager param_store precision repair schema step storage store update
 11 fuzzing        any room
 10 repair         error format inspect layout storage store units
 9  checkpoint     error units format pager param_store rows storage store

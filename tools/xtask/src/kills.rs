@@ -12,7 +12,7 @@ use crate::calls::{self, Calls};
 use crate::kept::KeptTally;
 use crate::promise::{Cut, Found, Looked, Promise};
 use crate::rng::Rng;
-use crate::training::{Reference, options, store_path};
+use crate::training::{COMPACT_FROM, Reference, options, store_path};
 use crate::worker::{Said, Worker};
 
 /// Options of `kills`.
@@ -31,6 +31,9 @@ pub(crate) struct Kills {
     /// Kills at times only, although there is strace.
     #[arg(long)]
     no_calls: bool,
+    /// Stores in few bits only (bf16, 8-bit moments, copies in 16 bits), which are one of three otherwise.
+    #[arg(long)]
+    compact: bool,
     /// Rolls the store back by a generation after a kill: the campaign has to fail.
     #[arg(long)]
     spoil: bool,
@@ -109,8 +112,8 @@ pub(crate) fn kills(arguments: &Kills) -> Result<bool, String> {
         if let Err(why) = campaign.round(round) {
             println!("\nA PROMISE WAS BROKEN after kill {round}: {why}");
             println!("the stores are kept in {}", dir.0.display());
-            let Kills { seed, count, no_calls, spoil, .. } = arguments;
-            let more = [(no_calls, " --no-calls"), (spoil, " --spoil")];
+            let Kills { seed, count, no_calls, compact, spoil, .. } = arguments;
+            let more = [(no_calls, " --no-calls"), (compact, " --compact"), (spoil, " --spoil")];
             let more: String =
                 more.iter().filter(|(is_given, _)| **is_given).map(|(_, word)| *word).collect();
             println!(
@@ -146,7 +149,8 @@ impl<'a> Campaign<'a> {
             }
         };
         let reference = with_scratch(dir, Reference::new)?;
-        let (promise, tally) = (Promise::new(0), Tally::default());
+        let first = if arguments.compact { COMPACT_FROM } else { 0 };
+        let (promise, tally) = (Promise::new(first), Tally::default());
         Ok(Self { arguments, dir, reference, calls, promise, tally, spoiled: false })
     }
 

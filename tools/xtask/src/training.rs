@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use paramstore::optim::{Adagrad, AdamW, NAdam, SparseAdam};
+use paramstore::precision::Half;
 use paramstore::{
-    Init, IoPath, Optimizer, Options, ParamGroup, ParamStore, Result, Schema, StepOptions, TensorSpec,
+    Init, IoPath, Optimizer, Options, ParamGroup, ParamStore, Precision, Result, Schema, StepOptions,
+    TensorSpec,
 };
 
 use crate::rng::Rng;
@@ -20,11 +22,17 @@ const BUDGET_BYTES: u64 = 24 * BLOCK_BYTES;
 const TENSORS: [(&str, u16); 5] =
     [("wte", 20_000), ("attn", 30_000), ("gain", 300), ("bias", 700), ("head", 12_000)];
 
+/// Of these, in a compact store, the ones that are f32 with a copy in 16 bits; the others are bf16 with moments in 8 bits.
+const COPIED: [(&str, Half); 2] = [("bias", Half::F16), ("head", Half::Bf16)];
+
 /// Names, rows, width and group of the tensors of rows, of which each step touches up to so many rows.
 const TABLES: [(&str, u16, u16, &str); 2] = [("words", 1500, 24, "sparse"), ("counts", 3000, 5, "counts")];
 const IDS_MAX: u64 = 40;
 /// The tensor beside them, and its elements.
 const BESIDE: (&str, u16) = ("head", 3000);
+
+/// Stores from this number on are all compact.
+pub(crate) const COMPACT_FROM: u64 = 1_000_000;
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +41,19 @@ pub(crate) enum Kind {
     Dense,
     /// Tensors of rows, with a log that goes round, and one that is none.
     Rows,
+    /// Those of `Dense` in few bits, or with copies in 16 bits.
+    Compact,
 }
 
 impl Kind {
-    /// That of store number `number`: one of three is of rows.
+    /// That of store number `number`: they take turns, up to where all are compact.
     fn of(number: u64) -> Self {
-        if number % 3 == 1 { Self::Rows } else { Self::Dense }
+        match number % 3 {
+            _ if number >= COMPACT_FROM => Self::Compact,
+            0 => Self::Dense,
+            1 => Self::Rows,
+            _ => Self::Compact,
+        }
     }
 }
 
@@ -50,8 +65,15 @@ pub(crate) fn options(number: u64) -> Options {
 
 fn schema(kind: Kind) -> Schema {
     match kind {
-        Kind::Dense => dense(),
+        Kind::Dense => dense(|_, spec| spec),
         Kind::Rows => rows(),
+        Kind::Compact => {
+            let copied = |name: &str| COPIED.iter().find(|(copied, _)| *copied == name);
+            dense(|name, spec| match copied(name) {
+                Some((_, kind)) => spec.compute(*kind),
+                None => spec.precision(Precision::COMPACT),
+            })
+        }
     }
 }
 
@@ -71,7 +93,7 @@ fn rows() -> Schema {
     schema.tensor(TensorSpec::new(BESIDE.0, &[u64::from(BESIDE.1)]).init(normal))
 }
 
-fn dense() -> Schema {
+fn dense(kept: impl Fn(&str, TensorSpec) -> TensorSpec) -> Schema {
     let adamw = AdamW { lr: 0.01, ..AdamW::default() };
     let schema = Schema::new()
         .block_bytes(BLOCK_BYTES)
@@ -81,7 +103,7 @@ fn dense() -> Schema {
     TENSORS.iter().fold(schema, |schema, &(name, elements)| {
         let group = if name == "head" || name == "gain" { "nadam" } else { "decay" };
         let init = Init::Normal { mean: 0.0, std: 0.5 };
-        schema.tensor(TensorSpec::new(name, &[u64::from(elements)]).group(group).init(init))
+        schema.tensor(kept(name, TensorSpec::new(name, &[u64::from(elements)]).group(group).init(init)))
     })
 }
 
@@ -166,7 +188,7 @@ impl Training {
     pub(crate) fn take_step(&mut self) -> Result<()> {
         let mut rng = self.cursor.rng;
         match Kind::of(self.number) {
-            Kind::Dense => self.take_dense_step(&mut rng)?,
+            Kind::Dense | Kind::Compact => self.take_dense_step(&mut rng)?,
             Kind::Rows => self.take_step_of_rows(&mut rng)?,
         }
         self.cursor = Cursor { step: self.cursor.step + 1, rng };
@@ -256,7 +278,7 @@ pub(crate) fn is_no_store(error: &paramstore::Error) -> bool {
     }
 }
 
-/// Digest and user record of a store.
+/// Digest (of every plane, copies in 16 bits too) and user record of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {
     digest: String,
@@ -271,7 +293,7 @@ impl Content {
 
 /// What each commit holds in trainings that nobody interrupts and that keep nothing, one of each kind, in order: element
 /// `n` is that of step `n * STRIDE`.
-pub(crate) struct Reference([(Kind, Vec<Content>); 2]);
+pub(crate) struct Reference([(Kind, Vec<Content>); 3]);
 
 impl Reference {
     /// Trains in an empty directory.
@@ -280,7 +302,7 @@ impl Reference {
     /// Those of the store, as sentences.
     pub(crate) fn new(dir: &Path) -> Result<Self, String> {
         let of = |number| contents(dir, number).map(|contents| (Kind::of(number), contents));
-        Ok(Self([of(0)?, of(1)?]))
+        Ok(Self([of(0)?, of(1)?, of(2)?]))
     }
 
     /// What store number `number` holds at a step, if that is one of a commit.
