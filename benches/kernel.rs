@@ -140,16 +140,18 @@ fn kernels(c: &mut Criterion) {
     }
 }
 
-/// A parameter in bf16 and moments in 8 bits: what the state `compact` is.
+/// A parameter in bf16 and moments in 8 bits: what the state `compact` is, or `compact-kahan`.
 struct Compact {
     clock: TensorClock,
     param: Vec<u16>,
+    /// What rounding the parameters lost, if that is kept.
+    lost: Option<Vec<u16>>,
     grad: Vec<f32>,
     planes: [(Book, Vec<u8>, Vec<f32>); 2],
 }
 
 impl Compact {
-    fn new(len: usize) -> Self {
+    fn new(len: usize, is_compensated: bool) -> Self {
         let adamw = Optimizer::from_name("adamw").expect("AdamW is known");
         let f32 = Tensor::new(&adamw, len);
         let mut param = vec![0; len];
@@ -162,14 +164,18 @@ impl Compact {
         );
         let plane = |book, zero| (book, vec![zero; len], vec![0.0; len.div_ceil(256)]);
         let planes = [plane(Book::Signed, 127), plane(Book::Unsigned, 0)];
-        Self { clock: TensorClock::default(), param, grad: f32.grad, planes }
+        let lost = is_compensated.then(|| vec![0; len]);
+        Self { clock: TensorClock::default(), param, lost, grad: f32.grad, planes }
     }
 
     fn step(&mut self, isa: InstructionSet) {
         let adamw = Optimizer::from_name("adamw").expect("AdamW is known");
         let [first, second] = &mut self.planes;
         let mut lanes = [
-            Lane::Half(Half::Bf16, &mut self.param),
+            match &mut self.lost {
+                Some(lost) => Lane::Compensated(Half::Bf16, &mut self.param, lost),
+                None => Lane::Half(Half::Bf16, &mut self.param),
+            },
             Lane::Q8(first.0, &mut first.1, &mut first.2),
             Lane::Q8(second.0, &mut second.1, &mut second.2),
         ];
@@ -183,14 +189,17 @@ impl Compact {
         let planes = self.planes.iter().flat_map(|(_, codes, scales)| {
             codes.iter().map(|&code| u32::from(code)).chain(scales.iter().map(|x| x.to_bits()))
         });
-        self.param.iter().map(|&bits| u32::from(bits)).chain(planes).collect()
+        let halves = self.param.iter().chain(self.lost.iter().flatten());
+        halves.map(|&bits| u32::from(bits)).chain(planes).collect()
     }
 }
 
-/// AdamW in the state `compact`: widened, updated and rounded in one pass.
+/// AdamW in the states `compact` and `compact-kahan`: widened, updated and rounded in one pass.
 fn narrow(c: &mut Criterion) {
-    for isa in InstructionSet::available() {
-        let (mut portable, mut other) = (Compact::new(1_003), Compact::new(1_003));
+    for (isa, is_compensated) in
+        InstructionSet::available().into_iter().flat_map(|isa| [(isa, false), (isa, true)])
+    {
+        let [mut portable, mut other] = [(); 2].map(|()| Compact::new(1_003, is_compensated));
         for _ in 0..3 {
             portable.step(InstructionSet::portable());
             other.step(isa);
@@ -199,14 +208,16 @@ fn narrow(c: &mut Criterion) {
     }
     for (place, len) in [("in_cache", IN_CACHE), ("beyond_cache", BEYOND_CACHE)] {
         let mut group = group(c, place, len);
-        for isa in InstructionSet::available() {
-            let mut compact = Compact::new(len);
-            group.bench_function(BenchmarkId::new("adamw_compact", isa.name()), |bencher| {
-                bencher.iter(|| {
-                    compact.step(isa);
-                    black_box(&mut compact.param);
+        for (name, is_compensated) in [("adamw_compact", false), ("adamw_compact_kahan", true)] {
+            for isa in InstructionSet::available() {
+                let mut compact = Compact::new(len, is_compensated);
+                group.bench_function(BenchmarkId::new(name, isa.name()), |bencher| {
+                    bencher.iter(|| {
+                        compact.step(isa);
+                        black_box(&mut compact.param);
+                    });
                 });
-            });
+            }
         }
         group.finish();
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
-use crate::layout::COMPUTE_PLANE;
+use crate::layout::{COMPENSATION_PLANE, COMPUTE_PLANE};
 use crate::options::Options;
 use crate::param_store::ParamStore;
 use crate::precision::{Half, Precision};
@@ -91,6 +91,7 @@ impl Convert {
 
     /// Makes the store `to`, which must not exist, from the committed generation of the store `from`: the same tensors,
     /// settings, clocks, step and user record, in another precision; frozen tensors as they are. Parameters and moments are rounded to the nearest.
+    /// [Compensated](Precision::compensated) parameters count with what their rounding lost, on both sides.
     /// `progress` gets the elements done of all planes, again and again. Returns what it did to each plane.
     ///
     /// # Errors
@@ -111,8 +112,9 @@ impl Convert {
         let tensors: Vec<_> = source.tensors().map(|tensor| (tensor.name(), tensor.elements())).collect();
         for (tensor, (name, elements)) in tensors.into_iter().enumerate() {
             let planes = source.tensor(name).into_iter().flat_map(|info| info.planes());
-            // A copy is made where the parameters are written.
-            let planes: Vec<_> = planes.filter(|&plane| plane != COMPUTE_PLANE).collect();
+            // A copy is made where the parameters are written, and what rounding lost goes with them.
+            let is_own = |plane: &&str| !matches!(*plane, COMPUTE_PLANE | COMPENSATION_PLANE);
+            let planes: Vec<_> = planes.filter(is_own).collect();
             if source.is_frozen(tensor) {
                 copy_frozen(&source, &mut target, name)?;
                 continue;
@@ -189,9 +191,21 @@ fn copy(
 ) -> Result<()> {
     let len = to_usize(range.end - range.start);
     let (mut before, mut after) = (vec![0.0; len], vec![0.0; len]);
-    source.pager().read_into(tensor, plane, range.clone(), &mut before)?;
+    read(source, (tensor, plane), range.clone(), &mut before)?;
     target.write_plane(tensor, plane, range.clone(), &before)?;
-    target.pager().read_into(tensor, plane, range, &mut after)?;
+    read(target, (tensor, plane), range, &mut after)?;
     error.add(&before, &after);
     Ok(())
+}
+
+fn read(
+    store: &ParamStore,
+    (tensor, plane): (usize, usize),
+    range: Range<u64>,
+    out: &mut [f32],
+) -> Result<()> {
+    if plane == 0 {
+        return store.read_with_lost(tensor, range, out);
+    }
+    store.pager().read_into(tensor, plane, range, out)
 }

@@ -331,7 +331,8 @@ impl Schema {
         }
         let tensors =
             self.tensors.iter().map(|tensor| self.tensor_request(tensor)).collect::<Result<Vec<_>>>()?;
-        let planes = tensors.iter().map(|t| 1 + t.state.len()).max().unwrap_or(1);
+        let planes = tensors.iter().map(|t| 1 + t.state.len() + usize::from(t.is_compensated)).max();
+        let planes = planes.unwrap_or(1);
         let planes = to_u64(planes) + u64::from(self.gradient_plane);
         let total = tensors.iter().map(|t| t.shape.iter().copied().fold(1, u64::saturating_mul));
         let total = total.fold(0, u64::saturating_add);
@@ -384,6 +385,14 @@ impl Schema {
             let what = format!("type of the parameters of tensor {:?}", tensor.name);
             return Err(Error::invalid(what, precision.params.name(), "f32, bf16 or f16"));
         }
+        if precision.compensated && precision.params == Dtype::F32 {
+            let what = format!("compensation of tensor {:?}", tensor.name);
+            return Err(Error::invalid(
+                what,
+                "f32 parameters",
+                "parameters in bf16 or f16, which are rounded",
+            ));
+        }
         Ok(TensorRequest {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
@@ -402,6 +411,7 @@ impl Schema {
             rows: tensor.rows,
             is_frozen: tensor.is_frozen,
             compute: self.compute_of(tensor, precision)?,
+            is_compensated: precision.compensated && !tensor.is_frozen,
         })
     }
 

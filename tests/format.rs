@@ -321,6 +321,27 @@ fn every_plane_read_by_the_document_is_what_the_library_reads() {
         assert_eq!(u64_at(&Store::open(&path).superblock, 32), 2, "the incompat bit of few bits");
         compare_written(&library, &path);
     }
+    let path = dir.path().join("kahan");
+    let library = trained_in(&path, Precision::COMPACT_KAHAN.everywhere());
+    let store = Store::open(&path);
+    assert_eq!(
+        u64_at(&store.superblock, 32),
+        2 + 16,
+        "the incompat bits of few bits and of what rounding lost"
+    );
+    compare_written(&library, &path);
+    for tensor in store.tensors.iter().filter(|tensor| tensor.name != "untouched") {
+        let extent = &store.extents[tensor.extent];
+        let last = extent.planes.len() - 1;
+        assert_eq!(store.planes[extent.planes[last].plane].0, "compensation");
+        let plane = |at| store.plane(tensor, at, |i| panic!("element {i} was never written"));
+        for (param, lost) in plane(0).into_iter().zip(plane(last)) {
+            assert!(lost.abs() <= param.abs() / 256.0, "{lost:e} of {param:e} is at most half a last place");
+            assert!(
+                half::bf16::from_f32(param).to_f32() == param && half::bf16::from_f32(lost).to_f32() == lost
+            );
+        }
+    }
 }
 
 /// As `compare`, of what was written: initial values are rounded.

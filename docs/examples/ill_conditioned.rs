@@ -25,6 +25,7 @@ enum Params {
     F32,
     Bf16Nearest,
     Bf16Stochastic,
+    Bf16Compensated,
 }
 
 /// How moments are kept.
@@ -35,13 +36,16 @@ enum Moments {
     Q8,
 }
 
-const FORMS: [(&str, Params, Moments); 6] = [
+const FORMS: [(&str, Params, Moments); 9] = [
     ("f32", Params::F32, Moments::F32),
     ("f32, moments bf16", Params::F32, Moments::Bf16),
     ("f32, moments q8", Params::F32, Moments::Q8),
     ("bf16 to the nearest", Params::Bf16Nearest, Moments::F32),
     ("bf16 (--state bf16)", Params::Bf16Stochastic, Moments::Bf16),
     ("compact (--state compact)", Params::Bf16Stochastic, Moments::Q8),
+    ("bf16 kahan, moments f32", Params::Bf16Compensated, Moments::F32),
+    ("bf16-kahan", Params::Bf16Compensated, Moments::Bf16),
+    ("compact-kahan", Params::Bf16Compensated, Moments::Q8),
 ];
 
 /// The fast Hadamard transform, scaled so that it is its own inverse.
@@ -77,6 +81,7 @@ enum Plane {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
     Q8(Book, Vec<u8>, Vec<f32>),
+    Compensated(Vec<u16>, Vec<u16>),
 }
 
 impl Plane {
@@ -96,13 +101,17 @@ impl Plane {
             Self::F32(values) => Lane::F32(values),
             Self::Bf16(bits) => Lane::Half(Half::Bf16, bits),
             Self::Q8(book, codes, scales) => Lane::Q8(*book, codes, scales),
+            Self::Compensated(bits, lost) => Lane::Compensated(Half::Bf16, bits, lost),
         }
     }
 
     fn values(&self) -> Vec<f32> {
         match self {
             Self::F32(values) => values.clone(),
-            Self::Bf16(bits) => bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect(),
+            // Gradients are those of the parameters alone, as a forward pass reads them.
+            Self::Bf16(bits) | Self::Compensated(bits, _) => {
+                bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect()
+            }
             Self::Q8(..) => Vec::new(),
         }
     }
@@ -119,7 +128,11 @@ fn run(params: Params, moments: Moments, seed: u64) -> Result<Vec<f64>> {
     } else {
         let mut bits = vec![0; N];
         round(isa, Half::Bf16, Rounding::Nearest, &start, &mut bits);
-        Plane::Bf16(bits)
+        if params == Params::Bf16Compensated {
+            Plane::Compensated(bits, vec![0; N])
+        } else {
+            Plane::Bf16(bits)
+        }
     };
     let mut first = Plane::moments(moments, Book::Signed);
     let mut second = Plane::moments(moments, Book::Unsigned);

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 use crate::format::elements::{as_f32, bytes_of, bytes_of_u16};
 use crate::kernel::InstructionSet;
+use crate::layout::COMPUTE_PLANE;
 use crate::pager::Run;
 use crate::param_store::ParamStore;
 use crate::precision::{Half, Rounding, round};
@@ -60,7 +61,9 @@ impl Content {
             if !with_state || planes == 1 {
                 continue;
             }
-            for (plane, name) in info.planes().enumerate().skip(1) {
+            // A copy says nothing that the parameters do not say.
+            let own = info.planes().enumerate().skip(1).filter(|(_, name)| *name != COMPUTE_PLANE);
+            for (plane, name) in own {
                 state.push(Item::plane(store, tensor, plane, format!("{name}.{}", info.name()))?);
             }
             let clock = store.tensor_clock(info.name())?;

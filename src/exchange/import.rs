@@ -11,6 +11,7 @@ use super::values::{Flow, Piece};
 use super::{ForeignDtype, ForeignTensor, not_storable};
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
+use crate::layout::COMPENSATION_PLANE;
 use crate::optim::TensorClock;
 use crate::options::Options;
 use crate::param_store::ParamStore;
@@ -61,6 +62,8 @@ pub struct PlannedTensor {
     pub group: Option<String>,
     /// Whether no step updates it.
     pub is_frozen: bool,
+    /// Whether a plane keeps what rounding its parameters loses.
+    pub is_compensated: bool,
     /// State planes that come from the files, by the store's names.
     pub planes: Vec<String>,
     /// Updates so far, where the files tell; 0 for a tensor without state.
@@ -223,7 +226,8 @@ impl<'a> Import<'a> {
     ///
     /// Optimizer state comes along where a source has it by PyTorch's names: `exp_avg.NAME` for each plane of the parameter
     /// `NAME`, its updates so far as `step.NAME` or `step`, and for NAdam `mu_product.NAME`. It has to be complete: a parameter
-    /// has all its planes or none.
+    /// has all its planes or none. What rounding lost (`compensation.NAME`, as a store exports it) comes along to parameters
+    /// that are [compensated](crate::Precision::compensated) and of the file's type.
     ///
     /// # Errors
     /// [`Error::Foreign`] for a file that is not what its format asks for; [`Error::Invalid`] for tensors that a store cannot
@@ -329,7 +333,8 @@ impl<'a> Import<'a> {
         }
         let clocks =
             if self.with_state { state.attach(&sources, &mut plan, &mut parts)? } else { Vec::new() };
-        parts.sort_by_key(|part| part.source);
+        // Parameters say what their rounding loses; what a file says of it comes after.
+        parts.sort_by_key(|part| (part.plane.as_deref() == Some(COMPENSATION_PLANE), part.source));
         let bytes = |part: &Part| sources.tensors.get(part.source).map_or(0, |tensor| tensor.bytes);
         plan.bytes = parts.iter().map(bytes).sum();
         Ok(Prepared { plan, sources, parts, clocks })
@@ -347,6 +352,7 @@ impl<'a> Import<'a> {
         let to = if is_float && !self.keep_dtypes { precision.params } else { stored };
         if is_float {
             precision.params = to;
+            precision.compensated &= to != Dtype::F32;
             spec = spec.precision(precision);
             if is_frozen {
                 spec = spec.frozen();
@@ -363,6 +369,7 @@ impl<'a> Import<'a> {
             to,
             shape: tensor.shape.clone(),
             group,
+            is_compensated: is_float && precision.compensated && !is_frozen,
             is_frozen,
             planes: Vec::new(),
             steps: 0,

@@ -7,10 +7,11 @@ use super::import::{ImportPlan, Part};
 use super::source::Sources;
 use super::values::{scalar_count, scalar_float};
 use crate::error::{Error, Result};
+use crate::layout::COMPENSATION_PLANE;
 use crate::optim::{Optimizer, TensorClock};
 
-/// What PyTorch calls the state that it keeps of a parameter; planes have the same names.
-const NAMES: [&str; 12] = [
+/// What PyTorch calls the state that it keeps of a parameter; planes have the same names. And what a store keeps more.
+const NAMES: [&str; 13] = [
     "exp_avg",
     "exp_avg_sq",
     "max_exp_avg_sq",
@@ -23,6 +24,7 @@ const NAMES: [&str; 12] = [
     "row_sum",
     STEP,
     MU_PRODUCT,
+    COMPENSATION_PLANE,
 ];
 
 /// Updates so far of a parameter, or steps of the store.
@@ -71,7 +73,11 @@ impl State {
             let optimizer = plan.schema.optimizer_for(planned.group.as_deref())?;
             let elements = sources.tensors.get(source).map_or(0, ForeignTensor::elements);
             let clock = check(sources, &optimizer, &planned.name, elements, &found, step)?;
-            for (name, &at) in found.iter().filter(|(name, _)| !matches!(**name, STEP | MU_PRODUCT)) {
+            // What rounding lost belongs to parameters of just this type.
+            let stored = sources.tensors.get(source).and_then(|tensor| tensor.dtype.stored());
+            let keeps_lost = planned.is_compensated && stored == Some(planned.to);
+            let is_taken = |name: &str| is_plane(name) || (name == COMPENSATION_PLANE && keeps_lost);
+            for (name, &at) in found.iter().filter(|(name, _)| is_taken(name)) {
                 planned.planes.push((*name).to_owned());
                 parts.push(Part { source: at, tensor, plane: Some((*name).to_owned()) });
             }
@@ -81,6 +87,11 @@ impl State {
         plan.step = step.or_else(|| clocks.iter().map(|(_, clock)| clock.steps).max()).unwrap_or(0);
         Ok(clocks)
     }
+}
+
+/// Whether this is the name of an optimizer's plane.
+fn is_plane(name: &str) -> bool {
+    !matches!(name, STEP | MU_PRODUCT | COMPENSATION_PLANE)
 }
 
 /// All planes of the optimizer and no others, each with as many elements as the parameter; and the updates so far.
@@ -95,8 +106,7 @@ fn check(
     let what = || format!("state of tensor {name:?}");
     let planes = optimizer.state_planes();
     let expected: Vec<_> = planes.iter().map(|plane| plane.name).collect();
-    let is_plane = |name: &&str| !matches!(*name, STEP | MU_PRODUCT);
-    let got: Vec<_> = found.keys().copied().filter(is_plane).collect();
+    let got: Vec<_> = found.keys().copied().filter(|name| is_plane(name)).collect();
     let is_same = got.len() == expected.len() && got.iter().all(|name| expected.contains(name));
     if !is_same {
         let expected =
@@ -104,7 +114,7 @@ fn check(
         return Err(Error::invalid(what(), got.join(", "), expected));
     }
     let tensor = |kind: &str| found.get(kind).and_then(|&at| sources.tensors.get(at));
-    for plane in got.iter().filter_map(|name| tensor(name)) {
+    for plane in got.iter().copied().chain([COMPENSATION_PLANE]).filter_map(tensor) {
         if plane.elements() != elements || !plane.dtype.is_float() {
             let got = format!("{:?} of {} {}", plane.name, plane.elements(), plane.dtype.name());
             return Err(Error::invalid(what(), got, format!("{elements} floats, as the parameter has")));

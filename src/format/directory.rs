@@ -170,16 +170,26 @@ pub(crate) enum PlaneRole {
     Frozen,
     /// A copy of f32 parameters in 16 bits, rounded to the nearest: what a forward pass reads.
     Compute,
+    /// What rounding lost of parameters in 16 bits.
+    Compensation,
 }
 
 impl PlaneRole {
-    const ALL: [Self; 7] =
-        [Self::Param, Self::State, Self::Scratch, Self::Record, Self::Log, Self::Frozen, Self::Compute];
+    const ALL: [Self; 8] = [
+        Self::Param,
+        Self::State,
+        Self::Scratch,
+        Self::Record,
+        Self::Log,
+        Self::Frozen,
+        Self::Compute,
+        Self::Compensation,
+    ];
 
     /// How many homes its segments have.
     pub(crate) fn homes(self) -> u8 {
         match self {
-            Self::Param | Self::State | Self::Record | Self::Compute => 2,
+            Self::Param | Self::State | Self::Record | Self::Compute | Self::Compensation => 2,
             Self::Scratch | Self::Log | Self::Frozen => 1,
         }
     }
@@ -363,11 +373,26 @@ impl Directory {
         self.planes.iter().any(|plane| plane.role == PlaneRole::Compute)
     }
 
+    /// Whether some tensors keep what rounding their parameters lost.
+    pub(crate) fn has_compensation(&self) -> bool {
+        self.planes.iter().any(|plane| plane.role == PlaneRole::Compensation)
+    }
+
     /// The plane of an extent that is a copy of its parameters, which is its last.
     pub(crate) fn copy_plane(&self, extent: &Extent) -> Option<usize> {
+        self.last_plane(extent, PlaneRole::Compute)
+    }
+
+    /// The plane of an extent that keeps what rounding its parameters lost, which is its last.
+    pub(crate) fn compensation_plane(&self, extent: &Extent) -> Option<usize> {
+        self.last_plane(extent, PlaneRole::Compensation)
+    }
+
+    /// The last plane of an extent, if it has this role.
+    fn last_plane(&self, extent: &Extent, role: PlaneRole) -> Option<usize> {
         let last = extent.planes.len().checked_sub(1)?;
         let plane = self.planes.get(usize::from(extent.planes.get(last)?.plane))?;
-        (plane.role == PlaneRole::Compute).then_some(last)
+        (plane.role == role).then_some(last)
     }
 
     /// Whether an extent holds parameters that are never updated.

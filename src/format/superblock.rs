@@ -18,7 +18,8 @@ pub(crate) const RO_COMPAT_SPARSE: u64 = 1;
 /// The store is a kept checkpoint of another, which nobody writes to.
 pub(crate) const RO_COMPAT_KEPT: u64 = 2;
 /// Features without which nothing can be read.
-pub(crate) const KNOWN_INCOMPAT: u64 = INCOMPAT_ROWS | INCOMPAT_NARROW | INCOMPAT_FROZEN | INCOMPAT_COMPUTE;
+pub(crate) const KNOWN_INCOMPAT: u64 =
+    INCOMPAT_ROWS | INCOMPAT_NARROW | INCOMPAT_FROZEN | INCOMPAT_COMPUTE | INCOMPAT_COMPENSATION;
 /// Tensors of rows: extents of records, and a log.
 pub(crate) const INCOMPAT_ROWS: u64 = 1;
 /// Planes of other types than f32.
@@ -27,6 +28,8 @@ pub(crate) const INCOMPAT_NARROW: u64 = 2;
 pub(crate) const INCOMPAT_FROZEN: u64 = 4;
 /// Some tensors have a copy in 16 bits, which is written with them.
 pub(crate) const INCOMPAT_COMPUTE: u64 = 8;
+/// Some tensors keep what rounding their parameters lost, and are more than their parameters.
+pub(crate) const INCOMPAT_COMPENSATION: u64 = 16;
 
 /// Longest directory: read into memory at open, so that a sparse file of any length cannot ask for more.
 pub(crate) const MAX_DIRECTORY_BYTES: u64 = 256 << 20;

@@ -141,7 +141,9 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
         let fits = role.is_some_and(|role| match role {
             PlaneRole::Param | PlaneRole::State => !scratch && extent.records.is_none(),
             PlaneRole::Frozen => !scratch && extent.records.is_none() && extent.planes.len() == 1,
-            PlaneRole::Compute => !scratch && extent.records.is_none() && is_last(extent, plane),
+            PlaneRole::Compute | PlaneRole::Compensation => {
+                !scratch && extent.records.is_none() && is_last(extent, plane)
+            }
             PlaneRole::Record => !scratch && extent.records.is_some(),
             PlaneRole::Scratch => scratch,
             PlaneRole::Log => false,
@@ -155,6 +157,9 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
             PlaneRole::Frozen => !plane.dtype.is_q8(),
             PlaneRole::Compute => {
                 matches!(plane.dtype, Dtype::Bf16 | Dtype::F16) && extent.dtype(0) == Dtype::F32
+            }
+            PlaneRole::Compensation => {
+                matches!(plane.dtype, Dtype::Bf16 | Dtype::F16) && extent.dtype(0) == plane.dtype
             }
             PlaneRole::Record | PlaneRole::Scratch | PlaneRole::Log => plane.dtype == Dtype::F32,
         });

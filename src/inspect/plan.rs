@@ -117,9 +117,9 @@ impl Schema {
         let mut disk = DiskUse::of(directory, &superblock, &planes)?;
         // The lock and the two pins, and the note of progress.
         disk.small_files = 3 * LOCK_FILE_BYTES + PROGRESS_BYTES;
-        let lasting = planes
-            .iter()
-            .filter(|plane| matches!(plane.role, Role::Parameters | Role::State | Role::Compute));
+        let lasting =
+            |role| matches!(role, Role::Parameters | Role::State | Role::Compute | Role::Compensation);
+        let lasting = planes.iter().filter(|plane| lasting(plane.role));
         let state_bytes = lasting.map(|plane| plane.value_bytes).sum::<u64>();
         let table = table(superblock.table_slots);
         let tables = row_tables(directory);

@@ -200,6 +200,9 @@ fn features(superblock: &Superblock) -> Vec<String> {
     if superblock.incompat & superblock::INCOMPAT_COMPUTE != 0 {
         names.push("compute".to_owned());
     }
+    if superblock.incompat & superblock::INCOMPAT_COMPENSATION != 0 {
+        names.push("compensation".to_owned());
+    }
     let unknown =
         [("compat", superblock.compat), ("ro_compat", superblock.ro_compat & !superblock::KNOWN_RO_COMPAT)];
     names.extend(

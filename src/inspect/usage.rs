@@ -25,6 +25,8 @@ pub enum Role {
     Frozen,
     /// Copies of f32 parameters in 16 bits.
     Compute,
+    /// What rounding lost of parameters in 16 bits.
+    Compensation,
 }
 
 impl Role {
@@ -39,6 +41,7 @@ impl Role {
             Self::RowLog => "row log",
             Self::Frozen => "frozen",
             Self::Compute => "compute",
+            Self::Compensation => "compensation",
         }
     }
 }
@@ -90,7 +93,7 @@ pub struct PlaneBytes {
 pub struct DiskUse {
     /// Parameter values, one home.
     pub parameters: u64,
-    /// Values of each state plane, one home; copies in 16 bits count as one.
+    /// Values of each state plane, one home; copies in 16 bits and what rounding lost count as such.
     pub state: Vec<PlaneBytes>,
     /// The second homes of all these values: what makes a commit atomic without a copy.
     pub second_homes: u64,
@@ -147,7 +150,7 @@ impl DiskUse {
                 Role::Rows => usage.rows += plane.value_bytes,
                 Role::RowLog => usage.row_log += plane.value_bytes,
                 Role::Frozen => usage.frozen += plane.value_bytes,
-                Role::State | Role::Compute => {
+                Role::State | Role::Compute | Role::Compensation => {
                     usage.state.push(PlaneBytes { name: plane.name.clone(), bytes: plane.value_bytes });
                 }
             }
@@ -192,6 +195,7 @@ pub(super) fn plane_uses(directory: &Directory) -> Vec<PlaneUse> {
                 PlaneRole::Log => Role::RowLog,
                 PlaneRole::Frozen => Role::Frozen,
                 PlaneRole::Compute => Role::Compute,
+                PlaneRole::Compensation => Role::Compensation,
             },
             dtypes: Vec::new(),
             elements: 0,

@@ -10,8 +10,8 @@ pub(crate) use pieces::{
     plane_of_block,
 };
 pub(crate) use placement::{
-    COMPUTE_PLANE, GRAD_PLANE, PARAM_PLANE, Request, RowRequest, StateRequest, TensorRequest,
-    default_block_elements, place,
+    COMPENSATION_PLANE, COMPUTE_PLANE, GRAD_PLANE, PARAM_PLANE, Request, RowRequest, StateRequest,
+    TensorRequest, default_block_elements, place,
 };
 pub(crate) use records::{RowTable, row_tables};
 pub(crate) use rows::{Named, Rows, Touched};

@@ -217,6 +217,7 @@ pub(crate) mod tests {
             rows: None,
             is_frozen: false,
             compute: None,
+            is_compensated: false,
         });
         let request = Request {
             tensors: tensors.collect(),

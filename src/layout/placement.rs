@@ -22,10 +22,13 @@ pub(crate) const RECORD_PLANE: &str = "record";
 pub(crate) const FROZEN_PLANE: &str = "frozen";
 /// Name of the plane that is a copy of the parameters in 16 bits.
 pub(crate) const COMPUTE_PLANE: &str = "compute";
+/// Name of the plane that keeps what rounding the parameters lost.
+pub(crate) const COMPENSATION_PLANE: &str = "compensation";
 /// Name of the plane that stands for the log of rows.
 pub(crate) const LOG_PLANE: &str = "row_log";
 /// Names that no optimizer's plane may have.
-const OWN_PLANES: [&str; 6] = [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE, FROZEN_PLANE, COMPUTE_PLANE];
+const OWN_PLANES: [&str; 7] =
+    [PARAM_PLANE, GRAD_PLANE, RECORD_PLANE, LOG_PLANE, FROZEN_PLANE, COMPUTE_PLANE, COMPENSATION_PLANE];
 /// Small tensors that share a block start at multiples of this many elements: a cache line of f32.
 const PACK_ALIGN_ELEMENTS: u64 = 16;
 /// A tensor of at most this fraction of a block shares its block with others.
@@ -50,6 +53,8 @@ pub(crate) struct TensorRequest {
     pub(crate) is_frozen: bool,
     /// The type of a copy of its parameters, if it has one.
     pub(crate) compute: Option<Dtype>,
+    /// Whether a plane keeps what rounding its parameters, which are of 16 bits, lost.
+    pub(crate) is_compensated: bool,
 }
 
 /// How rows are kept, as asked for.
@@ -197,6 +202,9 @@ fn planes(request: &Request) -> Vec<Plane> {
     if request.tensors.iter().any(|tensor| tensor.compute.is_some()) {
         planes.push(Plane { name: COMPUTE_PLANE.to_owned(), role: PlaneRole::Compute });
     }
+    if request.tensors.iter().any(|tensor| tensor.is_compensated) {
+        planes.push(Plane { name: COMPENSATION_PLANE.to_owned(), role: PlaneRole::Compensation });
+    }
     if request.tensors.iter().any(|tensor| tensor.is_frozen) {
         planes.push(Plane { name: FROZEN_PLANE.to_owned(), role: PlaneRole::Frozen });
     }
@@ -212,12 +220,13 @@ struct Form {
     dtype: Dtype,
     is_frozen: bool,
     compute: Option<Dtype>,
+    is_compensated: bool,
 }
 
 impl Form {
     fn of(request: &TensorRequest) -> Self {
-        let &TensorRequest { dtype, is_frozen, compute, .. } = request;
-        Self { dtype, is_frozen, compute }
+        let &TensorRequest { dtype, is_frozen, compute, is_compensated, .. } = request;
+        Self { dtype, is_frozen, compute, is_compensated }
     }
 }
 
@@ -295,7 +304,7 @@ impl Placer<'_> {
     }
 
     fn extent(&self, elements: u64, form: Form, state: &[StateRequest]) -> Extent {
-        let Form { dtype, is_frozen, compute } = form;
+        let Form { dtype, is_frozen, compute, is_compensated } = form;
         let first = if is_frozen { FROZEN_PLANE } else { PARAM_PLANE };
         let has_scratch = self.request.gradient_plane && !is_frozen;
         let mut planes = vec![ExtentPlane { dtype, ..self.extent_plane(first, 0.0) }];
@@ -305,6 +314,9 @@ impl Placer<'_> {
         };
         planes.extend(state.iter().map(of_state));
         planes.extend(compute.map(|dtype| ExtentPlane { dtype, ..self.extent_plane(COMPUTE_PLANE, 0.0) }));
+        if is_compensated {
+            planes.push(ExtentPlane { dtype, ..self.extent_plane(COMPENSATION_PLANE, 0.0) });
+        }
         Extent {
             elements,
             block_elements: self.request.block_elements,
@@ -456,6 +468,7 @@ mod tests {
             rows: None,
             is_frozen: false,
             compute: None,
+            is_compensated: false,
         });
         Request {
             tensors: tensors.collect(),

@@ -158,6 +158,7 @@ mod tests {
             rows: (i % 2 == 0).then_some(RowRequest::default()),
             is_frozen: false,
             compute: None,
+            is_compensated: false,
         });
         let request = Request {
             tensors: tensors.collect(),

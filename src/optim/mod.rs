@@ -370,7 +370,8 @@ impl Optimizer {
     }
 
     /// As [`update`](Self::update), on planes in any form: `lanes` are the parameters, then the state planes. The rule
-    /// sees f32, this step's moments unrounded; then the parameters are rounded by `rounding` and the state to the nearest.
+    /// sees f32, this step's moments unrounded; then the parameters are rounded by `rounding` and the state to the nearest, as
+    /// are parameters in a [compensated](Lane::Compensated) lane.
     ///
     /// # Errors
     ///

@@ -29,7 +29,8 @@ pub struct CommitReport {
 
 impl ParamStore {
     /// Sets a tensor's parameters: for weights that come from elsewhere. Its state stays as it is. Parameters in bf16 or f16
-    /// get the nearest values, ties to the even one.
+    /// get the nearest values, ties to the even one; where they are [compensated](crate::Precision::compensated), what that
+    /// lost is kept.
     ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Invalid`] for another length, for a type that is kept as it is, and for a frozen tensor after
@@ -74,11 +75,15 @@ impl ParamStore {
     ) -> Result<()> {
         let directory = self.directory();
         let pager = self.pager();
+        let lost = self.compensation_plane(tensor).filter(|_| plane == 0);
         for piece in pieces(&directory, tensor, range.clone()) {
-            let key = Key { block: piece.block, plane };
-            let whole = piece.within == (0..pager.block_elements(&piece));
-            let mut lease =
-                if whole { pager.lease_blank(key)? } else { pager.lease(&[key], Waiter::Caller)? };
+            let elements = pager.block_elements(&piece);
+            let whole = piece.within == (0..elements);
+            let take = |plane| {
+                let key = Key { block: piece.block, plane };
+                if whole { pager.lease_blank(key) } else { pager.lease(&[key], Waiter::Caller) }
+            };
+            let (mut lease, mut of_lost) = (take(plane)?, lost.map(take).transpose()?);
             let (now, later) = values.split_at(piece.within.len().min(values.len()));
             if let Some(buffer) = lease.buffers().first_mut() {
                 let dtype = pager.dtype(&piece, plane);
@@ -86,11 +91,15 @@ impl ParamStore {
                     // Between codes and scales are bytes that no element has.
                     buffer.fill(0);
                 }
-                let mut lane = lane(dtype, buffer, pager.block_elements(&piece));
-                lane.write(self.engine.isa, piece.within.start, now, Rounding::Nearest);
+                let mut target = lane(dtype, buffer, elements);
+                if let Some(buffer) = of_lost.as_mut().and_then(|lease| lease.buffers().first_mut()) {
+                    target = target.compensated_by(lane(dtype, buffer, elements));
+                }
+                target.write(self.engine.isa, piece.within.start, now, Rounding::Nearest);
             }
             values = later;
             lease.release(|_| true)?;
+            of_lost.map_or(Ok(()), |lease| lease.release(|_| true))?;
         }
         if plane == 0 { self.renew_copy(tensor, range) } else { Ok(()) }
     }

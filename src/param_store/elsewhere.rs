@@ -8,12 +8,12 @@ use crate::format::directory::{Dtype, Extent, Q8_BLOCK_ELEMENTS};
 use crate::layout::pieces;
 use crate::optim::TensorClock;
 use crate::pager::{Key, Waiter};
-use crate::precision::{Rounding, lane};
+use crate::precision::{Rounding, add_lost, lane};
 use crate::units::{to_u64, to_usize};
 
 impl ParamStore {
     /// Sets the elements of a tensor from `start` on, given as they stand on disk: little-endian, in the tensor's own
-    /// [type](crate::TensorInfo::dtype), nothing rounded. For weights that come from elsewhere, and the only way for types that
+    /// [type](crate::TensorInfo::dtype), nothing rounded (and nothing lost by it, where that is kept). For weights that come from elsewhere, and the only way for types that
     /// are kept as they are.
     ///
     /// # Errors
@@ -46,7 +46,37 @@ impl ParamStore {
             bytes = later;
             lease.release(|_| true)?;
         }
+        self.forget_lost(tensor, range.clone())?;
         self.renew_copy(tensor, range)
+    }
+
+    /// Sets what rounding a range of parameters lost to nothing, if the tensor keeps that.
+    fn forget_lost(&self, tensor: usize, range: Range<u64>) -> Result<()> {
+        let Some(plane) = self.compensation_plane(tensor) else { return Ok(()) };
+        let (directory, pager) = (self.directory(), self.pager());
+        for piece in pieces(&directory, tensor, range) {
+            let key = Key { block: piece.block, plane };
+            let whole = piece.within == (0..pager.block_elements(&piece));
+            let mut lease =
+                if whole { pager.lease_blank(key)? } else { pager.lease(&[key], Waiter::Caller)? };
+            let within = 2 * piece.within.start..2 * piece.within.end;
+            if let Some(lost) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(within)) {
+                lost.fill(0);
+            }
+            lease.release(|_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Reads parameters as the next update takes them: with what rounding them lost, where that is kept.
+    pub(crate) fn read_with_lost(&self, tensor: usize, range: Range<u64>, out: &mut [f32]) -> Result<()> {
+        self.pager().read_into(tensor, 0, range.clone(), out)?;
+        if let Some(plane) = self.compensation_plane(tensor) {
+            let mut lost = vec![0.0; out.len()];
+            self.pager().read_into(tensor, plane, range, &mut lost)?;
+            add_lost(out, &lost);
+        }
+        Ok(())
     }
 
     /// Writes the copy of a range of parameters anew, if the tensor has one.

@@ -221,7 +221,7 @@ impl ParamStore {
 
     /// As [`prefetch`](Self::prefetch), for tensors that will be updated: the moments too.
     pub fn prefetch_update(&self, names: &[&str]) {
-        self.prefetch_planes(names, |tensor| 0..self.state_planes(tensor) + 1);
+        self.prefetch_planes(names, |tensor| 0..self.updated_planes(tensor));
     }
 
     /// As [`prefetch`](Self::prefetch), for tensors that [`view_half`](Self::view_half) will show.

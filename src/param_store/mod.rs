@@ -145,9 +145,19 @@ impl ParamStore {
 
     /// State planes of a tensor.
     pub(crate) fn state_planes(&self, tensor: usize) -> usize {
-        let copies = usize::from(self.copy_plane(tensor).is_some());
-        let of_extent = || self.extent_of(tensor).map_or(1, |extent| extent.planes.len() - copies);
+        let beside = self.copy_plane(tensor).or_else(|| self.compensation_plane(tensor));
+        let of_extent = || self.extent_of(tensor).map_or(1, |extent| beside.unwrap_or(extent.planes.len()));
         self.records_of(tensor).map_or_else(of_extent, |records| records.planes.len()) - 1
+    }
+
+    /// The plane that keeps what rounding a tensor's parameters lost, if it has one: the one behind the state.
+    pub(crate) fn compensation_plane(&self, tensor: usize) -> Option<usize> {
+        self.directory.compensation_plane(self.extent_of(tensor)?)
+    }
+
+    /// Planes that an update of a tensor reads and writes: parameters, state, and what rounding the parameters lost.
+    pub(crate) fn updated_planes(&self, tensor: usize) -> usize {
+        self.state_planes(tensor) + 1 + usize::from(self.compensation_plane(tensor).is_some())
     }
 
     /// The plane that is a copy of a tensor's parameters, if it has one.
@@ -157,7 +167,7 @@ impl ParamStore {
 
     /// The scratch plane of a tensor: the one after all others.
     pub(crate) fn scratch_plane(&self, tensor: usize) -> usize {
-        self.state_planes(tensor) + 1 + usize::from(self.copy_plane(tensor).is_some())
+        self.updated_planes(tensor) + usize::from(self.copy_plane(tensor).is_some())
     }
 
     fn extent_of(&self, tensor: usize) -> Option<&Extent> {

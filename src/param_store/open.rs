@@ -10,7 +10,7 @@ use crate::format::Uuid;
 use crate::format::directory::Directory;
 use crate::format::record::Record;
 use crate::kernel::InstructionSet;
-use crate::layout::{COMPUTE_PLANE, place, row_tables};
+use crate::layout::{COMPENSATION_PLANE, COMPUTE_PLANE, place, row_tables};
 use crate::options::Options;
 use crate::pager::{Pager, Settings};
 use crate::rows::Rows;
@@ -188,7 +188,8 @@ pub(super) fn check_planes(directory: &Directory, groups: &[ParamGroup], path: &
         let expected = group.map(|group| group.optimizer().state_planes()).unwrap_or_default();
         let extent = directory.extents.get(to_usize(tensor.extent.into()));
         let copy = extent.and_then(|extent| directory.copy_plane(extent)).map(|_| COMPUTE_PLANE);
-        if !info.planes().skip(1).eq(expected.iter().map(|plane| plane.name).chain(copy)) {
+        let lost = extent.and_then(|extent| directory.compensation_plane(extent)).map(|_| COMPENSATION_PLANE);
+        if !info.planes().skip(1).eq(expected.iter().map(|plane| plane.name).chain(copy).chain(lost)) {
             let got = info.planes().skip(1).collect::<Vec<_>>().join(", ");
             let expected = expected.iter().map(|plane| plane.name).collect::<Vec<_>>().join(", ");
             let what = format!("state planes of tensor {:?}", tensor.name);

@@ -56,7 +56,8 @@ impl<'a> TensorInfo<'a> {
         self.groups.get(to_usize(self.tensor.group.into())).map_or("", ParamGroup::name)
     }
 
-    /// Names of its planes: `param`, then the optimizer's state; of a frozen tensor `frozen` alone.
+    /// Names of its planes: `param`, then the optimizer's state, then `compute` or `compensation` if it has one; of a frozen
+    /// tensor `frozen` alone.
     pub fn planes(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let directory = self.directory;
         let extent = directory.extents.get(to_usize(self.tensor.extent.into()));

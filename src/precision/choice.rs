@@ -54,7 +54,8 @@ impl Moments {
 ///
 /// Parameters in bf16 or f16 have no f32 behind them: a step computes in f32 and rounds stochastically, with random bits
 /// that are a function of the store's seed, the step, the tensor's name and the element, and of nothing else. So updates that
-/// are smaller than half a last place are not lost, but happen now and then.
+/// are smaller than half a last place are not lost, but happen now and then. [`compensated`](Self::compensated) is the other
+/// way to the same end: no chance, and 2 bytes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     /// The type of parameters: [`Dtype::F32`], [`Dtype::Bf16`] or [`Dtype::F16`].
@@ -63,6 +64,8 @@ pub struct Precision {
     pub moments: Moments,
     /// Whether small tensors, vectors and embeddings are kept so too.
     pub everywhere: bool,
+    /// Whether parameters in bf16 or f16 are rounded to the nearest, and a plane beside them keeps what that lost.
+    pub compensated: bool,
 }
 
 impl Default for Precision {
@@ -79,22 +82,29 @@ impl Precision {
     /// Parameters in bf16, moments in 8 bits: a third of the bytes.
     pub const COMPACT: Self = Self::new(Dtype::Bf16, Moments::Q8);
 
-    /// The names of the three above.
-    pub const NAMES: [&'static str; 3] = ["f32", "bf16", "compact"];
+    /// As [`BF16`](Self::BF16), with compensated parameters: two thirds of the bytes of f32.
+    pub const BF16_KAHAN: Self = Self::BF16.compensated();
+    /// As [`COMPACT`](Self::COMPACT), with compensated parameters: half the bytes of f32.
+    pub const COMPACT_KAHAN: Self = Self::COMPACT.compensated();
+
+    /// The names of the five above.
+    pub const NAMES: [&'static str; 5] = ["f32", "bf16", "compact", "bf16-kahan", "compact-kahan"];
 
     /// This form of parameters and moments, with the rule for tensors that stay in f32.
     #[must_use]
     pub const fn new(params: Dtype, moments: Moments) -> Self {
-        Self { params, moments, everywhere: false }
+        Self { params, moments, everywhere: false, compensated: false }
     }
 
-    /// One of the three above, by its name.
+    /// One of the five above, by its name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "f32" => Some(Self::F32),
             "bf16" => Some(Self::BF16),
             "compact" => Some(Self::COMPACT),
+            "bf16-kahan" => Some(Self::BF16_KAHAN),
+            "compact-kahan" => Some(Self::COMPACT_KAHAN),
             _ => None,
         }
     }
@@ -103,6 +113,17 @@ impl Precision {
     #[must_use]
     pub const fn everywhere(mut self) -> Self {
         self.everywhere = true;
+        self
+    }
+
+    /// The same with parameters that are rounded to the nearest, and beside them a plane `compensation` of the same type that
+    /// keeps what rounding lost (Kahan's summation, in the form of "Revisiting BFloat16 Training", arXiv:2010.06192). A step
+    /// runs the rule, weight decay included, on the sum of both in f32, and splits the result again; see
+    /// [`round_compensated`](super::round_compensated) for what is lost then. Whoever reads parameters gets them without what
+    /// the plane has. Costs 2 bytes more for each parameter, each way. Of a tensor that is never updated it keeps nothing.
+    #[must_use]
+    pub const fn compensated(mut self) -> Self {
+        self.compensated = true;
         self
     }
 
@@ -150,7 +171,9 @@ mod tests {
 
     #[test]
     fn every_name_is_that_of_a_choice() {
-        assert!(Precision::NAMES.iter().all(|name| Precision::from_name(name).is_some()));
+        let all = Precision::NAMES.map(Precision::from_name);
+        assert!(all.iter().all(Option::is_some));
+        assert_eq!(all.iter().flatten().filter(|precision| precision.compensated).count(), 2);
         assert!(Moments::NAMES.iter().all(|name| Moments::from_name(name).is_some()));
         assert_eq!((Precision::from_name("q8"), Moments::from_name("compact")), (None, None));
     }

@@ -35,8 +35,11 @@ use crate::units::to_u64;
 pub use choice::{Moments, Precision};
 
 pub use crate::kernel::narrow::{
-    Book, Half, Lane, Rounding, bf16_stochastic, dequantise, quantise, round, widen,
+    Book, Half, Lane, Rounding, bf16_stochastic, dequantise, quantise, round, round_compensated, widen,
+    widen_compensated,
 };
+
+pub(crate) use crate::kernel::narrow::add_lost;
 
 const _: () = assert!(Q8_BLOCK as u64 == Q8_BLOCK_ELEMENTS);
 

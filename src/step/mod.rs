@@ -286,13 +286,23 @@ impl<'a> Step<'a> {
         self.store.mark_mixed();
         self.failed = true;
         let prepare = Preparation { divisor: self.divisor(), coefficient, ..Preparation::default() };
-        let planes = self.store.state_planes(tensor) + 1;
+        let planes = self.store.updated_planes(tensor);
+        let is_compensated = self.store.compensation_plane(tensor).is_some();
         let copy = self.store.copy_plane(tensor);
         let leased = planes + usize::from(copy.is_some()) + usize::from(matches!(gradient, Gradient::Staged));
         let access = Access { tensor, range: range.clone(), planes: 0..leased, blank: false, copy };
         self.store.pager().enter(&access);
         let rounding_key = self.store.rounding_key(tensor);
-        let update = Update { tensor, range: range.clone(), planes, copy, rule, prepare, rounding_key };
+        let update = Update {
+            tensor,
+            range: range.clone(),
+            planes,
+            is_compensated,
+            copy,
+            rule,
+            prepare,
+            rounding_key,
+        };
         self.non_finite += if let Gradient::Given(values) = gradient {
             self.store.background_mut().give(&update, values)?
         } else {

@@ -11,8 +11,8 @@ use crate::format::page::{Child, TableShape};
 use crate::format::progress::PROGRESS_BYTES;
 use crate::format::record::{MAX_USER_BYTES, Record};
 use crate::format::superblock::{
-    INCOMPAT_COMPUTE, INCOMPAT_FROZEN, INCOMPAT_NARROW, INCOMPAT_ROWS, MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE,
-    Region, Superblock,
+    INCOMPAT_COMPENSATION, INCOMPAT_COMPUTE, INCOMPAT_FROZEN, INCOMPAT_NARROW, INCOMPAT_ROWS,
+    MAX_DIRECTORY_BYTES, RO_COMPAT_SPARSE, Region, Superblock,
 };
 use crate::format::{
     LOCK_FILE, META_FILE, META_NEW_FILE, PAGE_BYTES, PROGRESS_FILE, Uuid, is_store_file, pin_file,
@@ -97,6 +97,7 @@ fn incompat(directory: &Directory) -> u64 {
         | bit(directory.has_narrow(), INCOMPAT_NARROW)
         | bit(directory.has_frozen(), INCOMPAT_FROZEN)
         | bit(directory.has_compute(), INCOMPAT_COMPUTE)
+        | bit(directory.has_compensation(), INCOMPAT_COMPENSATION)
 }
 
 /// The superblock that a new store gets.

@@ -1,6 +1,7 @@
 //! The whole store on disks that tests can watch and break.
 
 mod checkpoints;
+mod compensation;
 mod compute;
 mod exchange;
 mod faults;

@@ -45,8 +45,11 @@ impl Engine {
 pub(crate) struct Update {
     pub(crate) tensor: usize,
     pub(crate) range: Range<u64>,
-    /// The parameter plane and the state planes; then comes the copy, if there is one, and the scratch plane.
+    /// The parameter plane, the state planes, and what rounding the parameters lost, if that is kept; then comes the copy, if
+    /// there is one, and the scratch plane.
     pub(crate) planes: usize,
+    /// Whether the last of these planes is what rounding lost.
+    pub(crate) is_compensated: bool,
     /// The plane that becomes a copy of the parameters.
     pub(crate) copy: Option<usize>,
     pub(crate) rule: Prepared,
@@ -108,7 +111,13 @@ impl Update {
                 let buffer = buffers.next().map(|buffer| &mut buffer[..]).unwrap_or_default();
                 lane(engine.pager.dtype(piece, plane), buffer, elements).part(piece.within.clone())
             };
-            let planes = (0..self.written()).map(&mut part_of).collect();
+            let mut planes: Vec<_> = (0..self.planes).map(&mut part_of).collect();
+            if let Some(lost) = planes.pop_if(|_| self.is_compensated)
+                && let Some(params) = planes.first_mut()
+            {
+                *params = std::mem::take(params).compensated_by(lost);
+            }
+            planes.extend(self.copy.map(&mut part_of));
             let part = match gradient {
                 Gradient::Given(values) => Gradient::Given(slice_of(values, piece, self.range.start)),
                 Gradient::Staged => Gradient::Given(part_of(self.written()).into_f32()),

@@ -61,6 +61,7 @@ fn every_store_of_version_1_opens_with_what_was_in_it() {
             "compact" | "halves" => &["few bits"],
             "frozen" => &["few bits", "frozen"],
             "copies" => &["few bits", "compute"],
+            "compensated" => &["few bits", "compensation"],
             _ => &[],
         };
         assert_eq!(summary.features, features, "{name}");

@@ -15,7 +15,7 @@ use paramstore::{
 /// Makes one store.
 type Make = fn(&Path) -> Result<()>;
 
-pub(crate) const STORES: [(&str, Make); 15] = [
+pub(crate) const STORES: [(&str, Make); 16] = [
     ("fresh", |path| create(path, &one(Optimizer::AdamW(AdamW::default())), &options()).map(|_| ())),
     ("adamw", |path| train(&mut create(path, &one(Optimizer::AdamW(AdamW::default())), &options())?, 3)),
     ("ten_optimizers", |path| train(&mut create(path, &ten(), &options())?, 3)),
@@ -32,6 +32,7 @@ pub(crate) const STORES: [(&str, Make); 15] = [
     ("compact", |path| narrow(path, Precision::COMPACT)),
     ("halves", |path| narrow(path, Precision::new(Dtype::F16, Moments::Bf16))),
     ("frozen", frozen),
+    ("compensated", |path| narrow(path, Precision::COMPACT_KAHAN)),
     ("copies", |path| {
         let schema = one(Optimizer::AdamW(AdamW::default()));
         let large = TensorSpec::new("matrix", &[64, 70]).init(Init::Normal { mean: 0.0, std: 0.1 });

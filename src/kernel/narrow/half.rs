@@ -68,6 +68,29 @@ pub(super) fn stochastic<const KIND: u8>(value: f32, random: u32) -> u16 {
     f16_of(bits, magnitude.wrapping_add(random), small)
 }
 
+/// The nearest number of the format, and the nearest one to what that lost: together an error of half the last place of what
+/// was lost. Of an infinity and of NaN nothing is lost.
+#[inline(always)]
+pub(super) fn split<const KIND: u8>(value: f32) -> (u16, u16) {
+    let bits = nearest::<KIND>(value);
+    // Exact: of two numbers this near to each other.
+    let lost = nearest::<KIND>(value - widen::<KIND>(bits));
+    let exponent = if KIND == Half::Bf16 as u8 { 0x7f80 } else { 0x7c00 };
+    (bits, if bits & exponent == exponent { 0 } else { lost })
+}
+
+/// A number and what its rounding lost, of one format: exact for all that [`split`] gives.
+#[inline(always)]
+pub(super) fn join<const KIND: u8>(bits: u16, lost: u16) -> f32 {
+    plus(widen::<KIND>(bits), widen::<KIND>(lost))
+}
+
+/// The sum, in which -0 and nothing stay -0.
+#[inline(always)]
+pub(super) fn plus(value: f32, lost: f32) -> f32 {
+    if lost == 0.0 { value } else { value + lost }
+}
+
 /// The upper half of a rounded pattern, or of a NaN as it came, made quiet.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]

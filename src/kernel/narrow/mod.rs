@@ -74,6 +74,9 @@ pub enum Lane<'a> {
     Half(Half, &'a mut [u16]),
     /// Codes of 8 bits, and a scale for each 256 of them from the first on.
     Q8(Book, &'a mut [u8], &'a mut [f32]),
+    /// Floats of 16 bits, and in as many others what rounding them lost. They are read as the sum of both and written to the
+    /// nearest, whatever rounding is asked for: Kahan's compensation.
+    Compensated(Half, &'a mut [u16], &'a mut [u16]),
 }
 
 impl Default for Lane<'_> {
@@ -90,6 +93,7 @@ impl<'a> Lane<'a> {
             Self::F32(values) => values.len(),
             Self::Half(_, bits) => bits.len(),
             Self::Q8(_, codes, _) => codes.len(),
+            Self::Compensated(_, bits, lost) => bits.len().min(lost.len()),
         }
     }
 
@@ -110,6 +114,17 @@ impl<'a> Lane<'a> {
             Self::F32(values) => Lane::F32(values),
             Self::Half(kind, bits) => Lane::Half(*kind, bits),
             Self::Q8(book, codes, scales) => Lane::Q8(*book, codes, scales),
+            Self::Compensated(kind, bits, lost) => Lane::Compensated(*kind, bits, lost),
+        }
+    }
+
+    /// Floats of 16 bits together with what rounding them lost, which are as many of the same kind; nothing of others.
+    pub(crate) fn compensated_by(self, lost: Self) -> Self {
+        match (self, lost) {
+            (Self::Half(kind, bits), Self::Half(of_lost, lost)) if kind == of_lost => {
+                Self::Compensated(kind, bits, lost)
+            }
+            _ => Self::default(),
         }
     }
 
@@ -136,6 +151,12 @@ impl<'a> Lane<'a> {
                 (*codes, *scales) = (tail, of_tail);
                 Self::Q8(*book, head, of_head)
             }
+            Self::Compensated(kind, bits, lost) => {
+                let (head, tail) = std::mem::take(bits).split_at_mut(len);
+                let (of_head, of_tail) = std::mem::take(lost).split_at_mut(len);
+                (*bits, *lost) = (tail, of_tail);
+                Self::Compensated(*kind, head, of_head)
+            }
         }
     }
 
@@ -151,16 +172,24 @@ impl<'a> Lane<'a> {
                 let scales = scales.get_mut(blocks).unwrap_or_default();
                 Self::Q8(book, codes.get_mut(range).unwrap_or_default(), scales)
             }
+            Self::Compensated(kind, bits, lost) => {
+                let bits = bits.get_mut(range.clone()).unwrap_or_default();
+                Self::Compensated(kind, bits, lost.get_mut(range).unwrap_or_default())
+            }
         }
     }
 
-    /// Copies elements as f32 into `out`, as many as it has, from element `from` on. Exact for 16-bit floats.
+    /// Copies elements as f32 into `out`, as many as it has, from element `from` on. Exact for 16-bit floats, compensated or not.
     pub(crate) fn read(&self, isa: InstructionSet, from: usize, out: &mut [f32]) {
         let range = from..from + out.len();
         match self {
             Self::F32(values) => out.copy_from_slice(values.get(range).unwrap_or_default()),
             Self::Half(kind, bits) => {
                 isa.convert(Conversion::Widen(*kind, bits.get(range).unwrap_or_default(), out));
+            }
+            Self::Compensated(kind, bits, lost) => {
+                let bits = bits.get(range.clone()).unwrap_or_default();
+                isa.convert(Conversion::Join(*kind, bits, lost.get(range).unwrap_or_default(), out));
             }
             Self::Q8(book, codes, scales) => {
                 let Range { mut start, end } = range;
@@ -198,6 +227,11 @@ impl<'a> Lane<'a> {
                 let scales = scales.get_mut(from / Q8_BLOCK..).unwrap_or_default();
                 isa.convert(Conversion::Quantise { book: *book, keep: true, values, codes, scales });
             }
+            Self::Compensated(kind, bits, lost) => {
+                let bits = bits.get_mut(range.clone()).unwrap_or_default();
+                let lost = lost.get_mut(range).unwrap_or_default();
+                isa.convert(Conversion::Split(*kind, values, bits, lost));
+            }
         }
     }
 }
@@ -208,6 +242,10 @@ pub(super) enum Conversion<'a> {
     Widen(Half, &'a [u16], &'a mut [f32]),
     /// f32 to 16 bits.
     Round(Half, Rounding, &'a [f32], &'a mut [u16]),
+    /// 16 bits and what their rounding lost to f32.
+    Join(Half, &'a [u16], &'a [u16], &'a mut [f32]),
+    /// f32 to 16 bits and what that loses.
+    Split(Half, &'a [f32], &'a mut [u16], &'a mut [u16]),
     /// 8 bits to f32. The first code is the first of a block, or all are of one block.
     Dequantise(Book, &'a [u8], &'a [f32], &'a mut [f32]),
     /// f32 to 8 bits, from the beginning of a block on.
@@ -237,6 +275,14 @@ pub(super) fn convert(conversion: Conversion<'_>, encoder: &impl q8::Encoder) {
             Half::Bf16 => stochastic::<BF16>(key, first, values, bits),
             Half::F16 => stochastic::<F16>(key, first, values, bits),
         },
+        Conversion::Join(kind, bits, lost, out) => match kind {
+            Half::Bf16 => join::<BF16>(bits, lost, out),
+            Half::F16 => join::<F16>(bits, lost, out),
+        },
+        Conversion::Split(kind, values, bits, lost) => match kind {
+            Half::Bf16 => split::<BF16>(values, bits, lost),
+            Half::F16 => split::<F16>(values, bits, lost),
+        },
         Conversion::Dequantise(book, codes, scales, out) => {
             let blocks = codes.chunks(Q8_BLOCK).zip(out.chunks_mut(Q8_BLOCK)).zip(scales);
             for ((codes, out), &scale) in blocks {
@@ -264,6 +310,20 @@ pub(super) fn convert(conversion: Conversion<'_>, encoder: &impl q8::Encoder) {
 fn map<A: Copy, B>(from: &[A], to: &mut [B], one: impl Fn(A) -> B) {
     for (to, &from) in to.iter_mut().zip(from) {
         *to = one(from);
+    }
+}
+
+#[inline(always)]
+fn join<const KIND: u8>(bits: &[u16], lost: &[u16], out: &mut [f32]) {
+    for ((out, &bits), &lost) in out.iter_mut().zip(bits).zip(lost) {
+        *out = half::join::<KIND>(bits, lost);
+    }
+}
+
+#[inline(always)]
+fn split<const KIND: u8>(values: &[f32], bits: &mut [u16], lost: &mut [u16]) {
+    for ((bits, lost), &value) in bits.iter_mut().zip(lost).zip(values) {
+        (*bits, *lost) = half::split::<KIND>(value);
     }
 }
 
@@ -309,6 +369,45 @@ pub fn round(isa: InstructionSet, kind: Half, rounding: Rounding, values: &[f32]
     isa.convert(Conversion::Round(kind, rounding, values, bits));
 }
 
+/// Rounds f32 to the nearest 16-bit floats, and what that loses to the nearest ones again: `bits` are the values for whoever
+/// reads them alone, the sum of both is what [`widen_compensated`] gives back. Of infinity and NaN nothing is lost.
+///
+/// A value `x` from `2^e` to below `2^(e + 1)` comes back with an error of at most `2^(e - 17)` by bf16 (17 significant bits, one of
+/// them the sign of what was lost; or 2^-134, if that is more), and of at most `2^(e - 23)` by f16 (as much as the last place
+/// of an f32; or 2^-25, if that is more: what f16 loses of values below 2^-6 has ever fewer bits).
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn round_compensated(
+    isa: InstructionSet,
+    kind: Half,
+    values: &[f32],
+    bits: &mut [u16],
+    lost: &mut [u16],
+) {
+    assert_eq!((bits.len(), lost.len()), (values.len(), values.len()), "the lengths");
+    isa.convert(Conversion::Split(kind, values, bits, lost));
+}
+
+/// The sums of 16-bit floats and of what rounding them lost: exact for what [`round_compensated`] gives, which it gives back
+/// unchanged in sum, again and again.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn widen_compensated(isa: InstructionSet, kind: Half, bits: &[u16], lost: &[u16], out: &mut [f32]) {
+    assert_eq!((bits.len(), lost.len()), (out.len(), out.len()), "the lengths");
+    isa.convert(Conversion::Join(kind, bits, lost, out));
+}
+
+/// Adds what rounding lost to values, as [`widen_compensated`] does.
+pub(crate) fn add_lost(values: &mut [f32], lost: &[f32]) {
+    for (value, &lost) in values.iter_mut().zip(lost) {
+        *value = half::plus(*value, lost);
+    }
+}
+
 /// Quantises f32 to codes of 8 bits in blocks of 256: each block's scale is its largest magnitude, each code the nearest
 /// one (what lies within 2^-21 of the middle of two codes may get either). A block with NaN or infinity gets the scale NaN.
 ///
@@ -331,8 +430,8 @@ pub fn dequantise(isa: InstructionSet, book: Book, codes: &[u8], scales: &[f32],
 }
 
 /// Runs a rule for f32 over lanes, the parameters first: `rule` gets the parameters, the gradients and the state of a chunk
-/// of elements, and returns a count, the sum of which is returned. The parameters are rounded by `rounding`, the state to
-/// the nearest.
+/// of elements, and returns a count, the sum of which is returned. The parameters are rounded by `rounding`, the state and
+/// compensated parameters to the nearest.
 pub(crate) fn in_f32(
     isa: InstructionSet,
     lanes: &mut [Lane<'_>],

@@ -372,3 +372,134 @@ fn lanes_read_and_split_where_blocks_of_codes_do_not_end() {
         assert_eq!(part, whole[range]);
     }
 }
+
+/// Values of all exponents, and many of random bits.
+fn many_values() -> Vec<f32> {
+    let random = (0..100_000_u64).map(|i| f32::from_bits((crate::splitmix::mix(i) >> 32) as u32));
+    let near_one =
+        (0..100_000_u64).map(|i| f32::from_bits(0x3f00_0000 + (crate::splitmix::mix(i) >> 39) as u32));
+    let take = if cfg!(miri) { 300 } else { usize::MAX };
+    patterns().into_iter().chain(random.take(take)).chain(near_one.take(take)).collect()
+}
+
+/// The bound of `round_compensated`.
+fn compensated_bound(kind: Half, value: f32) -> f64 {
+    let exponent = f64::from(value).abs().log2().floor();
+    let (last, least) = if kind == Half::Bf16 { (17.0, -134.0) } else { (23.0, -25.0) };
+    (exponent - last).max(least).exp2()
+}
+
+#[test]
+fn compensated_values_are_the_nearest_and_come_back_within_the_bound_on_every_instruction_set() {
+    let values = many_values();
+    let n = values.len();
+    for kind in KINDS {
+        let largest = if kind == Half::Bf16 { f64::from(f32::MAX) * 0.999 } else { 65_504.0 };
+        let mut of_portable = None;
+        for isa in InstructionSet::available() {
+            let (mut bits, mut lost, mut back) = (vec![0; n], vec![0; n], vec![0.0; n]);
+            round_compensated(isa, kind, &values, &mut bits, &mut lost);
+            widen_compensated(isa, kind, &bits, &lost, &mut back);
+            let mut nearest = vec![0; n];
+            round(isa, kind, Rounding::Nearest, &values, &mut nearest);
+            assert_eq!(bits, nearest, "{kind:?} alone");
+            for (((&value, &bits), &lost), &back) in values.iter().zip(&bits).zip(&lost).zip(&back) {
+                let what = || format!("{kind:?} of {value:e}: {bits:04x} and {lost:04x} are {back:e}");
+                let (param, rest) = (wide_by_half(kind, bits), wide_by_half(kind, lost));
+                if !param.is_finite() {
+                    let same = back == param || (back.is_nan() && value.is_nan());
+                    assert!(lost == 0 && same, "{}", what());
+                    continue;
+                }
+                assert_eq!(f64::from(back), f64::from(param) + f64::from(rest), "exact: {}", what());
+                assert_eq!(nearest_by_half(kind, value - param), lost, "{}", what());
+                let error = (f64::from(value) - f64::from(back)).abs();
+                assert!(
+                    error <= compensated_bound(kind, value) || f64::from(value).abs() > largest,
+                    "{}",
+                    what()
+                );
+                assert!(value != 0.0 || back.to_bits() == value.to_bits(), "the sign of 0: {}", what());
+            }
+            let found = (bits, lost, back.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+            assert!(*of_portable.get_or_insert_with(|| found.clone()) == found, "{}", isa.name());
+        }
+    }
+}
+
+/// The bound is reached by some value, so that it is not a loose one.
+#[test]
+fn compensated_values_do_reach_their_bound() {
+    let isa = InstructionSet::portable();
+    for (kind, value) in [
+        (Half::Bf16, 1.0 + 2.0_f32.powi(-9) + 2.0_f32.powi(-17)),
+        (Half::F16, 1.0 + 2.0_f32.powi(-12) + 2.0_f32.powi(-23)),
+    ] {
+        let (mut bits, mut lost, mut back) = ([0], [0], [0.0]);
+        round_compensated(isa, kind, &[value], &mut bits, &mut lost);
+        widen_compensated(isa, kind, &bits, &lost, &mut back);
+        assert_eq!(f64::from((value - back[0]).abs()), compensated_bound(kind, value), "{kind:?}");
+    }
+}
+
+#[test]
+fn compensated_values_that_are_split_once_more_keep_their_sum() {
+    let (isa, values) = (InstructionSet::detect(), many_values());
+    let n = values.len();
+    for kind in KINDS {
+        let (mut bits, mut lost, mut once, mut twice) = (vec![0; n], vec![0; n], vec![0.0; n], vec![0.0; n]);
+        round_compensated(isa, kind, &values, &mut bits, &mut lost);
+        widen_compensated(isa, kind, &bits, &lost, &mut once);
+        round_compensated(isa, kind, &once, &mut bits, &mut lost);
+        widen_compensated(isa, kind, &bits, &lost, &mut twice);
+        for (once, twice) in once.iter().zip(&twice) {
+            assert!(
+                once.to_bits() == twice.to_bits() || once.is_nan() && twice.is_nan(),
+                "{once:e} {twice:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn compensated_lanes_in_parts_and_chunks_are_those_in_one_piece() {
+    let isa = InstructionSet::detect();
+    let n = 2 * CHUNK_LEN + 77;
+    let values: Vec<f32> = many_values().into_iter().filter(|x| x.abs() < 6e4).take(n).collect();
+    let n = values.len();
+    let grad = vec![0.0; n];
+    let double = |param: &mut [f32], _: &[f32], _: &mut [&mut [f32]]| {
+        param.iter_mut().for_each(|x| *x *= 1.25);
+        param.len() as u64
+    };
+    for kind in KINDS {
+        let run = |parts: &[usize]| {
+            let (mut bits, mut lost) = (vec![0; n], vec![0; n]);
+            let mut all = Lane::Compensated(kind, &mut bits, &mut lost);
+            all.write(isa, 0, &values, Rounding::Stochastic { key: 1, first: 2 });
+            for &len in parts {
+                let part = all.split_off(len);
+                let len = part.len();
+                let mut lanes = [part];
+                let count =
+                    in_f32(isa, &mut lanes, &grad[..len], Rounding::Stochastic { key: 3, first: 4 }, double);
+                assert_eq!(count, len as u64);
+            }
+            assert!(all.is_empty());
+            (bits, lost)
+        };
+        let whole = run(&[n]);
+        assert_eq!(run(&[1, 31, 1024, 500, usize::MAX]), whole);
+        let (mut bits, mut lost) = whole;
+        let mut read = vec![0.0; 50];
+        Lane::Compensated(kind, &mut bits, &mut lost).part(100..n - 3).read(isa, 7, &mut read);
+        for (&read, &value) in read.iter().zip(&values[107..]) {
+            let expected = f64::from(value) * 1.25;
+            let bound = 3.0 * compensated_bound(kind, value).max(f64::from(value).abs() / 1e7);
+            assert!((f64::from(read) - expected).abs() <= bound, "{read:e} of {value:e}");
+        }
+    }
+    let (mut a, mut b) = ([0; 3], [0; 3]);
+    let mixed = Lane::Half(Half::Bf16, &mut a).compensated_by(Lane::Half(Half::F16, &mut b));
+    assert!(mixed.is_empty(), "two kinds make none");
+}

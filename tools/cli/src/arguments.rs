@@ -216,14 +216,15 @@ pub(crate) struct RepairArguments {
 #[command(after_help = "\
 Examples:
   paramstore convert run1 run1.compact --params bf16 --moments q8
+  paramstore convert run1 run1.kahan --params bf16-kahan --moments q8
   paramstore convert run1.compact run1.f32 --params f32 --moments f32 --memory 4GiB --json")]
 pub(crate) struct ConvertArguments {
     /// Directory of the store to read
     pub(crate) store: PathBuf,
     /// Directory of the store to make
     pub(crate) out: PathBuf,
-    /// Type of parameters
-    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(["f32", "bf16", "f16"]))]
+    /// Type of parameters; with -kahan, 2 bytes more for each keep what rounding to the nearest lost
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(crate::schema::PARAMS))]
     pub(crate) params: String,
     /// Form of moments
     #[arg(long, value_name = "FORM", default_value = "f32", value_parser = PossibleValuesParser::new(Moments::NAMES))]
@@ -482,7 +483,8 @@ pub(crate) struct SweepArguments {
     /// Update rule
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Optimizer::NAMES))]
     pub(crate) optimizer: String,
-    /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third
+    /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third; with -kahan parameters
+    /// are rounded to the nearest in place of stochastically, and 2 bytes more keep what that lost
     #[arg(long, value_name = "STATE", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::NAMES))]
     pub(crate) state: String,
     /// How blocks travel between disk and memory

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use paramstore::convert::{Convert, PlaneError};
-use paramstore::{Dtype, Moments, Options, ParamStore, Precision};
+use paramstore::{Moments, Options, ParamStore, Precision};
 use serde_json::json;
 
 use crate::arguments::ConvertArguments;
@@ -12,10 +12,10 @@ use crate::human::{counted, grouped, percent};
 use crate::{Verdict, terminal};
 
 pub(crate) fn run(arguments: &ConvertArguments, out: &mut dyn Write) -> Result<Verdict, Failure> {
-    let params = Dtype::from_name(&arguments.params).unwrap_or(Dtype::F32);
+    let (params, compensated) = crate::schema::params(&arguments.params);
     let moments = Moments::from_name(&arguments.moments).unwrap_or_default();
     let mut precision = Precision::new(params, moments);
-    precision.everywhere = arguments.everywhere;
+    (precision.everywhere, precision.compensated) = (arguments.everywhere, compensated);
     let source = ParamStore::open_read_only(&arguments.store, &Options::new())?;
     let elements = source.tensors().map(|tensor| tensor.elements() * tensor.planes().count() as u64).sum();
     drop(source);

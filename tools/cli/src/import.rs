@@ -72,12 +72,12 @@ pub(crate) struct ImportArguments {
     /// Update rule, which decides what state is kept per parameter
     #[arg(long, value_name = "NAME", default_value = "adamw", value_parser = PossibleValuesParser::new(Optimizer::NAMES))]
     optimizer: String,
-    /// Bits of parameters and moments: bf16, or compact (bf16 and 8 bits); tensors below 4,096 elements or two dimensions,
-    /// and embeddings, are kept in f32 then
+    /// Bits of parameters and moments: bf16, or compact (bf16 and 8 bits); with -kahan, 2 bytes more keep what rounding lost;
+    /// tensors below 4,096 elements or two dimensions, and embeddings, are kept in f32 then
     #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(Precision::NAMES))]
     state: Option<String>,
-    /// Type of parameters [default: as in the file]
-    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(["f32", "bf16", "f16"]))]
+    /// Type of parameters; with -kahan, 2 bytes more for each keep what rounding lost [default: as in the file]
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(crate::schema::PARAMS))]
     params: Option<String>,
     /// Form of moments [default: that of --state, or f32]
     #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Moments::NAMES))]
@@ -188,10 +188,11 @@ impl ImportArguments {
     fn schema(&self) -> Result<Schema, Failure> {
         let optimizer = self.settings.optimizer(&self.optimizer)?;
         let state = self.state.as_deref().and_then(Precision::from_name).unwrap_or_default();
-        let params = self.params.as_deref().and_then(Dtype::from_name).unwrap_or(state.params);
+        let of_state = (state.params, state.compensated);
+        let (params, compensated) = self.params.as_deref().map_or(of_state, crate::schema::params);
         let moments = self.moments.as_deref().and_then(Moments::from_name).unwrap_or(state.moments);
         let mut precision = Precision::new(params, moments);
-        precision.everywhere = self.everywhere;
+        (precision.everywhere, precision.compensated) = (self.everywhere, compensated);
         let mut schema = Schema::new().gradient_plane(self.gradient_plane).precision(precision);
         if let Some(bytes) = self.block_bytes {
             schema = schema.block_bytes(bytes);

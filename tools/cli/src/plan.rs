@@ -111,6 +111,7 @@ enum Plane {
     F32(Vec<f32>),
     Half(Half, Vec<u16>),
     Q8(Book, Vec<u8>, Vec<f32>),
+    Compensated(Half, Vec<u16>, Vec<u16>),
 }
 
 impl Plane {
@@ -119,15 +120,20 @@ impl Plane {
             Self::F32(values) => Lane::F32(values),
             Self::Half(kind, bits) => Lane::Half(*kind, bits),
             Self::Q8(book, codes, scales) => Lane::Q8(*book, codes, scales),
+            Self::Compensated(kind, bits, lost) => Lane::Compensated(*kind, bits, lost),
         }
     }
 
     /// The parameters, all of them a half, and the moments before the first step.
     fn of(optimizer: &Optimizer, state: Precision) -> Vec<Self> {
         const N: usize = KERNEL_ELEMENTS;
+        let half = |kind, bits| match state.compensated {
+            true => Self::Compensated(kind, vec![bits; N], vec![0; N]),
+            false => Self::Half(kind, vec![bits; N]),
+        };
         let param = match state.params {
-            Dtype::Bf16 => Self::Half(Half::Bf16, vec![0x3f00; N]),
-            Dtype::F16 => Self::Half(Half::F16, vec![0x3800; N]),
+            Dtype::Bf16 => half(Half::Bf16, 0x3f00),
+            Dtype::F16 => half(Half::F16, 0x3800),
             _ => Self::F32(vec![0.5; N]),
         };
         let scales = || vec![0.0; N / 256];

@@ -23,7 +23,8 @@ pub(crate) struct SchemaArguments {
     /// as --state says, of type bf16 or f16 its parameters are so in any case, of an integer type or f64 it is frozen
     #[arg(long, value_name = "NAME:DTYPE:SHAPE", value_parser = tensor)]
     tensor: Vec<(String, Dtype, Vec<u64>)>,
-    /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third; tensors below 4,096
+    /// Bits of parameters and moments: bf16 halves the bytes, compact (bf16 and 8 bits) makes them a third; with -kahan parameters
+    /// are rounded to the nearest in place of stochastically, and 2 bytes more keep what that lost; tensors below 4,096
     /// elements or two dimensions, and embeddings, stay in f32
     #[arg(long, value_name = "STATE", default_value = "f32")]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(Precision::NAMES))]
@@ -78,7 +79,9 @@ impl SchemaArguments {
             if !dtype.is_trainable() {
                 tensor = TensorSpec::new(name, shape).stored_as(*dtype);
             } else if *dtype != Dtype::F32 {
-                tensor = tensor.precision(Precision::new(*dtype, state.moments));
+                let mut own = Precision::new(*dtype, state.moments);
+                own.compensated = state.compensated;
+                tensor = tensor.precision(own);
             }
             schema = schema.tensor(tensor);
         }
@@ -125,6 +128,15 @@ impl SchemaArguments {
 /// The precision of a name that the command line knows.
 pub(crate) fn state(name: &str) -> Precision {
     Precision::from_name(name).unwrap_or_default()
+}
+
+/// Forms of parameters that the command line knows.
+pub(crate) const PARAMS: [&str; 5] = ["f32", "bf16", "f16", "bf16-kahan", "f16-kahan"];
+
+/// The type of parameters in one of these forms, and whether they are compensated.
+pub(crate) fn params(form: &str) -> (Dtype, bool) {
+    let (name, compensated) = form.strip_suffix("-kahan").map_or((form, false), |name| (name, true));
+    (Dtype::from_name(name).unwrap_or(Dtype::F32), compensated)
 }
 
 /// `NAME:DTYPE:SHAPE`; the name may hold colons.
@@ -189,6 +201,18 @@ mod tests {
         assert_eq!(tensor("a:b:f32:[2, 3,4]"), Ok(("a:b".into(), Dtype::F32, vec![2, 3, 4])));
         assert_eq!(tensor("s:f32:[]"), Ok(("s".into(), Dtype::F32, vec![])));
         assert_eq!(tensor("big:bf16:1Bx2"), Ok(("big".into(), Dtype::Bf16, vec![1_000_000_000, 2])));
+    }
+
+    #[test]
+    fn forms_of_parameters_are_types_compensated_or_not() {
+        let expected = [
+            (Dtype::F32, false),
+            (Dtype::Bf16, false),
+            (Dtype::F16, false),
+            (Dtype::Bf16, true),
+            (Dtype::F16, true),
+        ];
+        assert_eq!(PARAMS.map(params), expected);
     }
 
     #[test]

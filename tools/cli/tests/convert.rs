@@ -53,6 +53,31 @@ fn converted_store_is_sound_smaller_and_its_error_is_told() {
 }
 
 #[test]
+fn store_converted_to_compensated_parameters_and_back_keeps_17_bits() {
+    let place = Place::new();
+    let (store, out, back) = (trained(&place), place.text("out"), place.text("back"));
+    let convert = |from: &str, to: &str, params: &str, moments: &str| {
+        let told =
+            run(&["convert", from, to, "--params", params, "--moments", moments, "--json"]).expect(0).json();
+        told["planes"].as_array().unwrap().clone()
+    };
+    let planes = convert(&store, &out, "bf16-kahan", "q8");
+    let param = |what: &str| planes[0][what].as_f64().unwrap();
+    // Values of 4 to 8 come back to 2^-15.
+    assert!(param("max_abs_error") <= 0.000_030_6 && param("max_abs_error") > 0.000_015, "{planes:?}");
+    assert_eq!(planes.len(), 3, "what rounding lost is a part of the parameters: {planes:?}");
+    let after = run(&["inspect", &out, "--json"]).expect(0).json();
+    let last = after["planes"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["name"], &last["role"], &last["dtype"]),
+        (&"compensation".into(), &"compensation".into(), &"bf16".into())
+    );
+    run(&["verify", &out]).expect(0);
+    let planes = convert(&out, &back, "f32", "f32");
+    assert!(planes.iter().all(|plane| plane["changed"] == 0), "{planes:?}");
+}
+
+#[test]
 fn conversion_onto_a_store_or_to_an_unknown_type_is_refused() {
     let place = Place::new();
     let store = trained(&place);

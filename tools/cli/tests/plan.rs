@@ -5,12 +5,14 @@ use super::{Place, run};
 #[test]
 fn planned_bytes_are_those_that_create_takes() {
     let place = Place::new();
-    let schemas: [&[&str]; 5] = [
+    let schemas: [&[&str]; 7] = [
         &["--params", "1M"],
         &["--tensor", "a:f32:70x70", "--tensor", "b:f32:5", "--block-bytes", "4k", "--gradient-plane"],
         &["--params", "3k", "--memory", "16MiB"],
         &["--params", "1M", "--state", "compact"],
         &["--tensor", "a:f32:70x70", "--tensor", "b:f16:5", "--state", "bf16", "--block-bytes", "4k"],
+        &["--params", "1M", "--state", "compact-kahan"],
+        &["--tensor", "a:f32:70x70", "--tensor", "b:f16:5", "--state", "bf16-kahan", "--block-bytes", "4k"],
     ];
     for (i, schema) in schemas.into_iter().enumerate() {
         for optimizer in ["adamw", "sgd", "lion"] {
@@ -78,6 +80,10 @@ fn state_decides_the_types_of_planes_and_what_a_step_moves() {
     assert_eq!(dtypes(&wide), ["f32"; 3]);
     let ratio = moved(&wide) / moved(&compact);
     assert!((2.95..3.0).contains(&ratio), "{ratio}");
+    let kahan = plan(&["--params", "16M", "--state", "compact-kahan"]);
+    assert_eq!(dtypes(&kahan), ["bf16", "q8-signed", "q8-unsigned", "bf16"]);
+    let ratio = moved(&wide) / moved(&kahan);
+    assert!((1.97..2.0).contains(&ratio), "{ratio}");
     let mixed = plan(&[
         "--tensor",
         "w:f32:64x64",

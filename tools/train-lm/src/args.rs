@@ -44,7 +44,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     pub(crate) optimizer: Option<String>,
 
-    /// Bits of parameters and moments: f32, bf16 (half the bytes) or compact (bf16 and 8 bits: a third). Embeddings, vectors
+    /// Bits of parameters and moments: f32, bf16 (half the bytes) or compact (bf16 and 8 bits: a third); with -kahan parameters
+    /// are rounded to the nearest in place of stochastically, and 2 bytes more keep what that lost. Embeddings, vectors
     /// and tensors below 4,096 elements stay in f32 [default: f32]
     #[arg(long, value_name = "STATE", value_parser = clap::builder::PossibleValuesParser::new(paramstore::Precision::NAMES))]
     pub(crate) state: Option<String>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use paramstore::telemetry::Metrics;
 use paramstore::{
-    Init, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, Stats, Step, TensorSpec,
+    Init, Moments, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, Stats, Step, TensorSpec,
 };
 
 use crate::config::{Shape, Start, TensorDef};
@@ -163,10 +163,14 @@ impl Weights {
         let holds = |wanted: Precision| {
             let mut matrices = self.store.tensors().filter(|info| info.name() == Shape::FIRST_MATRIX);
             matrices.all(|info| {
-                let moment = info.planes().nth(1).and_then(|plane| info.plane_dtype(plane));
+                let keeps_lost = info.planes().any(|plane| plane == "compensation");
+                let moment = info.planes().nth(1).filter(|&plane| plane != "compensation");
+                let moment = moment.and_then(|plane| info.plane_dtype(plane));
                 let name = moment.map_or("f32", |dtype| dtype.name());
-                let moments = if wanted == Precision::COMPACT { "q8" } else { wanted.params.name() };
-                info.dtype() == wanted.params && (moment.is_none() || name.starts_with(moments))
+                let moments = if wanted.moments == Moments::Q8 { "q8" } else { wanted.params.name() };
+                info.dtype() == wanted.params
+                    && keeps_lost == wanted.compensated
+                    && (moment.is_none() || name.starts_with(moments))
             })
         };
         let held = Precision::NAMES.into_iter().find(|name| Precision::from_name(name).is_some_and(holds));
