@@ -59,7 +59,8 @@ impl Plane {
     fn of_lane(lane: &Lane<'_>) -> Self {
         match lane {
             Lane::F32(values) => Self::F32(values.to_vec()),
-            Lane::Half(kind, bits) => Self::Half(*kind, bits.to_vec()),
+            // One plane by itself: what the other one has of a compensated lane is compared by itself.
+            Lane::Half(kind, bits) | Lane::Compensated(kind, bits, _) => Self::Half(*kind, bits.to_vec()),
             Lane::Q8(book, codes, scales) => Self::Q8(*book, codes.to_vec(), scales.to_vec()),
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use paramstore::exchange::{Import, ImportPlan, PlannedTensor};
-use paramstore::{Dtype, Moments, Optimizer, ParamGroup, Precision, Schema};
+use paramstore::{Moments, Optimizer, ParamGroup, Precision, Schema};
 use regex::Regex;
 use serde_json::json;
 
