@@ -7,6 +7,21 @@
 //!
 //! Where the file system can share blocks between files (XFS, btrfs), nothing is copied when a checkpoint is kept; the
 //! blocks are then paid for when training first writes over them. Elsewhere the blocks are copied.
+//!
+//! ```
+#![doc = include_str!("examples/store.txt")]
+//! store.write("w", &[1.0; 6])?;
+//! store.commit(b"epoch 1")?;
+//! store.keep("best")?;
+//! store.write("w", &[7.0; 6])?; // training goes astray
+//! store.commit(b"epoch 2")?;
+//! store.roll_back_to("best")?;
+//! assert_eq!((store.user_record(), store.view("w")?[0]), (&b"epoch 1"[..], 1.0));
+//!
+//! let kept = paramstore::ParamStore::open_read_only(path.join("checkpoints/best"), &options)?;
+//! assert_eq!(kept.view("w")?[..], [1.0; 6]); // a store like any other
+//! # Ok::<(), paramstore::Error>(())
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +55,14 @@ pub struct KeepEstimate {
 
 impl KeepEstimate {
     /// Bytes that have to be free for it.
+    ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// let estimate = store.keep_estimate()?;
+    /// assert_eq!(estimate.bytes_needed(), estimate.bytes_to_copy + estimate.bytes_metadata);
+    /// assert!(estimate.bytes_needed() <= estimate.bytes_free);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn bytes_needed(&self) -> u64 {
         self.bytes_to_copy + self.bytes_metadata
@@ -105,6 +128,13 @@ pub enum CheckpointState {
 
 impl Checkpoint {
     /// The generation, if it is a checkpoint.
+    ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.keep("first")?;
+    /// assert_eq!(store.checkpoints()?[0].generation(), Some(store.generation()));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
         match self.state {
@@ -166,6 +196,17 @@ pub struct RollbackReport {
 /// Lists the checkpoints of the store in a directory, the oldest generation first, then what is none. Reads a page of
 /// each; needs no lock, and not even a store that can be opened.
 ///
+/// ```
+#[doc = include_str!("examples/store.txt")]
+/// use paramstore::checkpoint::{CheckpointState, list};
+///
+/// store.keep("first")?;
+/// let kept = list(&path)?;
+/// assert_eq!(kept[0].name, "first");
+/// assert!(matches!(kept[0].state, CheckpointState::Kept { step: 0, .. }));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Io`] if the directories cannot be read.
 pub fn list(path: impl AsRef<Path>) -> Result<Vec<Checkpoint>> {
@@ -204,6 +245,17 @@ pub(crate) fn list_in(volume: &Arc<dyn Volume>) -> Result<Vec<Checkpoint>> {
 /// When this returns, the checkpoint is gone for good; a crash before leaves it whole, or leaves something that is no
 /// checkpoint and that `prune` removes.
 ///
+/// ```
+#[doc = include_str!("examples/store.txt")]
+/// use paramstore::checkpoint::{list, prune};
+///
+/// store.keep("first")?;
+/// drop(store); // it may be open all the same
+/// prune(&path, "first")?;
+/// assert_eq!(list(&path)?, []);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Unknown`], [`Error::Invalid`] for what can be no name, [`Error::NotAStore`] for a directory that is neither a
 /// checkpoint nor what is left of one, [`Error::Locked`] beside another `keep` or `prune`, [`Error::Io`].
@@ -221,6 +273,16 @@ pub(crate) fn prune_in(volume: &Arc<dyn Volume>, name: &str) -> Result<u64> {
 impl ParamStore {
     /// Says what [`keep`](Self::keep) would take. Reads the table of what was written, and writes nothing that has a
     /// name.
+    ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"")?;
+    /// let estimate = store.keep_estimate()?;
+    /// assert_eq!(estimate.generation, store.generation());
+    /// assert!(estimate.bytes_to_copy + estimate.bytes_to_share > 0); // the block of `w`
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Poisoned`], disk errors and damage.
@@ -245,6 +307,17 @@ impl ParamStore {
     /// for reading can be kept too, if its directory may be written to; a writer then waits before its second commit
     /// until this has ended.
     ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"")?;
+    /// store.write("w", &[2.0; 6])?; // not committed: not in the checkpoint
+    /// let report = store.keep("epoch-1")?;
+    /// let kept = paramstore::ParamStore::open_read_only(&report.path, &options)?;
+    /// assert_eq!((kept.view("w")?[0], store.view("w")?[0]), (1.0, 2.0));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::NoSpace`] before anything is made, [`Error::Damaged`] for a block whose bytes are not what
     /// was written (damage is not kept where blocks are copied; shared ones are not read), and for such a batch in the log of rows, before
@@ -256,6 +329,16 @@ impl ParamStore {
     }
 
     /// As [`keep`](Self::keep), and tells `progress` again and again how many bytes of blocks are done.
+    ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"")?;
+    /// let mut done = 0;
+    /// let report = store.keep_with("epoch-1", |bytes| done = bytes)?;
+    /// assert_eq!(done, report.bytes_copied + report.bytes_shared);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`keep`](Self::keep).
@@ -279,6 +362,16 @@ impl ParamStore {
 
     /// Lists the checkpoints of this store; see [`list`].
     ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.keep("first")?;
+    /// store.commit(b"")?;
+    /// store.keep("second")?;
+    /// let names: Vec<_> = store.checkpoints()?.into_iter().map(|kept| kept.name).collect();
+    /// assert_eq!(names, ["first", "second"]); // the oldest generation first
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`list`].
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
@@ -287,6 +380,15 @@ impl ParamStore {
 
     /// Removes a checkpoint of this store; see [`prune`].
     ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.keep("first")?;
+    /// store.prune("first")?;
+    /// assert_eq!(store.checkpoints()?, []);
+    /// assert!(matches!(store.prune("first"), Err(paramstore::Error::Unknown { .. })));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`prune`].
     pub fn prune(&mut self, name: &str) -> Result<u64> {
@@ -294,6 +396,19 @@ impl ParamStore {
     }
 
     /// Says what [`roll_back_to`](Self::roll_back_to) would take. Reads the tables of both generations.
+    ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.keep("start")?;
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?;
+    /// step.finish()?;
+    /// store.commit(b"")?;
+    /// let estimate = store.roll_back_estimate("start")?;
+    /// assert_eq!((estimate.step, estimate.steps_lost), (0, 1));
+    /// assert_eq!(estimate.planes_unborn, 2); // parameters and momentum would be zeros again
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::Invalid`] for what can be no name, [`Error::Damaged`] for a checkpoint that is not one of
@@ -323,6 +438,19 @@ impl ParamStore {
     /// This is a commit: a crash before it returns leaves the last committed generation, or the one that is the
     /// checkpoint again.
     ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.keep("start")?;
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?;
+    /// step.finish()?;
+    /// store.commit(b"")?;
+    /// let report = store.roll_back_to("start")?;
+    /// assert_eq!((report.steps_lost, store.step(), store.view("w")?[0]), (1, 0, 0.0));
+    /// assert_eq!(store.checkpoints()?.len(), 1); // it stays
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::Invalid`] for what can be no name, [`Error::Damaged`] for a damaged checkpoint or one that is
     /// not this store's, [`Error::ReadOnly`], [`Error::Poisoned`], disk errors. What was not committed is gone after an error
@@ -333,6 +461,20 @@ impl ParamStore {
     }
 
     /// As [`roll_back_to`](Self::roll_back_to), and tells `progress` again and again how many bytes of blocks are done.
+    ///
+    /// ```
+    #[doc = include_str!("examples/store.txt")]
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"")?;
+    /// store.keep("ones")?;
+    /// store.write("w", &[2.0; 6])?;
+    /// store.commit(b"")?;
+    /// let mut done = 0;
+    /// let report = store.roll_back_to_with("ones", |bytes| done = bytes)?;
+    /// assert_eq!(done, report.bytes_copied);
+    /// assert_eq!(store.view("w")?[..], [1.0; 6]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`roll_back_to`](Self::roll_back_to).

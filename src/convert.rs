@@ -1,4 +1,4 @@
-//! Another precision: a store written anew, streaming, with what rounding did to it.
+//! Another precision: a store written anew, streaming, with what rounding did to it. [Example](Convert#example).
 
 use std::ops::Range;
 use std::path::Path;
@@ -75,6 +75,24 @@ impl PlaneError {
 }
 
 /// How a store is converted.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("examples/store.txt")]
+/// use paramstore::convert::Convert;
+/// use paramstore::{ParamStore, Precision};
+///
+/// store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 1.001])?;
+/// store.commit(b"")?;
+/// let to = dir.path().join("bf16.store");
+/// let convert = Convert::to(Precision::BF16.everywhere(), 16 << 20); // small tensors too
+/// let errors = convert.run(&path, &to, |_elements| {})?;
+/// assert_eq!((errors[0].name.as_str(), errors[0].changed), ("param", 1));
+/// assert!(errors[0].max_abs < 0.002);
+/// assert_eq!(ParamStore::open_read_only(&to, &options)?.view("w")?[..], [1.0, 2.0, 3.0, 4.0, 5.0, 1.0]);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Convert {
     precision: Precision,
@@ -83,7 +101,7 @@ pub struct Convert {
 
 impl Convert {
     /// To this precision, for all groups; what stays in f32 stays so by the rule of [`Precision`]. `memory_bytes` is the memory
-    /// of both stores together.
+    /// of both stores together. [Example](Self#example).
     #[must_use]
     pub fn to(precision: Precision, memory_bytes: u64) -> Self {
         Self { precision, memory_bytes }
@@ -93,6 +111,7 @@ impl Convert {
     /// settings, clocks, step and user record, in another precision; frozen tensors as they are. Parameters and moments are rounded to the nearest.
     /// [Compensated](Precision::compensated) parameters count with what their rounding lost, on both sides.
     /// `progress` gets the elements done of all planes, again and again. Returns what it did to each plane.
+    /// [Example](Self#example).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a store with tensors of rows, which stay in f32; as [`ParamStore::create`] and

@@ -8,6 +8,19 @@ use std::path::PathBuf;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, by what the caller can do about it.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("examples/store.txt")]
+/// use paramstore::{Error, ParamStore};
+///
+/// let error = ParamStore::create(&path, &schema, &options).expect_err("there is one");
+/// assert!(matches!(&error, Error::AlreadyExists { path: at } if *at == path));
+/// assert!(error.to_string().ends_with("model.store exists already"));
+/// assert_eq!(error.hint(), "Open it instead, or choose another path.");
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -191,7 +204,7 @@ impl Error {
         Self::Foreign(Box::new(Damage::new(path, what, range, got, expected)))
     }
 
-    /// What the user can try next, as one sentence; empty where the message says it all.
+    /// What the user can try next, as one sentence; empty where the message says it all. [Example](Self#example).
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
@@ -283,6 +296,16 @@ impl fmt::Display for Error {
 
 impl Damage {
     /// A place whose bytes differ: file, what stands there, offset and length, what was found and what was expected.
+    ///
+    /// ```
+    /// use paramstore::{Damage, Error};
+    ///
+    /// let damage = Damage::new("data.bin", "magic", (0, 4), "0000", "PSTR");
+    /// assert_eq!(
+    ///     Error::Damaged(Box::new(damage)).to_string(),
+    ///     "data.bin is damaged at bytes 0..4 (magic): got 0000, expected PSTR"
+    /// );
+    /// ```
     #[must_use]
     pub fn new(
         path: impl Into<PathBuf>,

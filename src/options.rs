@@ -8,6 +8,36 @@ use crate::pager::IoPath;
 use crate::store::{Generation, PinWait};
 
 /// How a store is created or opened.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use paramstore::{Generation, InstructionSet, IoPath, Options, ParamStore};
+/// # use paramstore::{Optimizer, ParamGroup, Schema, TensorSpec};
+///
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let path = dir.path().join("model.store");
+/// let writer = Options::new()
+///     .memory_budget(64 << 20)                       // a hard limit, in bytes
+///     .threads(2)
+///     .io_threads(4)
+///     .io_path(IoPath::Mapped)
+///     .sparse(true)                                  // allocate when blocks are first written
+///     .instruction_set(InstructionSet::portable())
+///     .reader_wait(Duration::from_secs(10))
+///     .telemetry(false);
+/// let group = ParamGroup::new("all", Optimizer::from_name("adamw")?);
+/// let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[2, 3]));
+/// let mut store = ParamStore::create(&path, &schema, &writer)?;
+/// store.commit(b"first")?;
+/// store.commit(b"second")?;
+///
+/// let reader = Options::new().memory_budget(8 << 20).generation(Generation::Previous);
+/// assert_eq!(ParamStore::open_read_only(&path, &reader)?.user_record(), b"first");
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     pub(crate) memory_budget: Option<u64>,
@@ -25,13 +55,14 @@ pub struct Options {
 
 impl Options {
     /// The defaults: half of the memory that is available (the cgroup's limit counted), all processors.
+    /// [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Bytes of memory that the store may hold: hot blocks, blocks on their way, gathered views, gradients that wait for
-    /// their update, and the plan of a step. A hard limit.
+    /// their update, and the plan of a step. A hard limit. [Example](Self#example).
     #[must_use]
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = Some(bytes);
@@ -39,20 +70,21 @@ impl Options {
     }
 
     /// Threads that compute; 1 or more. Without it, rayon's global pool. Results do not depend on it.
+    /// [Example](Self#example).
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
 
-    /// Threads that read and write blocks, 1 to 64 (default 8). Results do not depend on it.
+    /// Threads that read and write blocks, 1 to 64 (default 8). Results do not depend on it. [Example](Self#example).
     #[must_use]
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.io_threads = Some(threads);
         self
     }
 
-    /// How blocks travel between disk and memory. Results do not depend on it.
+    /// How blocks travel between disk and memory. Results do not depend on it. [Example](Self#example).
     #[must_use]
     pub fn io_path(mut self, path: IoPath) -> Self {
         self.io_path = path;
@@ -60,7 +92,7 @@ impl Options {
     }
 
     /// For `create`: allocate blocks when they are first written. A trillion parameters then cost nothing until used,
-    /// and a full disk shows itself during training, as an error of the step that needed the space.
+    /// and a full disk shows itself during training, as an error of the step that needed the space. [Example](Self#example).
     #[must_use]
     pub fn sparse(mut self, sparse: bool) -> Self {
         self.sparse = sparse;
@@ -68,6 +100,7 @@ impl Options {
     }
 
     /// The instruction set of the kernels; without it, the best one of this CPU. Results do not depend on it.
+    /// [Example](Self#example).
     #[must_use]
     pub fn instruction_set(mut self, set: InstructionSet) -> Self {
         self.instruction_set = Some(set);
@@ -75,7 +108,7 @@ impl Options {
     }
 
     /// How long a writer waits for readers that still read the generation before the committed one; without it, as
-    /// long as they live. Afterwards the write fails with [`Error::Pinned`].
+    /// long as they live. Afterwards the write fails with [`Error::Pinned`]. [Example](Self#example).
     #[must_use]
     pub fn reader_wait(mut self, limit: Duration) -> Self {
         self.pin_wait = PinWait::Limit(limit);
@@ -83,6 +116,7 @@ impl Options {
     }
 
     /// For [`open_read_only`](crate::ParamStore::open_read_only): which committed generation to look at.
+    /// [Example](Self#example).
     #[must_use]
     pub fn generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
@@ -91,7 +125,7 @@ impl Options {
 
     /// Whether a writer tells people who look on what it does, by two small files beside the store (about 1 MiB, made with the
     /// first step): what [`telemetry`](crate::telemetry) reads, and `paramstore top` and `paramstore report` show. On by
-    /// default.
+    /// default. [Example](Self#example).
     #[must_use]
     pub fn telemetry(mut self, tell: bool) -> Self {
         self.is_silent = !tell;
@@ -122,7 +156,7 @@ impl Options {
     }
 }
 
-/// What to do with gradients that are NaN or infinite.
+/// What to do with gradients that are NaN or infinite. [Example](StepOptions#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum NonFinitePolicy {
@@ -134,6 +168,24 @@ pub enum NonFinitePolicy {
 }
 
 /// How one step is taken.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("examples/store.txt")]
+/// use paramstore::{Error, NonFinitePolicy, StepOptions};
+///
+/// let options = StepOptions::new()
+///     .loss_scale(1024.0)                    // the loss was multiplied by this
+///     .max_norm(1.0)                         // of all gradients, once divided
+///     .non_finite(NonFinitePolicy::Refuse);
+/// let mut step = store.begin_step_with(options)?;
+/// step.apply("w", &[f32::INFINITY; 6])?;
+/// let refused = step.finish();
+/// assert!(matches!(refused, Err(Error::NonFinite { .. }))); // halve the scale, skip the batch
+/// assert_eq!(store.view("w")?[..], [0.0; 6]);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct StepOptions {
     pub(crate) max_norm: Option<f64>,
@@ -142,7 +194,7 @@ pub struct StepOptions {
 }
 
 impl StepOptions {
-    /// The defaults: no clipping, no scale, non-finite gradients propagate.
+    /// The defaults: no clipping, no scale, non-finite gradients propagate. [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -150,7 +202,7 @@ impl StepOptions {
 
     /// Clips all gradients by their global norm, as `torch.nn.utils.clip_grad_norm_` does, but with the norm summed
     /// in f64 in a fixed order: exact for gradients whose squares overflow f32, the same for any number of threads.
-    /// Positive. Needs the `grad` plane.
+    /// Positive. Needs the `grad` plane. [Example](Self#example).
     #[must_use]
     pub fn max_norm(mut self, max_norm: f64) -> Self {
         self.max_norm = Some(max_norm);
@@ -158,13 +210,14 @@ impl StepOptions {
     }
 
     /// Divides every gradient by this first: the factor by which the loss was multiplied. Positive and finite.
+    /// [Example](Self#example).
     #[must_use]
     pub fn loss_scale(mut self, scale: f64) -> Self {
         self.loss_scale = Some(scale);
         self
     }
 
-    /// What to do with gradients that are NaN or infinite.
+    /// What to do with gradients that are NaN or infinite. [Example](Self#example).
     #[must_use]
     pub fn non_finite(mut self, policy: NonFinitePolicy) -> Self {
         self.non_finite = policy;

@@ -13,6 +13,20 @@ use crate::units::to_u64;
 const ROW_BLOCK_ELEMENTS: u64 = 1 << 16;
 
 /// Tensors that share an optimizer and its hyperparameters.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::optim::AdamW;
+/// use paramstore::{Optimizer, ParamGroup};
+///
+/// let mut group = ParamGroup::new("decayed", Optimizer::AdamW(AdamW::default()));
+/// group.set_lr(3e-4)?;
+/// group.set("weight_decay", "0.1")?;
+/// assert!(group.set("amsgrad", "on").is_err()); // it would need a plane more
+/// assert_eq!((group.name(), group.optimizer().lr()), ("decayed", 3e-4));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParamGroup {
     name: String,
@@ -20,25 +34,25 @@ pub struct ParamGroup {
 }
 
 impl ParamGroup {
-    /// A group of this name, updated by this optimizer.
+    /// A group of this name, updated by this optimizer. [Example](Self#example).
     #[must_use]
     pub fn new(name: impl Into<String>, optimizer: Optimizer) -> Self {
         Self { name: name.into(), optimizer }
     }
 
-    /// The name, unique in the store.
+    /// The name, unique in the store. [Example](Self#example).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The update rule and the hyperparameters in force.
+    /// The update rule and the hyperparameters in force. [Example](Self#example).
     #[must_use]
     pub fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
 
-    /// Sets the learning rate; it is read at the next step and saved by the next commit.
+    /// Sets the learning rate; it is read at the next step and saved by the next commit. [Example](Self#example).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a negative or non-finite rate.
@@ -50,7 +64,7 @@ impl ParamGroup {
         Ok(())
     }
 
-    /// Sets a hyperparameter by its PyTorch name, e.g. `("weight_decay", "0.1")`.
+    /// Sets a hyperparameter by its PyTorch name, e.g. `("weight_decay", "0.1")`. [Example](Self#example).
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown name, a value out of range, or one that would change which state the
@@ -87,6 +101,32 @@ impl ParamGroup {
 }
 
 /// One tensor of a schema, row-major; in f32 unless its group or itself says otherwise.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::precision::Half;
+/// use paramstore::{Dtype, Init, Options, Precision, RowMode, TensorSpec};
+/// # use paramstore::{Optimizer, ParamGroup, Schema};
+///
+/// let tensors = [
+///     TensorSpec::new("wte", &[50_000, 64]).init(Init::Normal { mean: 0.0, std: 0.02 }),
+///     TensorSpec::new("norm", &[64]).init(Init::Constant(1.0)).group("rest"),
+///     TensorSpec::new("head", &[64, 10]).precision(Precision::BF16), // in 16 bits, however small
+///     TensorSpec::new("attention", &[64, 64]).compute(Half::F16),    // f32, and a copy in 16 bits
+///     TensorSpec::new("pretrained", &[64, 64]).frozen(),
+///     TensorSpec::new("token_ids", &[1000]).stored_as(Dtype::U16),
+///     TensorSpec::new("words", &[1_000_000, 16]).rows(),
+///     TensorSpec::new("pages", &[1_000_000, 16]).row_mode(RowMode::CatchUp),
+///     TensorSpec::new("users", &[1_000_000, 16]).hashed_ids(2),      // any u64, from its 2nd sighting
+/// ];
+/// # let rule = Optimizer::from_name("adamw")?;
+/// # let schema = Schema::new().group(ParamGroup::new("all", rule)).group(ParamGroup::new("rest", rule));
+/// let schema = tensors.into_iter().fold(schema, Schema::tensor);
+/// let plan = schema.plan(&Options::new().memory_budget(64 << 20))?;
+/// assert_eq!((plan.tensors, plan.rows.len()), (9, 3));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
     name: String,
@@ -103,6 +143,7 @@ pub struct TensorSpec {
 
 impl TensorSpec {
     /// A tensor of this name and shape (no dimensions: a scalar), zero at first, in the schema's first group.
+    /// [Example](Self#example).
     #[must_use]
     pub fn new(name: impl Into<String>, shape: &[u64]) -> Self {
         Self {
@@ -118,7 +159,7 @@ impl TensorSpec {
         }
     }
 
-    /// Puts it into a group.
+    /// Puts it into a group. [Example](Self#example).
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.group = Some(name.into());
@@ -126,7 +167,7 @@ impl TensorSpec {
     }
 
     /// Gives it initial values. They are computed when a block is first touched, from the schema's seed and the
-    /// tensor's name, and do not depend on block size or order.
+    /// tensor's name, and do not depend on block size or order. [Example](Self#example).
     #[must_use]
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
@@ -142,6 +183,7 @@ impl TensorSpec {
     /// ranges; it has no views and no dense updates.
     ///
     /// A row that a step does not name stays as it is ([`RowMode::Lazy`]); [`row_mode`](Self::row_mode) chooses otherwise.
+    /// [Example](Self#example).
     #[must_use]
     pub fn rows(self) -> Self {
         self.row_mode(RowMode::Lazy)
@@ -160,7 +202,7 @@ impl TensorSpec {
     /// once. With `k` steps missed, that differs from the dense run by less than `k * 2^-22` of the largest value that a
     /// moment had on the way (and 2^-136), and of a parameter by less than `k * 2^-23` of its largest value on the way, and
     /// 2^-24 of the largest move of a missed step. Where Adam's moves last for longer than 4,096 steps (`beta1` above 0.994,
-    /// or `beta2` hardly above its square), what they would still do to the parameter is left out.
+    /// or `beta2` hardly above its square), what they would still do to the parameter is left out. [Example](Self#example).
     #[must_use]
     pub fn row_mode(mut self, mode: RowMode) -> Self {
         self.rows.get_or_insert_default().mode = mode;
@@ -175,6 +217,7 @@ impl TensorSpec {
     /// often the row was seen; sightings of any other id are counted as collided. A row is updated from its `admission`-th
     /// sighting on (duplicates in a batch are sightings each; all of a batch count before it is updated; 0 is taken for 1); until then gradients for it are left
     /// out, and counted. Takes 24 bytes more for each row. [`ParamStore::row_uses`](crate::ParamStore::row_uses) has the counts.
+    /// [Example](Self#example).
     #[must_use]
     pub fn hashed_ids(mut self, admission: u32) -> Self {
         self.rows.get_or_insert_default().admission = admission.max(1);
@@ -183,7 +226,7 @@ impl TensorSpec {
 
     /// Keeps it as it is: it has no state and one home in place of two, and no step updates it. Its values are written
     /// ([`ParamStore::write`](crate::ParamStore::write)) before the first commit; they never change after it. A frozen f32 tensor
-    /// takes 4 bytes for each element, where with AdamW it takes 24.
+    /// takes 4 bytes for each element, where with AdamW it takes 24. [Example](Self#example).
     #[must_use]
     pub fn frozen(mut self) -> Self {
         self.is_frozen = true;
@@ -192,6 +235,7 @@ impl TensorSpec {
 
     /// Keeps it [frozen](Self::frozen), and its elements in this type, whatever its precision: also integers, f64 and floats of
     /// 8 bits, which are kept as they are, byte for byte ([`ParamStore::write_bytes`](crate::ParamStore::write_bytes)).
+    /// [Example](Self#example).
     #[must_use]
     pub fn stored_as(mut self, dtype: Dtype) -> Self {
         self.stored_as = Some(dtype);
@@ -201,7 +245,7 @@ impl TensorSpec {
     /// Keeps a copy of its f32 parameters in 16 bits beside them, rounded to the nearest: the `compute` plane. Every update writes
     /// it in the same pass, and [`view_half`](crate::ParamStore::view_half) shows it, so that a forward pass reads 2 bytes for
     /// each parameter in place of 4; a step writes 2 more. Not for tensors of rows, frozen ones, and parameters that are kept in 16
-    /// bits themselves; rows of such a tensor cannot be updated alone.
+    /// bits themselves; rows of such a tensor cannot be updated alone. [Example](Self#example).
     #[must_use]
     pub fn compute(mut self, kind: Half) -> Self {
         self.compute = Some(kind);
@@ -209,6 +253,7 @@ impl TensorSpec {
     }
 
     /// Keeps it in exactly this, whatever its group is kept in and however small it is. A tensor of rows stays in f32.
+    /// [Example](Self#example).
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
@@ -217,6 +262,29 @@ impl TensorSpec {
 }
 
 /// Everything that `create` fixes.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::precision::Half;
+/// use paramstore::{Optimizer, Options, ParamGroup, Precision, Schema, TensorSpec};
+///
+/// let schema = Schema::new()
+///     .seed(42)
+///     .group(ParamGroup::new("matrices", Optimizer::from_name("adamw")?))
+///     .group(ParamGroup::new("rest", Optimizer::from_name("lion")?))
+///     .precision(Precision::COMPACT)                 // of all groups
+///     .group_precision("rest", Precision::F32)       // but this one
+///     .compute(Half::Bf16)                           // copies of what is f32, for the forward pass
+///     .gradient_plane(true)                          // for accumulation and clipping
+///     .block_bytes(1 << 20)
+///     .row_log_bytes(1 << 20)
+///     .tensor(TensorSpec::new("w", &[256, 256]))
+///     .tensor(TensorSpec::new("b", &[256]).group("rest"));
+/// let plan = schema.plan(&Options::new().memory_budget(64 << 20))?;
+/// assert_eq!((plan.tensors, plan.params), (2, 256 * 257));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schema {
     groups: Vec<ParamGroup>,
@@ -231,27 +299,27 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// An empty schema.
+    /// An empty schema. [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a parameter group.
+    /// Adds a parameter group. [Example](Self#example).
     #[must_use]
     pub fn group(mut self, group: ParamGroup) -> Self {
         self.groups.push(group);
         self
     }
 
-    /// Adds a tensor.
+    /// Adds a tensor. [Example](Self#example).
     #[must_use]
     pub fn tensor(mut self, tensor: TensorSpec) -> Self {
         self.tensors.push(tensor);
         self
     }
 
-    /// The seed of initial values (default 0).
+    /// The seed of initial values (default 0). [Example](Self#example).
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -259,7 +327,7 @@ impl Schema {
     }
 
     /// Bytes of a block's parameter plane: a power of two from 4 KiB to 256 MiB. Without it, 4 MiB or less, so that
-    /// the memory budget of `create` holds sixteen blocks. Results do not depend on it.
+    /// the memory budget of `create` holds sixteen blocks. Results do not depend on it. [Example](Self#example).
     #[must_use]
     pub fn block_bytes(mut self, bytes: u64) -> Self {
         self.block_bytes = Some(bytes);
@@ -268,6 +336,7 @@ impl Schema {
 
     /// Bytes of the log of rows, a multiple of 4 KiB from 64 KiB to 32 GiB. Without it, as much as the tensors of rows take,
     /// from 16 MiB to 8 GiB. The larger it is, the fewer times the blocks of rows are rewritten. Results do not depend on it.
+    /// [Example](Self#example).
     #[must_use]
     pub fn row_log_bytes(mut self, bytes: u64) -> Self {
         self.row_log_bytes = Some(bytes);
@@ -275,7 +344,7 @@ impl Schema {
     }
 
     /// Reserves a `grad` plane (4 bytes per parameter on disk), which gradient accumulation, clipping by global norm
-    /// and refusing of non-finite gradients need.
+    /// and refusing of non-finite gradients need. [Example](Self#example).
     #[must_use]
     pub fn gradient_plane(mut self, reserve: bool) -> Self {
         self.gradient_plane = reserve;
@@ -283,6 +352,7 @@ impl Schema {
     }
 
     /// In how many bits the tensors of all groups are kept, but for those that stay in f32 by the rule of [`Precision`].
+    /// [Example](Self#example).
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -290,7 +360,7 @@ impl Schema {
     }
 
     /// Keeps copies in 16 bits ([`TensorSpec::compute`]) of all tensors that are trained in f32 as a whole, but for those that
-    /// stay in f32 by the rule of [`Precision`]: small ones, vectors, embeddings.
+    /// stay in f32 by the rule of [`Precision`]: small ones, vectors, embeddings. [Example](Self#example).
     #[must_use]
     pub fn compute(mut self, kind: Half) -> Self {
         self.compute = Some(kind);
@@ -298,6 +368,7 @@ impl Schema {
     }
 
     /// As [`precision`](Self::precision), for the tensors of one group. Of two for a group the later one holds.
+    /// [Example](Self#example).
     #[must_use]
     pub fn group_precision(mut self, group: impl Into<String>, precision: Precision) -> Self {
         self.group_precision.push((group.into(), precision));

@@ -16,6 +16,30 @@ use crate::units::to_u64;
 const DIRECTORY_NAMED: Barrier = Barrier("export: the directory's name");
 
 /// How a store becomes files.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::Dtype;
+/// use paramstore::exchange::{Export, list};
+///
+/// store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// let export = Export::new()
+///     .select(|name| name.starts_with('w'))
+///     .dtype(Dtype::Bf16)              // parameters; state stays in f32
+///     .with_state(true)                // `momentum_buffer.w` and so on
+///     .shard_bytes(1 << 30)
+///     .memory_budget(8 << 20)
+///     .force(true);                    // in place of what is there
+/// let all = export.bytes(&store)?;
+/// let to = dir.path().join("exported");
+/// let report = export.to_directory(&store, &to, |done| assert!(done <= all))?;
+/// assert_eq!(report.bytes, all);
+/// let model = list(to.join("model.safetensors"))?;
+/// assert_eq!((model[0].name.as_str(), model[0].dtype.name(), model[0].bytes), ("w", "BF16", 12));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 pub struct Export<'a> {
     select: Box<dyn Fn(&str) -> bool + 'a>,
     dtype: Option<Dtype>,
@@ -53,6 +77,7 @@ pub struct ExportReport {
 
 impl<'a> Export<'a> {
     /// All tensors, in the types that the store keeps them in, without state; shards of 5 GB; 32 MiB of buffers.
+    /// [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -65,14 +90,14 @@ impl<'a> Export<'a> {
         }
     }
 
-    /// Chooses tensors by name.
+    /// Chooses tensors by name. [Example](Self#example).
     #[must_use]
     pub fn select(mut self, select: impl Fn(&str) -> bool + 'a) -> Self {
         self.select = Box::new(select);
         self
     }
 
-    /// Rounds floats to this type, f32, bf16 or f16; state stays in f32.
+    /// Rounds floats to this type, f32, bf16 or f16; state stays in f32. [Example](Self#example).
     #[must_use]
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
@@ -81,7 +106,7 @@ impl<'a> Export<'a> {
 
     /// Writes optimizer state too, by PyTorch's names: `exp_avg.NAME` and so on in f32, `step.NAME` for the updates so far,
     /// `step` for the store's, and `mu_product.NAME` of NAdam. A directory gets it in files of its own (`optimizer*`), so that
-    /// nobody who loads a model stumbles over it.
+    /// nobody who loads a model stumbles over it. [Example](Self#example).
     #[must_use]
     pub fn with_state(mut self, with_state: bool) -> Self {
         self.with_state = with_state;
@@ -89,27 +114,28 @@ impl<'a> Export<'a> {
     }
 
     /// The size at which a directory's files are cut, in bytes of elements; a larger tensor has a file for itself.
+    /// [Example](Self#example).
     #[must_use]
     pub fn shard_bytes(mut self, bytes: u64) -> Self {
         self.shard_bytes = bytes;
         self
     }
 
-    /// Takes the place of what is there.
+    /// Takes the place of what is there. [Example](Self#example).
     #[must_use]
     pub fn force(mut self, force: bool) -> Self {
         self.force = force;
         self
     }
 
-    /// Bytes of buffers on their way to the disk; beside them the store reads under its own budget.
+    /// Bytes of buffers on their way to the disk; beside them the store reads under its own budget. [Example](Self#example).
     #[must_use]
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_bytes = bytes;
         self
     }
 
-    /// Bytes of elements that this would write: what `progress` counts up to.
+    /// Bytes of elements that this would write: what `progress` counts up to. [Example](Self#example).
     ///
     /// # Errors
     /// As [`to_file`](Self::to_file), for the choices.
@@ -123,6 +149,17 @@ impl<'a> Export<'a> {
     ///
     /// Works beside a writer of the store when `store` was opened for reading: what is exported is the generation that it
     /// shows.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::exchange::{Export, list};
+    ///
+    /// let file = dir.path().join("model.safetensors");
+    /// let report = Export::new().to_file(&store, &file, |_bytes| {})?;
+    /// assert_eq!((report.tensors, report.bytes), (1, 6 * 4));
+    /// assert_eq!(list(&file)?[0].shape, [2, 3]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] without [`force`](Self::force), [`Error::Invalid`] for choices that fit no tensor, disk errors.
@@ -142,6 +179,16 @@ impl<'a> Export<'a> {
     }
 
     /// Writes a tensor's parameters as one npy file (bf16, which NumPy does not have, as f32).
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::exchange::{Export, list};
+    ///
+    /// let file = dir.path().join("w.npy");
+    /// Export::new().to_npy(&store, "w", &file, |_bytes| {})?;
+    /// assert_eq!(list(&file)?[0].shape, [2, 3]); // and `numpy.load` reads it
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`to_file`](Self::to_file); [`Error::Unknown`].
@@ -168,7 +215,7 @@ impl<'a> Export<'a> {
     }
 
     /// Writes a directory in Hugging Face's form: `model.safetensors`, or shards and `model.safetensors.index.json` if it
-    /// takes several. The directory may exist; files of another model in it are in the way.
+    /// takes several. The directory may exist; files of another model in it are in the way. [Example](Self#example).
     ///
     /// # Errors
     /// As [`to_file`](Self::to_file).

@@ -22,6 +22,45 @@ use crate::units::to_u64;
 type ByName<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
 
 /// How files become a store.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::exchange::{Export, Import};
+/// use paramstore::{Error, Optimizer, ParamGroup, ParamStore, Precision, Schema, TensorSpec};
+///
+/// # let file = dir.path().join("model.safetensors");
+/// # store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// # Export::new().to_file(&store, &file, |_| {})?;
+/// let adamw = Optimizer::from_name("adamw")?;
+/// let schema = Schema::new()
+///     .group(ParamGroup::new("head", adamw))
+///     .group(ParamGroup::new("body", adamw))
+///     .precision(Precision::BF16.everywhere())
+///     .tensor(TensorSpec::new("head", &[3, 10]));           // new, not in the file
+/// let import = Import::with_schema(schema)
+///     .source(&file)
+///     .rename(|name| Some(format!("body.{name}")))          // `None` leaves it out
+///     .assign(|name| name.starts_with("body.").then(|| "body".to_owned()))
+///     .freeze(|name| name.starts_with("body."))
+///     .keep_dtypes(false)                                   // rounded, as the precision says
+///     .with_state(false)
+///     .skip_unsupported(true)
+///     .sparse(true)
+///     .memory_budget(32 << 20);
+/// let plan = import.plan()?;                                // reads headers only
+/// assert!(plan.tensors.iter().any(|tensor| tensor.source == "w" && tensor.is_frozen));
+///
+/// let to = dir.path().join("tuned.store");
+/// import.run(&to, |done| assert!(done <= plan.bytes))?;     // durable when it returns
+/// let store = ParamStore::open(&to, &import.options())?;
+/// assert_eq!(store.view("body.w")?[..], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+///
+/// let again = Import::new(ParamGroup::new("all", adamw)).source(&file).run(&to, |_| {});
+/// assert!(matches!(again, Err(Error::AlreadyExists { .. })));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[expect(clippy::struct_excessive_bools, reason = "choices that do not depend on each other")]
 pub struct Import<'a> {
     schema: Schema,
@@ -115,14 +154,14 @@ struct Prepared {
 }
 
 impl<'a> Import<'a> {
-    /// Tensors of this group, which is the only one; see [`with_schema`](Self::with_schema).
+    /// Tensors of this group, which is the only one; see [`with_schema`](Self::with_schema). [Example](Self#example).
     #[must_use]
     pub fn new(group: ParamGroup) -> Self {
         Self::with_schema(Schema::new().group(group))
     }
 
     /// Into a store of this schema: its groups, precision, block size, gradient plane and seed; tensors that it has itself are
-    /// made too, with their initial values.
+    /// made too, with their initial values. [Example](Self#example).
     #[must_use]
     pub fn with_schema(schema: Schema) -> Self {
         Self {
@@ -139,7 +178,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Adds what [`list`](super::list) takes: a file, an index of shards, or a directory.
+    /// Adds what [`list`](super::list) takes: a file, an index of shards, or a directory. [Example](Self#example).
     #[must_use]
     pub fn source(mut self, path: impl Into<PathBuf>) -> Self {
         self.sources.push(path.into());
@@ -147,7 +186,7 @@ impl<'a> Import<'a> {
     }
 
     /// Chooses tensors and names them: gets a name in a file, and gives the name in the store, or `None` to leave it out. Optimizer
-    /// state follows its parameter.
+    /// state follows its parameter. [Example](Self#example).
     #[must_use]
     pub fn rename(mut self, rename: impl Fn(&str) -> Option<String> + 'a) -> Self {
         self.rename = Box::new(rename);
@@ -155,6 +194,7 @@ impl<'a> Import<'a> {
     }
 
     /// Puts tensors into groups: gets a name in the store, and gives a group of the schema, or `None` for the first one.
+    /// [Example](Self#example).
     #[must_use]
     pub fn assign(mut self, assign: impl Fn(&str) -> Option<String> + 'a) -> Self {
         self.assign = Box::new(assign);
@@ -162,6 +202,7 @@ impl<'a> Import<'a> {
     }
 
     /// Chooses tensors that no step updates, by their names in the store; see [`TensorSpec::frozen`].
+    /// [Example](Self#example).
     #[must_use]
     pub fn freeze(mut self, freeze: impl Fn(&str) -> bool + 'a) -> Self {
         self.freeze = Box::new(freeze);
@@ -170,13 +211,14 @@ impl<'a> Import<'a> {
 
     /// Whether parameters stay in f32, bf16 or f16 as they are in the file, bit for bit (the default), or are rounded to what
     /// the schema's precision says. Integers, and f64 where types are kept, are kept as they are in any case, and frozen.
+    /// [Example](Self#example).
     #[must_use]
     pub fn keep_dtypes(mut self, keep: bool) -> Self {
         self.keep_dtypes = keep;
         self
     }
 
-    /// Whether optimizer state comes along (the default); see [`run`](Self::run).
+    /// Whether optimizer state comes along (the default); see [`run`](Self::run). [Example](Self#example).
     #[must_use]
     pub fn with_state(mut self, with_state: bool) -> Self {
         self.with_state = with_state;
@@ -184,13 +226,14 @@ impl<'a> Import<'a> {
     }
 
     /// Leaves out tensors whose type a store cannot hold (quantised blocks), in place of refusing them.
+    /// [Example](Self#example).
     #[must_use]
     pub fn skip_unsupported(mut self, skip: bool) -> Self {
         self.skip_unsupported = skip;
         self
     }
 
-    /// As [`Options::sparse`].
+    /// As [`Options::sparse`]. [Example](Self#example).
     #[must_use]
     pub fn sparse(mut self, sparse: bool) -> Self {
         self.sparse = sparse;
@@ -198,13 +241,14 @@ impl<'a> Import<'a> {
     }
 
     /// Bytes of memory for blocks and values on their way (default 1 GiB). A hard limit, whatever the size of the model.
+    /// [Example](Self#example).
     #[must_use]
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_bytes = bytes;
         self
     }
 
-    /// Says what would be made. Reads headers only.
+    /// Says what would be made. Reads headers only. [Example](Self#example).
     ///
     /// # Errors
     /// As [`run`](Self::run), as far as headers tell.
@@ -212,7 +256,7 @@ impl<'a> Import<'a> {
         Ok(self.prepare()?.plan)
     }
 
-    /// How the store is created: the blocks get five eighths of the memory.
+    /// How the store is created: the blocks get five eighths of the memory. [Example](Self#example).
     #[must_use]
     pub fn options(&self) -> Options {
         Options::new().memory_budget(self.memory_bytes / 8 * 5).sparse(self.sparse)
@@ -227,7 +271,7 @@ impl<'a> Import<'a> {
     /// Optimizer state comes along where a source has it by PyTorch's names: `exp_avg.NAME` for each plane of the parameter
     /// `NAME`, its updates so far as `step.NAME` or `step`, and for NAdam `mu_product.NAME`. It has to be complete: a parameter
     /// has all its planes or none. What rounding lost (`compensation.NAME`, as a store exports it) comes along to parameters
-    /// that are [compensated](crate::Precision::compensated) and of the file's type.
+    /// that are [compensated](crate::Precision::compensated) and of the file's type. [Example](Self#example).
     ///
     /// # Errors
     /// [`Error::Foreign`] for a file that is not what its format asks for; [`Error::Invalid`] for tensors that a store cannot

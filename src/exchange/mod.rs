@@ -56,6 +56,18 @@ use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 
 /// The type of a foreign tensor's elements.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::Dtype;
+/// use paramstore::exchange::ForeignDtype;
+///
+/// let plain = ForeignDtype::Plain(Dtype::Bf16);
+/// assert_eq!((plain.name(), plain.bytes(), plain.stored()), ("BF16", Some(2), Some(Dtype::Bf16)));
+/// let quantised = ForeignDtype::Other("Q4_K".to_owned());
+/// assert_eq!((quantised.name(), quantised.bytes(), quantised.stored()), ("Q4_K", None, None));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForeignDtype {
@@ -73,13 +85,13 @@ impl ForeignDtype {
         known.map_or_else(|| Self::Other(name.to_owned()), |known| Self::Plain(known.0))
     }
 
-    /// Bytes of an element; `None` for a type that a store cannot hold.
+    /// Bytes of an element; `None` for a type that a store cannot hold. [Example](Self#example).
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
         self.stored()?.element_bytes()
     }
 
-    /// The name as safetensors writes it, e.g. `BF16`.
+    /// The name as safetensors writes it, e.g. `BF16`. [Example](Self#example).
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -93,7 +105,7 @@ impl ForeignDtype {
         matches!(self, Self::Plain(Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16))
     }
 
-    /// The type in which a store keeps such elements as they are.
+    /// The type in which a store keeps such elements as they are. [Example](Self#example).
     #[must_use]
     pub fn stored(&self) -> Option<Dtype> {
         match self {
@@ -164,6 +176,17 @@ pub(crate) struct Packed {
 
 impl ForeignTensor {
     /// The number of elements; saturates.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::exchange::{Export, list};
+    ///
+    /// let file = dir.path().join("model.safetensors");
+    /// Export::new().to_file(&store, &file, |_| {})?;
+    /// let w = &list(&file)?[0];
+    /// assert_eq!((w.elements(), w.bytes), (6, 24));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn elements(&self) -> u64 {
         self.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d))
@@ -179,6 +202,18 @@ impl ForeignTensor {
 ///
 /// A path is a file in one of the formats, told by its first bytes; an index (`*.index.json`) whose shards stand beside it;
 /// or a directory that holds `model.safetensors` or its index, and perhaps `optimizer.safetensors`.
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::exchange::{Export, list};
+///
+/// let directory = dir.path().join("exported");
+/// Export::new().with_state(true).to_directory(&store, &directory, |_| {})?;
+/// let names: Vec<_> = list(&directory)?.into_iter().map(|tensor| tensor.name).collect();
+/// assert!(names.iter().any(|name| name == "w"));
+/// assert!(matches!(list(path.join("nothing")), Err(paramstore::Error::Io { .. })));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Foreign`] for a file that is not what its format asks for, [`Error::Io`].

@@ -15,6 +15,28 @@ use crate::units::to_u64;
 type Rename<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
 
 /// How tensors of a store get values from files.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::exchange::{Export, Transfer};
+///
+/// # let file = dir.path().join("pretrained.safetensors");
+/// # store.write("w", &[1.0; 6])?;
+/// # Export::new().to_file(&store, &file, |_| {})?;
+/// # store.write("w", &[0.0; 6])?;
+/// let transfer = Transfer::new()
+///     .source(&file)
+///     .rename(|name| Some(name.to_owned())) // `None` leaves it out
+///     .memory_budget(1 << 20);
+/// let plan = transfer.plan(&store)?;        // reads headers only
+/// assert_eq!((plan.matched.len(), plan.new.len(), plan.left.len()), (1, 0, 0));
+/// transfer.run(&mut store, |done| assert!(done <= plan.bytes))?;
+/// store.commit(b"")?;                       // durable from here on
+/// assert_eq!(store.view("w")?[..], [1.0; 6]);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 pub struct Transfer<'a> {
     sources: Vec<PathBuf>,
     rename: Rename<'a>,
@@ -77,13 +99,13 @@ struct Prepared {
 }
 
 impl<'a> Transfer<'a> {
-    /// From no file yet.
+    /// From no file yet. [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds what [`list`](super::list) takes: a file, an index of shards, or a directory.
+    /// Adds what [`list`](super::list) takes: a file, an index of shards, or a directory. [Example](Self#example).
     #[must_use]
     pub fn source(mut self, path: impl Into<PathBuf>) -> Self {
         self.sources.push(path.into());
@@ -91,20 +113,21 @@ impl<'a> Transfer<'a> {
     }
 
     /// Chooses tensors and names them: gets a name in a file, and gives the name in the store, or `None` to leave it out.
+    /// [Example](Self#example).
     #[must_use]
     pub fn rename(mut self, rename: impl Fn(&str) -> Option<String> + 'a) -> Self {
         self.rename = Box::new(rename);
         self
     }
 
-    /// Bytes of memory for values on their way, beside the store's budget (default 64 MiB).
+    /// Bytes of memory for values on their way, beside the store's budget (default 64 MiB). [Example](Self#example).
     #[must_use]
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_bytes = bytes;
         self
     }
 
-    /// Says what would match. Reads headers only.
+    /// Says what would match. Reads headers only. [Example](Self#example).
     ///
     /// # Errors
     /// As [`run`](Self::run), as far as headers tell.
@@ -115,6 +138,7 @@ impl<'a> Transfer<'a> {
     /// Writes the values of files into the tensors of the store that have their names and shapes; the rest of the store, its
     /// moments and clocks stay as they are. Parameters in fewer bits get the nearest values. `progress` gets the bytes done of
     /// [`TransferReport::bytes`], again and again. Nothing is durable before a [commit](ParamStore::commit).
+    /// [Example](Self#example).
     ///
     /// # Errors
     /// [`Error::Foreign`] for a file that is not what its format asks for; [`Error::Invalid`] for two tensors of the files that

@@ -18,6 +18,18 @@ pub(crate) const MAX_BLOCK_ELEMENTS: u64 = 1 << 26;
 pub(crate) const Q8_BLOCK_ELEMENTS: u64 = 256;
 
 /// The type of a plane's elements on disk.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::Dtype;
+///
+/// assert_eq!(Dtype::from_name("bf16"), Some(Dtype::Bf16));
+/// assert_eq!((Dtype::Bf16.name(), Dtype::Bf16.element_bytes()), ("bf16", Some(2)));
+/// // Codes of a byte each share scales, 4 bytes for each 256.
+/// assert_eq!((Dtype::Q8Signed.element_bytes(), Dtype::Q8Signed.bytes_of(512)), (None, Some(512 + 8)));
+/// assert!(Dtype::Q8Signed.is_trainable() && !Dtype::I64.is_trainable());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
@@ -78,7 +90,7 @@ impl Dtype {
         Self::F8E5M2,
     ];
 
-    /// Bytes that `elements` of this type take in a block, without padding; `None` on overflow.
+    /// Bytes that `elements` of this type take in a block, without padding; `None` on overflow. [Example](Self#example).
     #[must_use]
     pub fn bytes_of(self, elements: u64) -> Option<u64> {
         if let Some(size) = self.element_bytes() {
@@ -88,7 +100,7 @@ impl Dtype {
         round_up(elements, 4)?.checked_add(scales)
     }
 
-    /// Bytes of an element; `None` where elements share scales.
+    /// Bytes of an element; `None` where elements share scales. [Example](Self#example).
     #[must_use]
     pub fn element_bytes(self) -> Option<u64> {
         match self {
@@ -101,13 +113,13 @@ impl Dtype {
     }
 
     /// Whether its elements are read and written as f32. Those of other types are kept as they are, in frozen tensors, and are
-    /// read and written as bytes.
+    /// read and written as bytes. [Example](Self#example).
     #[must_use]
     pub fn is_trainable(self) -> bool {
         matches!(self, Self::F32 | Self::Bf16 | Self::F16) || self.is_q8()
     }
 
-    /// The name used in files, on the command line and in JSON.
+    /// The name used in files, on the command line and in JSON. [Example](Self#example).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -131,7 +143,7 @@ impl Dtype {
         }
     }
 
-    /// The type of that name.
+    /// The type of that name. [Example](Self#example).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
@@ -216,6 +228,25 @@ pub(crate) struct SegmentSpec {
 }
 
 /// How the elements of a never-written block come into being.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+///
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let path = dir.path().join("model.store");
+/// let schema = Schema::new()
+///     .seed(42)
+///     .group(ParamGroup::new("all", Optimizer::from_name("adamw")?))
+///     .tensor(TensorSpec::new("norm", &[4]).init(Init::Constant(1.0)))
+///     .tensor(TensorSpec::new("w", &[1000]).init(Init::Uniform { low: -0.5, high: 0.5 }));
+/// let store = ParamStore::create(&path, &schema, &Options::new().memory_budget(4 << 20))?;
+/// assert_eq!(store.view("norm")?[..], [1.0; 4]);
+/// let w = store.view("w")?;
+/// assert!(w.iter().all(|x| (-0.5..=0.5).contains(x)) && w[0] != w[1]);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Init {

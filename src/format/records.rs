@@ -33,7 +33,7 @@ pub(crate) struct RecordPlane {
     pub(crate) fill: f32,
 }
 
-/// What becomes of a row in steps that do not name it.
+/// What becomes of a row in steps that do not name it. [Example](crate::TensorSpec#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RowMode {
     /// Nothing: parameters and moments wait, as PyTorch's rules for sparse gradients have it.
@@ -60,6 +60,12 @@ impl RowMode {
     }
 
     /// `lazy` or `catch-up`.
+    ///
+    /// ```
+    /// use paramstore::RowMode;
+    ///
+    /// assert_eq!((RowMode::Lazy.name(), RowMode::CatchUp.name()), ("lazy", "catch-up"));
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

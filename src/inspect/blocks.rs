@@ -78,6 +78,19 @@ pub struct Blocks<'a> {
 impl ParamStore {
     /// Lists the blocks of the committed generation. Never-written stretches come as one item and cost nothing; a
     /// damaged table page comes as an error, and the listing goes on behind it.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::inspect::BlockRun;
+    ///
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"")?;
+    /// let runs: Vec<_> = store.blocks().collect::<Result<_, _>>()?;
+    /// let BlockRun::Written(block) = &runs[0] else { panic!("`w` was written") };
+    /// assert_eq!((block.tensors[0].as_str(), block.plane.as_str(), block.bytes), ("w", "param", 6 * 4));
+    /// assert!(matches!(&runs[1], BlockRun::Absent(_))); // its momentum was not
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn blocks(&self) -> Blocks<'_> {
         let directory = self.directory();

@@ -12,6 +12,28 @@ use crate::storage::Buffer;
 use crate::units::{to_u64, to_usize};
 
 /// What [`diff`] compares, and how.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::ParamStore;
+/// use paramstore::inspect::{DiffOptions, diff};
+///
+/// store.keep("before")?;
+/// let mut step = store.begin_step()?;
+/// step.apply("w", &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0])?;
+/// step.finish()?;
+/// let before = ParamStore::open_read_only(path.join("checkpoints/before"), &options)?;
+/// let options = DiffOptions::new().all_planes(true).threads(2);
+/// let difference = diff(&before, &store, &options, |_bytes| {})?;
+/// let w = &difference.tensors[0];
+/// assert!(!difference.is_same() && !w.is_same());
+/// assert_eq!((w.planes[0].changed, w.planes[0].max_abs), (1, 0.5));
+/// assert_eq!(w.planes[0].relative(), None); // it moved, and all was zero before
+/// assert_eq!(w.planes[1].plane, "momentum_buffer");
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct DiffOptions {
     all_planes: bool,
@@ -19,13 +41,13 @@ pub struct DiffOptions {
 }
 
 impl DiffOptions {
-    /// The defaults: parameters only, two threads for each processor.
+    /// The defaults: parameters only, two threads for each processor. [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Also compares what the optimizer keeps.
+    /// Also compares what the optimizer keeps. [Example](Self#example).
     #[must_use]
     pub fn all_planes(mut self, all: bool) -> Self {
         self.all_planes = all;
@@ -33,6 +55,7 @@ impl DiffOptions {
     }
 
     /// Threads that look, 1 or more; fewer where a memory budget does not hold a block for each. Results do not depend on it.
+    /// [Example](Self#example).
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.max(1));
@@ -58,6 +81,7 @@ pub struct Difference {
 
 impl Difference {
     /// Whether both have the same tensors, with the same bits in all values that were compared.
+    /// [Example](DiffOptions#example).
     #[must_use]
     pub fn is_same(&self) -> bool {
         let one_sided = self.only_in_a.is_empty() && self.only_in_b.is_empty() && self.other_shape.is_empty();
@@ -90,7 +114,7 @@ pub struct TensorDifference {
 }
 
 impl TensorDifference {
-    /// Whether all values that were compared have the same bits.
+    /// Whether all values that were compared have the same bits. [Example](DiffOptions#example).
     #[must_use]
     pub fn is_same(&self) -> bool {
         self.one_sided.is_empty() && self.planes.iter().all(|plane| plane.changed == 0)
@@ -123,6 +147,7 @@ pub struct PlaneDifference {
 
 impl PlaneDifference {
     /// `rms` by `rms_a`: how far it moved, in parts of its own size. `None` where it moved and A is zero.
+    /// [Example](DiffOptions#example).
     #[must_use]
     pub fn relative(&self) -> Option<f64> {
         if self.rms == 0.0 {
@@ -199,6 +224,7 @@ type Found = Vec<Option<(Option<Sums>, Counts)>>;
 /// Where both are readers of stores with one identity and one directory (a store and its checkpoint, its two generations), blocks
 /// with the same generation and checksum are known to be the same, as [`roll_back_to`](ParamStore::roll_back_to) takes them; a
 /// plane that consists of such blocks is not read. `progress` is told again and again how many bytes of A's values are done.
+/// [Example](DiffOptions#example).
 ///
 /// # Errors
 /// Disk errors and damage, of either store.

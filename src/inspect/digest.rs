@@ -84,6 +84,17 @@ impl ParamStore {
     /// Hashes the logical content, with every update made so far, committed or not. Reads every written block, a few
     /// at a time, under the memory budget. See [`Digest`] for what counts.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let before = store.digest()?;
+    /// store.commit(b"")?;
+    /// assert_eq!(store.digest()?, before); // generations do not count
+    /// store.write("w", &[1.0; 6])?;
+    /// assert_ne!(store.digest()?.bytes, before.bytes); // values do
+    /// println!("{}", store.digest()?);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Disk errors and damage.
     pub fn digest(&self) -> Result<Digest> {
@@ -91,6 +102,15 @@ impl ParamStore {
     }
 
     /// As [`digest`](Self::digest), and tells `progress` again and again how many bytes of values have been hashed.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut hashed = 0;
+    /// let digest = store.digest_with(|bytes| hashed = bytes)?;
+    /// assert_eq!(hashed, 2 * 6 * 4); // parameters and momentum
+    /// assert_eq!(digest.tensors[0].name, "w");
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`digest`](Self::digest).

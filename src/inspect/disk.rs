@@ -34,6 +34,15 @@ pub struct DiskSpeed {
 /// other, and reads one alone. Their names are removed before anything is written, so that nothing stays behind
 /// even if the process is killed. Each part ends after `limit` at the latest.
 ///
+/// ```
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// let speed = paramstore::inspect::measure_disk(dir.path(), 1 << 20, Duration::from_millis(50))?;
+/// assert!(speed.read_bytes_per_s > 0.0 && speed.step_bytes_per_s > 0.0);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::NoSpace`], [`Error::Io`].
 pub fn measure_disk(directory: impl AsRef<Path>, bytes: u64, limit: Duration) -> Result<DiskSpeed> {

@@ -9,6 +9,17 @@ use crate::param_store::ParamStore;
 use crate::units::{to_u64, to_usize};
 
 /// One element of a tensor, as exact as it stands on disk.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::Dtype;
+/// use paramstore::inspect::Element;
+///
+/// let element = Element::decode(Dtype::I64, &(-5_i64).to_le_bytes()).expect("8 bytes");
+/// assert_eq!((element, element.to_f64()), (Element::Signed(-5), -5.0));
+/// assert_eq!(Element::decode(Dtype::I64, &[0; 4]), None);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Element {
@@ -24,7 +35,7 @@ pub enum Element {
 
 impl Element {
     /// Takes an element of a type out of its [bytes](Dtype::element_bytes), as [`read_bytes`](ParamStore::read_bytes) gives
-    /// them; `None` for another number of bytes, and for elements that share scales.
+    /// them; `None` for another number of bytes, and for elements that share scales. [Example](Self#example).
     #[must_use]
     pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Self> {
         Some(match dtype {
@@ -49,7 +60,7 @@ impl Element {
         })
     }
 
-    /// The nearest f64; yes is 1.
+    /// The nearest f64; yes is 1. [Example](Self#example).
     #[must_use]
     pub fn to_f64(self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "to the nearest is what it is for")]

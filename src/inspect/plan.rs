@@ -17,6 +17,23 @@ use crate::storage::{LOCK_FILE_BYTES, RealVolume, Volume};
 use crate::units::to_u64;
 
 /// What a store of some schema takes of disk, of memory, and of the disk's throughput. See [`Schema::plan`].
+///
+/// # Example
+///
+/// ```
+/// use paramstore::{Optimizer, Options, ParamGroup, Schema, TensorSpec};
+///
+/// let group = ParamGroup::new("all", Optimizer::from_name("adamw")?);
+/// let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[1 << 15, 1 << 15]));
+/// let plan = schema.plan(&Options::new().memory_budget(1 << 30))?; // makes nothing
+/// let billion = 1 << 30;
+/// assert_eq!((plan.params, plan.state_bytes), (billion, 12 * billion)); // w, exp_avg, exp_avg_sq
+/// assert!(plan.bytes_on_disk >= 24 * billion); // two homes of each
+/// assert!(plan.hot_fraction() < 0.1);
+/// assert!(plan.update_bytes() + plan.hot_bytes >= plan.state_bytes);
+/// assert!(plan.forward_bytes() < 4 * billion);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -69,21 +86,21 @@ pub struct RowPlan {
 }
 
 impl Plan {
-    /// The share of the values that stays in memory, 0 to 1.
+    /// The share of the values that stays in memory, 0 to 1. [Example](Self#example).
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
     pub fn hot_fraction(&self) -> f64 {
         if self.state_bytes == 0 { 1.0 } else { self.hot_bytes as f64 / self.state_bytes as f64 }
     }
 
-    /// Bytes that the update of one step reads; it writes as many. The rest is hot.
+    /// Bytes that the update of one step reads; it writes as many. The rest is hot. [Example](Self#example).
     #[must_use]
     pub fn update_bytes(&self) -> u64 {
         self.state_bytes - self.hot_bytes
     }
 
     /// Bytes that one forward pass reads in front of it: the parameters that are not hot. A backward pass that goes
-    /// layer by layer shares its reads with the update.
+    /// layer by layer shares its reads with the update. [Example](Self#example).
     #[must_use]
     pub fn forward_bytes(&self) -> u64 {
         #[expect(
@@ -98,7 +115,7 @@ impl Plan {
 }
 
 impl Schema {
-    /// Says what a store of this schema would take, to the byte, without creating anything.
+    /// Says what a store of this schema would take, to the byte, without creating anything. [Example](Plan#example).
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) as [`create`](crate::ParamStore::create) would answer.
@@ -158,6 +175,13 @@ fn row_plan(directory: &Directory, table: &RowTable, memory_rows: u64) -> RowPla
 
 /// Bytes that can still be allocated in a directory's file system; `u64::MAX` where it does not say.
 ///
+/// ```
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// let free = paramstore::inspect::free_bytes(dir.path())?;
+/// assert!(free > 1 << 20, "{free} bytes are too few for the new store");
+/// # Ok::<(), paramstore::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) if there is no such directory.
 pub fn free_bytes(directory: impl AsRef<Path>) -> Result<u64> {
@@ -165,6 +189,14 @@ pub fn free_bytes(directory: impl AsRef<Path>) -> Result<u64> {
 }
 
 /// Bytes of memory that this process may still take: what the machine has available, or less under a cgroup.
+///
+/// ```
+/// use paramstore::Options;
+///
+/// let free = paramstore::inspect::available_memory_bytes();
+/// let options = Options::new().memory_budget(free / 4);
+/// assert!(free > 1 << 20, "{free} bytes are too few to train with");
+/// ```
 #[must_use]
 pub fn available_memory_bytes() -> u64 {
     crate::storage::available_memory_bytes()

@@ -16,6 +16,25 @@ use tally::{Counts, Moments, Tally};
 use update::{Moves, Rule};
 
 /// What [`ParamStore::statistics`] looks at, and how.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::inspect::StatisticsOptions;
+///
+/// store.write("w", &[3.0, -4.0, 0.0, 0.0, 0.0, f32::NAN])?;
+/// let options = StatisticsOptions::new().tensors(["w"]).threads(2);
+/// let statistics = store.statistics(&options, |_bytes| {})?;
+/// let w = &statistics[0].planes[0];
+/// assert_eq!((w.norm, w.min, w.max), (5.0, Some(-4.0), Some(3.0)));
+/// assert_eq!((w.nan, w.zeros, w.finite()), (1, 3, 5));
+/// assert_eq!(w.rms(), Some(5.0_f64.sqrt()));
+/// let bins: Vec<_> = w.histogram.bins().map(|bin| (bin.is_negative, bin.exponent, bin.count)).collect();
+/// assert_eq!(bins, [(true, 2, 1), (false, 1, 1)]); // -4 is -1 * 2^2, 3 is 1.5 * 2^1
+/// assert_eq!(statistics[0].update_ratio(), None);  // no update was made yet
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct StatisticsOptions {
     tensors: Option<Vec<String>>,
@@ -23,13 +42,13 @@ pub struct StatisticsOptions {
 }
 
 impl StatisticsOptions {
-    /// The defaults: all tensors, two threads for each processor.
+    /// The defaults: all tensors, two threads for each processor. [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only these tensors, in this order.
+    /// Only these tensors, in this order. [Example](Self#example).
     #[must_use]
     pub fn tensors(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.tensors = Some(names.into_iter().map(Into::into).collect());
@@ -37,7 +56,7 @@ impl StatisticsOptions {
     }
 
     /// Threads that look, 1 or more; fewer where the memory budget does not hold a block for each. Results do not depend
-    /// on it.
+    /// on it. [Example](Self#example).
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.max(1));
@@ -63,7 +82,7 @@ pub struct TensorStatistics {
 
 impl TensorStatistics {
     /// [`update_rms`](Self::update_rms) by the root of the mean square of the parameters: often near 1e-3 where training
-    /// goes well. `None` where there is no update, or all parameters are zero.
+    /// goes well. `None` where there is no update, or all parameters are zero. [Example](StatisticsOptions#example).
     #[must_use]
     pub fn update_ratio(&self) -> Option<f64> {
         let rms = self.planes.first()?.rms()?;
@@ -104,13 +123,13 @@ pub struct PlaneStatistics {
 }
 
 impl PlaneStatistics {
-    /// Elements that are neither NaN nor infinite.
+    /// Elements that are neither NaN nor infinite. [Example](StatisticsOptions#example).
     #[must_use]
     pub fn finite(&self) -> u64 {
         self.elements - self.nan - self.infinite
     }
 
-    /// The root of the mean square; `None` where nothing is finite.
+    /// The root of the mean square; `None` where nothing is finite. [Example](StatisticsOptions#example).
     #[must_use]
     pub fn rms(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a count beyond 2^53 is rounded as the sums are")]
@@ -139,6 +158,7 @@ pub struct Bin {
 
 impl Histogram {
     /// The bins with elements, from the most negative to the most positive. Zeros, NaN and infinities are in none.
+    /// [Example](StatisticsOptions#example).
     pub fn bins(&self) -> impl Iterator<Item = Bin> + '_ {
         let bin = |(&key, &count): (&u16, &u64)| Bin {
             is_negative: key >= 256,
@@ -197,7 +217,7 @@ impl ParamStore {
     /// Looks at every value of some tensors: norm, mean, deviation, extremes, histogram, zeros and non-finite values of each
     /// plane, and how far updates move the parameters; with every update made so far, committed or not. Several threads read
     /// and count, under the memory budget. Stretches of one value that were never written are not read. `progress` is told
-    /// again and again how many bytes of values, as they are stored, are done.
+    /// again and again how many bytes of values, as they are stored, are done. [Example](StatisticsOptions#example).
     ///
     /// # Errors
     /// [`Error::Unknown`](crate::Error::Unknown) for a name, disk errors and damage.

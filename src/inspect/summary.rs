@@ -17,6 +17,24 @@ use crate::schema::ParamGroup;
 use crate::units::{to_u64, to_usize};
 
 /// What a store is: everything that can be said without reading its blocks.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use paramstore::inspect::{Role, Summary};
+///
+/// store.begin_step()?.finish()?; // and no commit
+/// drop(store);
+/// let summary = Summary::of(&path, &options)?;
+/// assert_eq!((summary.params, summary.step, summary.lost_steps()), (6, 0, 1));
+/// assert_eq!(summary.groups[0].optimizer.name(), "sgd");
+/// let momentum = &summary.planes[1];
+/// assert_eq!((momentum.name.as_str(), momentum.role.name()), ("momentum_buffer", Role::State.name()));
+/// assert_eq!(momentum.dtype_names(), "f32");
+/// assert_eq!(summary.disk.total(), summary.bytes_on_disk); // every byte has its place
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Summary {
@@ -67,7 +85,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Steps that had finished after the last commit and are gone; 0 while a writer is at work.
+    /// Steps that had finished after the last commit and are gone; 0 while a writer is at work. [Example](Self#example).
     #[must_use]
     pub fn lost_steps(&self) -> u64 {
         if self.writer_process.is_some() { 0 } else { self.uncommitted_steps }
@@ -113,7 +131,7 @@ pub struct TableSummary {
 }
 
 impl Summary {
-    /// Opens a store for reading and summarises it; needs no lock and works beside a writer.
+    /// Opens a store for reading and summarises it; needs no lock and works beside a writer. [Example](Self#example).
     ///
     /// # Errors
     /// As [`ParamStore::open_read_only`].
@@ -125,6 +143,14 @@ impl Summary {
 impl ParamStore {
     /// Says what the store is: its committed generation, groups, planes, and where every byte of disk goes. Takes
     /// milliseconds at any size.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let summary = store.summary()?;
+    /// assert_eq!((summary.params, summary.generation), (6, store.generation()));
+    /// assert_eq!(summary.planes[0].value_bytes, 6 * 4);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Disk errors.

@@ -30,7 +30,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The word for it in listings and JSON.
+    /// The word for it in listings and JSON. [Example](super::Summary#example).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ pub struct PlaneUse {
 }
 
 impl PlaneUse {
-    /// The names of its types, joined by `+`; f32 where no tensor has it.
+    /// The names of its types, joined by `+`; f32 where no tensor has it. [Example](super::Summary#example).
     #[must_use]
     pub fn dtype_names(&self) -> String {
         let names: Vec<_> = self.dtypes.iter().map(|dtype| dtype.name()).collect();
@@ -122,7 +122,7 @@ pub struct DiskUse {
 }
 
 impl DiskUse {
-    /// The sum of all parts, in bytes.
+    /// The sum of all parts, in bytes. [Example](super::Summary#example).
     #[must_use]
     pub fn total(&self) -> u64 {
         let state = self.state.iter().map(|plane| plane.bytes).sum::<u64>();

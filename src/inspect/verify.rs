@@ -10,6 +10,34 @@ use crate::storage::{RealVolume, Volume};
 use crate::store::Generation;
 
 /// How [`verify`] reads.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// use std::time::Duration;
+///
+/// use paramstore::Generation;
+/// use paramstore::inspect::{VerifyOptions, verify};
+///
+/// store.write("w", &[1.0; 6])?;
+/// store.commit(b"")?;
+/// let options = VerifyOptions::new()
+///     .memory(8 << 20)
+///     .io_threads(2)
+///     .findings_max(10)
+///     .pin_time(Duration::from_millis(100))
+///     .generation(Generation::Newest);
+/// let mut so_far = None;
+/// let seen = verify(&path, &options, |progress| so_far = progress.so_far.cloned().or(so_far.take()))?;
+/// assert!(seen.is_sound() && seen.complete);
+/// assert_eq!(seen.blocks, 1); // the parameters; the momentum was never written
+///
+/// // Cut off, a look goes on by what was told last, or what was saved of it.
+/// let again = verify(&path, &VerifyOptions::new().resume(so_far.unwrap_or(seen)), |_| {})?;
+/// assert!(again.is_sound());
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
     pub(super) memory_bytes: u64,
@@ -34,27 +62,27 @@ impl Default for VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// The defaults: 128 MiB of memory, eight reads at once, the first 1,000 findings told in full.
+    /// The defaults: 128 MiB of memory, eight reads at once, the first 1,000 findings told in full. [Example](Self#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes of memory for blocks on their way; one block is read in any case.
+    /// Bytes of memory for blocks on their way; one block is read in any case. [Example](Self#example).
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory_bytes = bytes;
         self
     }
 
-    /// Threads that read and check, 1 to 64.
+    /// Threads that read and check, 1 to 64. [Example](Self#example).
     #[must_use]
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.io_threads = threads.clamp(1, 64);
         self
     }
 
-    /// How many findings are told in full; all of them are counted.
+    /// How many findings are told in full; all of them are counted. [Example](Self#example).
     #[must_use]
     pub fn findings_max(mut self, findings: usize) -> Self {
         self.findings_max = findings;
@@ -62,7 +90,7 @@ impl VerifyOptions {
     }
 
     /// How long a generation is pinned before the look is renewed (default half a second). A writer never waits for
-    /// longer than this and the reads that are under way.
+    /// longer than this and the reads that are under way. [Example](Self#example).
     #[must_use]
     pub fn pin_time(mut self, time: Duration) -> Self {
         self.pin_time = time;
@@ -76,7 +104,7 @@ impl VerifyOptions {
         self
     }
 
-    /// Which committed generation to look at.
+    /// Which committed generation to look at. [Example](Self#example).
     #[must_use]
     pub fn generation(mut self, generation: Generation) -> Self {
         self.generation = generation;
@@ -89,7 +117,7 @@ impl VerifyOptions {
     }
 
     /// Goes on where an earlier look at the same store ended, by what [`VerifyProgress::so_far`] told last. Both
-    /// superblocks, the directory, the record and the lengths of files are looked at anew.
+    /// superblocks, the directory, the record and the lengths of files are looked at anew. [Example](Self#example).
     #[must_use]
     pub fn resume(mut self, earlier: Verification) -> Self {
         self.earlier = Some(earlier);
@@ -130,6 +158,16 @@ pub struct Finding {
 
 impl Finding {
     /// A damaged place: the tensors and the plane that stand there, and the number of the block.
+    ///
+    /// ```
+    /// use paramstore::Damage;
+    /// use paramstore::inspect::Finding;
+    ///
+    /// // As a program that saves findings reads one back.
+    /// let damage = Damage::new("param.0", "block", (4096, 512), "0x01", "0x02");
+    /// let finding = Finding::new(damage, vec!["w".to_owned()], Some("param".to_owned()), Some(3));
+    /// assert_eq!((finding.tensors[0].as_str(), finding.block), ("w", Some(3)));
+    /// ```
     #[must_use]
     pub fn new(damage: Damage, tensors: Vec<String>, plane: Option<String>, block: Option<u64>) -> Self {
         Self { damage, tensors, plane, block }
@@ -167,7 +205,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Whether nothing was found.
+    /// Whether nothing was found. [Example](VerifyOptions#example).
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.findings_total == 0
@@ -180,7 +218,7 @@ impl Verification {
 ///
 /// Works beside a writer: the generation is pinned for half a second at a time, and then the one that is committed by
 /// now takes its place, so that each block is checked as some committed generation has it. The planes that were never
-/// written, and homes that no committed generation names, hold nothing and are not read.
+/// written, and homes that no committed generation names, hold nothing and are not read. [Example](VerifyOptions#example).
 ///
 /// # Errors
 /// [`NotAStore`](crate::Error::NotAStore), [`Unsupported`](crate::Error::Unsupported), [`Io`](crate::Error::Io) where the

@@ -8,6 +8,17 @@ use super::sweep::{self, Rule};
 /// An instruction set that the kernels are compiled for and that this CPU has: holding a value is the proof.
 ///
 /// Every instruction set gives the same bits; they differ in speed alone.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+///
+/// let best = InstructionSet::detect();
+/// assert_eq!(InstructionSet::available().last(), Some(&best));
+/// assert_eq!(InstructionSet::from_name(best.name()), Some(best));
+/// assert_eq!(InstructionSet::portable().name(), InstructionSet::NAMES[0]); // every CPU has it
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstructionSet(Kind);
 
@@ -42,26 +53,26 @@ impl InstructionSet {
     /// Every name that [`from_name`](Self::from_name) may know, on whatever machine.
     pub const NAMES: [&'static str; 4] = ["portable", "avx2", "avx512", "neon"];
 
-    /// Returns the fastest instruction set of this CPU.
+    /// Returns the fastest instruction set of this CPU. [Example](Self#example).
     #[must_use]
     pub fn detect() -> Self {
         Self::available().last().copied().unwrap_or_else(Self::portable)
     }
 
-    /// Returns the instruction set that every CPU of the compilation target has.
+    /// Returns the instruction set that every CPU of the compilation target has. [Example](Self#example).
     #[must_use]
     pub const fn portable() -> Self {
         Self(Kind::Portable)
     }
 
-    /// Lists the instruction sets of this CPU, the slowest (portable) first.
+    /// Lists the instruction sets of this CPU, the slowest (portable) first. [Example](Self#example).
     #[must_use]
     pub fn available() -> Vec<Self> {
         Self::NAMES.into_iter().filter_map(Self::from_name).collect()
     }
 
     /// Returns the instruction set of this name, or `None` if the name is not one of [`NAMES`](Self::NAMES) or this
-    /// CPU lacks it.
+    /// CPU lacks it. [Example](Self#example).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -76,7 +87,7 @@ impl InstructionSet {
         }
     }
 
-    /// Returns the name, one of [`NAMES`](Self::NAMES).
+    /// Returns the name, one of [`NAMES`](Self::NAMES). [Example](Self#example).
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {

@@ -16,6 +16,22 @@ use crate::kernel::body;
 /// u = rho * u + (1 - rho) * d * d
 /// p = p - lr * d
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Adadelta, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::Adadelta(Adadelta { eps: 1e-2, ..Adadelta::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0]);
+/// let (mut square_avg, mut acc_delta) = ([0.0; 1], [0.0; 1]);
+/// let state: &mut [&mut [f32]] = &mut [&mut square_avg, &mut acc_delta];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[1.0], state)?;
+/// let delta = 0.1 / 0.11_f32.sqrt(); // sqrt(eps) / sqrt((1 - rho) * 1 + eps)
+/// assert!((param[0] - (1.0 - delta)).abs() < 1e-6 && acc_delta[0] > 0.0);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adadelta {
     /// Factor of the move, at least 0.

@@ -15,6 +15,21 @@ use crate::kernel::body;
 /// s = s + g * g
 /// p = p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Adagrad, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::Adagrad(Adagrad { lr: 0.5, ..Adagrad::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let mut sum = [0.0; 2];
+/// let state: &mut [&mut [f32]] = &mut [&mut sum];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0, -300.0], state)?;
+/// assert_eq!((param, sum), ([0.5, 1.5], [9.0, 90_000.0])); // the first step is `lr` for any gradient
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adagrad {
     /// Learning rate, at least 0.

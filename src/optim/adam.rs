@@ -19,6 +19,22 @@ use crate::kernel::body;
 /// x = max(x, v) with amsgrad, else v
 /// p = p - lr / (1 - beta1^t) * m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Adam, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::Adam(Adam { lr: 0.5, beta1: 0.5, ..Adam::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let (mut exp_avg, mut exp_avg_sq) = ([0.0; 2], [0.0; 2]);
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_avg_sq];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0, -300.0], state)?;
+/// assert_eq!(exp_avg, [1.5, -150.0]);
+/// assert!((param[0] - 0.5).abs() < 1e-6 && (param[1] - 1.5).abs() < 1e-6); // `lr` at first, for any gradient
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
     /// Learning rate, at least 0.

@@ -17,6 +17,22 @@ use crate::kernel::body;
 /// u = max(beta2 * u, |g| + eps)
 /// p = p - lr / (1 - beta1^t) * m / u
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Adamax, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::Adamax(Adamax { lr: 0.5, ..Adamax::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let (mut exp_avg, mut exp_inf) = ([0.0; 2], [0.0; 2]);
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_inf];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0, -300.0], state)?;
+/// assert_eq!(exp_inf, [3.0, 300.0]); // the largest magnitude so far
+/// assert!((param[0] - 0.5).abs() < 1e-6 && (param[1] - 1.5).abs() < 1e-6);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adamax {
     /// Learning rate, at least 0.

@@ -16,6 +16,22 @@ use super::{Adam, Idle, StatePlane, TensorClock, UpdateRule, decay, round};
 /// x = max(x, v) with amsgrad, else v
 /// p = p - lr / (1 - beta1^t) * m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{AdamW, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::AdamW(AdamW { lr: 0.5, weight_decay: 0.5, ..AdamW::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let (mut exp_avg, mut exp_avg_sq) = ([0.0; 2], [0.0; 2]);
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_avg_sq];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0, 0.0], state)?;
+/// assert!((param[0] - 0.25).abs() < 1e-6); // 1 * (1 - 0.5 * 0.5) - 0.5
+/// assert_eq!(param[1], 0.75);               // it shrinks without a gradient too
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate, at least 0.

@@ -15,6 +15,21 @@ use crate::kernel::body;
 /// p = p + (-lr) * u
 /// m = m * beta2 + g * (1 - beta2)
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Lion, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::Lion(Lion { lr: 0.25, ..Lion::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0, 1.0]);
+/// let mut exp_avg = [0.0; 3];
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0, -0.001, 0.0], state)?;
+/// assert_eq!(param, [0.75, 1.25, 1.0]); // the sign alone counts
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lion {
     /// Learning rate, at least 0: the size of every move.

@@ -64,6 +64,29 @@ use crate::kernel::{InstructionSet, body};
 use settings::Settings;
 
 /// An update rule with its hyperparameters.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::Optimizer;
+/// use paramstore::optim::Setting;
+///
+/// let mut optimizer = Optimizer::from_name("adamw")?; // one of `Optimizer::NAMES`
+/// optimizer.set("betas", "0.9,0.95")?;
+/// optimizer.set("amsgrad", "on")?;
+/// optimizer.set_lr(3e-4);
+/// optimizer.validate()?;
+/// assert_eq!((optimizer.name(), optimizer.lr()), ("adamw", 3e-4));
+/// assert!(optimizer.settings().contains(&("beta2", Setting::Number(0.95))));
+/// let planes: Vec<_> = optimizer.state_planes().iter().map(|plane| plane.name).collect();
+/// assert_eq!(planes, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]);
+///
+/// // As a file keeps it, and back.
+/// let settings = optimizer.settings().into_iter().map(|(key, value)| (key.to_owned(), value.into()));
+/// let again = Optimizer::from_settings(optimizer.name(), &settings.collect::<Vec<_>>())?;
+/// assert_eq!(again, optimizer);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Optimizer {
@@ -106,6 +129,13 @@ pub struct StatePlane {
 
 impl StatePlane {
     /// Whether no rule makes a value of it negative: averages, sums and maxima of squares or magnitudes.
+    ///
+    /// ```
+    /// let planes = paramstore::Optimizer::from_name("adam")?.state_planes();
+    /// assert!(!planes[0].is_never_negative()); // exp_avg
+    /// assert!(planes[1].is_never_negative());  // exp_avg_sq
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn is_never_negative(&self) -> bool {
         const SQUARES: [&str; 7] =
@@ -194,7 +224,7 @@ impl Optimizer {
         "rowwiseadagrad",
     ];
 
-    /// Returns the optimizer's name, one of [`NAMES`](Self::NAMES).
+    /// Returns the optimizer's name, one of [`NAMES`](Self::NAMES). [Example](Self#example).
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -213,7 +243,7 @@ impl Optimizer {
         }
     }
 
-    /// Returns the optimizer of this name with its default hyperparameters.
+    /// Returns the optimizer of this name with its default hyperparameters. [Example](Self#example).
     ///
     /// # Errors
     ///
@@ -243,6 +273,7 @@ impl Optimizer {
     ///
     /// `betas` takes both betas (`0.9,0.95`); `beta1` and `beta2` take one. A switch takes `on`, `true`, `1`, `off`,
     /// `false` or `0`. What depends on several hyperparameters is left to [`validate`](Self::validate).
+    /// [Example](Self#example).
     ///
     /// # Errors
     ///
@@ -256,14 +287,14 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Lists every hyperparameter in force, in a fixed order; betas are `beta1` and `beta2`.
+    /// Lists every hyperparameter in force, in a fixed order; betas are `beta1` and `beta2`. [Example](Self#example).
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, Setting)> {
         let mut copy = *self;
         delegate!(&mut copy, rule => settings::read(&rule.fields()))
     }
 
-    /// Makes the optimizer that [`settings`](Self::settings) listed, exactly; a switch is 0 or 1.
+    /// Makes the optimizer that [`settings`](Self::settings) listed, exactly; a switch is 0 or 1. [Example](Self#example).
     ///
     /// # Errors
     ///
@@ -276,7 +307,7 @@ impl Optimizer {
         Ok(optimizer)
     }
 
-    /// Checks every hyperparameter against PyTorch's range, and that they go together.
+    /// Checks every hyperparameter against PyTorch's range, and that they go together. [Example](Self#example).
     ///
     /// # Errors
     ///
@@ -290,19 +321,20 @@ impl Optimizer {
         })
     }
 
-    /// Returns the learning rate.
+    /// Returns the learning rate. [Example](Self#example).
     #[must_use]
     pub const fn lr(&self) -> f64 {
         delegate!(self, rule => rule.lr)
     }
 
     /// Sets the learning rate, e.g. from a schedule before each step; [`validate`](Self::validate) checks it.
+    /// [Example](Self#example).
     pub const fn set_lr(&mut self, lr: f64) {
         delegate!(self, rule => rule.lr = lr);
     }
 
     /// Lists the planes that the optimizer keeps per element with these hyperparameters, in the order in which
-    /// [`update`](Self::update) takes them. The list is empty for SGD without momentum.
+    /// [`update`](Self::update) takes them. The list is empty for SGD without momentum. [Example](Self#example).
     #[must_use]
     pub fn state_planes(&self) -> Vec<StatePlane> {
         delegate!(self, rule => rule.state_planes())
@@ -350,6 +382,20 @@ impl Optimizer {
     /// The state planes are those of [`state_planes`](Self::state_planes), in that order, filled with their `fill`
     /// before the first step. NaN and infinite gradients follow IEEE 754, as in PyTorch.
     ///
+    /// ```
+    /// use paramstore::InstructionSet;
+    /// use paramstore::optim::{Optimizer, Sgd, TensorClock};
+    ///
+    /// let rule = Optimizer::Sgd(Sgd { lr: 0.5, momentum: 0.5, ..Sgd::default() });
+    /// let (isa, mut clock) = (InstructionSet::detect(), TensorClock::default());
+    /// let (mut param, mut momentum) = ([0.0], [0.0]);
+    /// rule.update(isa, &mut clock, &mut param, &[1.0], &mut [&mut momentum])?;
+    /// rule.update(isa, &mut clock, &mut param, &[1.0], &mut [&mut momentum])?;
+    /// assert_eq!((clock.steps, momentum[0], param[0]), (2, 1.5, -1.25));
+    /// assert!(rule.update(isa, &mut clock, &mut param, &[1.0], &mut []).is_err()); // a plane is missing
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Invalid`] if the number of planes or a length does not fit; nothing is then changed. The
@@ -371,7 +417,7 @@ impl Optimizer {
 
     /// As [`update`](Self::update), on planes in any form: `lanes` are the parameters, then the state planes. The rule
     /// sees f32, this step's moments unrounded; then the parameters are rounded by `rounding` and the state to the nearest, as
-    /// are parameters in a [compensated](Lane::Compensated) lane.
+    /// are parameters in a [compensated](Lane::Compensated) lane. [Example](Lane#example).
     ///
     /// # Errors
     ///

@@ -19,6 +19,22 @@ use crate::kernel::body;
 /// d = sqrt(v / (1 - beta2^t)) + eps
 /// p = p - lr * (1 - mu(t)) / (1 - product) * g / d - lr * mu(t + 1) / (1 - product * mu(t + 1)) * m / d
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{NAdam, Optimizer, TensorClock};
+///
+/// let rule = Optimizer::NAdam(NAdam { lr: 0.5, ..NAdam::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0]);
+/// let (mut exp_avg, mut exp_avg_sq) = ([0.0; 1], [0.0; 1]);
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_avg_sq];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0], state)?;
+/// assert!(param[0] < 0.5);                                    // beyond Adam's step: it looks ahead
+/// assert!(clock.mu_product > 0.4 && clock.mu_product < 0.5);  // mu(1), near beta1 / 2
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NAdam {
     /// Learning rate, at least 0.

@@ -23,6 +23,22 @@ use crate::kernel::body;
 /// else:
 ///     p = p - m / (1 - beta1^t) * lr
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Optimizer, RAdam, TensorClock};
+///
+/// let rule = Optimizer::RAdam(RAdam { lr: 0.25, ..RAdam::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let (mut exp_avg, mut exp_avg_sq) = ([0.0; 2], [0.0; 2]);
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_avg_sq];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[2.0, -4.0], state)?;
+/// assert!((param[0] - 0.5).abs() < 1e-6);  // the first steps are not divided by the root: lr * g
+/// assert!((param[1] - 2.0).abs() < 1e-6);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RAdam {
     /// Learning rate, at least 0.

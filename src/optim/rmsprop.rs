@@ -17,6 +17,22 @@ use crate::kernel::body;
 /// d = sqrt(v) + eps, or if centered: a = a + (1 - alpha) * (g - a), d = sqrt(v - a * a) + eps
 /// p = p - lr * g / d, or with momentum: b = momentum * b + g / d, p = p - lr * b
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Optimizer, RmsProp, TensorClock};
+///
+/// let rule = Optimizer::RmsProp(RmsProp { lr: 0.5, alpha: 0.75, ..RmsProp::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let mut square_avg = [0.0; 2];
+/// let state: &mut [&mut [f32]] = &mut [&mut square_avg];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[2.0, -200.0], state)?;
+/// assert_eq!(square_avg, [1.0, 10_000.0]);
+/// assert!((param[0] - 0.0).abs() < 1e-6 && (param[1] - 2.0).abs() < 1e-6); // lr * g / sqrt(square_avg)
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RmsProp {
     /// Learning rate, at least 0.

@@ -19,6 +19,22 @@ use crate::kernel::body;
 ///
 /// Only [tensors of rows](crate::TensorSpec::rows) can have it. For [`Optimizer::update`](super::Optimizer::update) the
 /// parameters are one row.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Optimizer, RowwiseAdagrad, TensorClock};
+///
+/// let rule = Optimizer::RowwiseAdagrad(RowwiseAdagrad { lr: 0.5, ..RowwiseAdagrad::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let mut row_sum = [0.0; 1];
+/// let state: &mut [&mut [f32]] = &mut [&mut row_sum];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[1.0, 7.0], state)?;
+/// assert_eq!(row_sum, [25.0]); // the mean of 1 and 49
+/// assert!((param[0] - 0.9).abs() < 1e-6 && (param[1] - 0.3).abs() < 1e-6); // lr * g / 5
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowwiseAdagrad {
     /// Learning rate, at least 0.

@@ -13,7 +13,7 @@ pub(super) trait Settings {
     }
 }
 
-/// The value of a hyperparameter.
+/// The value of a hyperparameter. [Example](super::Optimizer#example).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Setting {
     /// A number.

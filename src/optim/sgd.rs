@@ -17,6 +17,21 @@ use crate::kernel::body;
 /// g = b, with nesterov g + momentum * b
 /// p = p - lr * g
 /// ```
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Optimizer, Sgd, TensorClock};
+///
+/// let rule = Optimizer::Sgd(Sgd { lr: 0.5, momentum: 0.5, ..Sgd::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let mut momentum_buffer = [0.0; 2];
+/// let state: &mut [&mut [f32]] = &mut [&mut momentum_buffer];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[1.0, -2.0], state)?;
+/// assert_eq!((param, momentum_buffer), ([0.5, 2.0], [1.0, -2.0]));
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sgd {
     /// Learning rate, at least 0.

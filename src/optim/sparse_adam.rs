@@ -20,6 +20,21 @@ use crate::kernel::body;
 ///
 /// `eps` is added to the uncorrected root, and there is no weight decay. A gradient of the whole tensor, which PyTorch
 /// refuses, is here one that has all rows.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Optimizer, SparseAdam, TensorClock};
+///
+/// let rule = Optimizer::SparseAdam(SparseAdam { lr: 0.5, ..SparseAdam::default() });
+/// let (mut clock, mut param) = (TensorClock::default(), [1.0, 1.0]);
+/// let (mut exp_avg, mut exp_avg_sq) = ([0.0; 2], [0.0; 2]);
+/// let state: &mut [&mut [f32]] = &mut [&mut exp_avg, &mut exp_avg_sq];
+/// rule.update(InstructionSet::detect(), &mut clock, &mut param, &[3.0, -300.0], state)?;
+/// assert!((param[0] - 0.5).abs() < 1e-5 && (param[1] - 1.5).abs() < 1e-5);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SparseAdam {
     /// Learning rate, at least 0.

@@ -55,7 +55,7 @@ use crate::units::{BlockIndex, to_u64, to_usize};
 use transfer::Completion;
 use wait::Attempt;
 
-/// How blocks travel between disk and memory.
+/// How blocks travel between disk and memory. [Example](crate::Options#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum IoPath {

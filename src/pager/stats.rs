@@ -4,6 +4,21 @@ use std::time::Instant;
 
 /// Counters since the store was opened; subtract two of them to see one step. Times are wall-clock nanoseconds;
 /// stalls are those of the threads that call, not of the one that updates in the background.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// let before = store.stats();
+/// let mut step = store.begin_step()?;
+/// step.apply("w", &[1.0; 6])?;
+/// step.finish()?;
+/// let took = store.stats().since(&before);
+/// assert_eq!(took.blocks_born, 2);     // parameters and momentum, filled without a read
+/// assert_eq!(took.bytes_read, 0);
+/// assert!(took.hit_rate() <= 1.0 && took.row_hit_rate() == 1.0);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -54,7 +69,7 @@ pub struct Stats {
 
 impl Stats {
     /// What happened between an earlier reading and this one; `held_bytes` and `table_bytes` are those of now. Of readings from
-    /// two openings of a store, which cannot be compared, no counter is below 0.
+    /// two openings of a store, which cannot be compared, no counter is below 0. [Example](Self#example).
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -81,7 +96,7 @@ impl Stats {
         }
     }
 
-    /// The share of rows needed that were in memory already; 1 where none was needed.
+    /// The share of rows needed that were in memory already; 1 where none was needed. [Example](Self#example).
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
     pub fn row_hit_rate(&self) -> f64 {
@@ -89,7 +104,7 @@ impl Stats {
         if needed == 0 { 1.0 } else { self.rows_hit as f64 / needed as f64 }
     }
 
-    /// The share of leased block planes that were in memory already; 1 where nothing was leased.
+    /// The share of leased block planes that were in memory already; 1 where nothing was leased. [Example](Self#example).
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
     pub fn hit_rate(&self) -> f64 {

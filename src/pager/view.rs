@@ -23,6 +23,18 @@ use crate::units::{SlotIndex, to_u64, to_usize};
 /// Zero-copy (a read-only memory map) where the parameters are f32, all blocks of the tensor stand together in one home and
 /// most of them are not in memory already; otherwise gathered, and widened to f32, into memory that counts against the budget
 /// until the view is dropped.
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// let w = store.view("w")?;
+/// let (rows, []) = w.as_chunks::<3>() else { unreachable!() };
+/// assert_eq!(rows[1], [4.0, 5.0, 6.0]);
+/// assert!(!w.is_zero_copy()); // what was just written is in memory already
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 pub struct View<'a> {
     bytes: Bytes,
     _store: std::marker::PhantomData<&'a ()>,
@@ -30,6 +42,29 @@ pub struct View<'a> {
 
 /// A tensor's parameters in bf16 or f16 as a slice of their patterns, in native byte order: half the bytes of a [`View`],
 /// and zero-copy or gathered under the same conditions.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::precision::Half;
+/// use paramstore::{InstructionSet, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, TensorSpec};
+///
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let path = dir.path().join("model.store");
+/// let group = ParamGroup::new("all", Optimizer::from_name("lion")?);
+/// let tensor = TensorSpec::new("w", &[2]).precision(Precision::BF16);
+/// let schema = Schema::new().group(group).tensor(tensor);
+/// let mut store = ParamStore::create(&path, &schema, &Options::new().memory_budget(4 << 20))?;
+/// store.write("w", &[1.0, -2.0])?;
+/// let half = store.view_half("w")?;
+/// assert_eq!((half.kind(), &half[..]), (Half::Bf16, &[0x3f80, 0xc000][..]));
+/// assert!(!half.is_zero_copy()); // what was just written is in memory already
+///
+/// let mut wide = [0.0; 2];
+/// paramstore::precision::widen(InstructionSet::detect(), half.kind(), &half, &mut wide);
+/// assert_eq!(wide, [1.0, -2.0]);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 pub struct HalfView<'a> {
     bytes: Bytes,
     kind: Half,
@@ -61,7 +96,7 @@ impl Deref for Bytes {
 }
 
 impl View<'_> {
-    /// Whether the elements are seen where they stand on disk.
+    /// Whether the elements are seen where they stand on disk. [Example](Self#example).
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
         self.bytes.is_in_place()
@@ -77,13 +112,13 @@ impl Deref for View<'_> {
 }
 
 impl HalfView<'_> {
-    /// Whether the elements are seen where they stand on disk.
+    /// Whether the elements are seen where they stand on disk. [Example](Self#example).
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
         self.bytes.is_in_place()
     }
 
-    /// Which format the patterns are of.
+    /// Which format the patterns are of. [Example](Self#example).
     #[must_use]
     pub fn kind(&self) -> Half {
         self.kind

@@ -32,6 +32,13 @@ impl ParamStore {
     /// get the nearest values, ties to the even one; where they are [compensated](crate::Precision::compensated), what that
     /// lost is kept.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// assert_eq!(store.view("w")?[..], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Invalid`] for another length, for a type that is kept as it is, and for a frozen tensor after
     /// the first commit; [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
@@ -45,6 +52,13 @@ impl ParamStore {
     }
 
     /// As [`write`](Self::write), for the elements from `start` on.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.write_range("w", 3, &[4.0, 5.0, 6.0])?; // the second row
+    /// assert_eq!(store.view("w")?[..], [0.0, 0.0, 0.0, 4.0, 5.0, 6.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -120,6 +134,18 @@ impl ParamStore {
     /// `user_record` (at most 1 MiB). When this returns, a crash at any later instant leaves at least this generation,
     /// bit for bit; a crash before leaves the one before.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?;
+    /// step.finish()?;
+    /// let report = store.commit(b"batch 1, seed 42")?;
+    /// assert_eq!(report.generation, store.generation());
+    /// assert_eq!(store.committed_step(), 1);
+    /// assert!(report.barriers <= 2 && report.bytes_written > 0);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Mixed`], [`Error::ReadOnly`], [`Error::Invalid`] for too long a record. After an I/O error the handle
     /// is poisoned: whether the disk holds this generation or the one before is found out by opening again.
@@ -161,12 +187,35 @@ impl ParamStore {
 
     /// Says what the last finished step came to, for people who look on: [`telemetry`](crate::telemetry), `paramstore top`,
     /// `paramstore report`. Nothing of it belongs to a generation, and no failure is told.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::telemetry::{Metrics, history};
+    ///
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?;
+    /// step.finish()?;
+    /// store.note_metrics(&Metrics::new().loss(2.5).lr(0.5));
+    /// store.commit(b"")?;
+    /// assert_eq!(history(&path, 1)?[0].loss, Some(2.5));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     pub fn note_metrics(&mut self, metrics: &Metrics) {
         self.telemetry().say(self.pager(), self.step, metrics);
     }
 
     /// Goes back to the last commit: everything since is forgotten, settings of groups included. Returns how many
     /// finished steps that were.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?;
+    /// step.finish()?;
+    /// assert_eq!(store.rollback()?, 1); // one step is forgotten
+    /// assert_eq!((store.step(), store.view("w")?[0]), (0, 0.0));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Poisoned`], disk errors.

@@ -16,6 +16,21 @@ impl ParamStore {
     /// [type](crate::TensorInfo::dtype), nothing rounded (and nothing lost by it, where that is kept). For weights that come from elsewhere, and the only way for types that
     /// are kept as they are.
     ///
+    /// ```
+    /// use paramstore::{Dtype, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+    ///
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let path = dir.path().join("model.store");
+    /// let group = ParamGroup::new("all", Optimizer::from_name("adamw")?);
+    /// let schema = Schema::new().group(group).tensor(TensorSpec::new("ids", &[2]).stored_as(Dtype::U32));
+    /// let mut store = ParamStore::create(&path, &schema, &Options::new().memory_budget(4 << 20))?;
+    /// store.write_bytes("ids", 1, &7_u32.to_le_bytes())?;
+    /// let mut bytes = [0; 8];
+    /// store.read_bytes("ids", 0, &mut bytes)?;
+    /// assert_eq!(bytes, [0, 0, 0, 0, 7, 0, 0, 0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Invalid`] for bytes that are not whole elements inside the tensor, for a tensor of rows, and
     /// for a frozen tensor after the first commit; [`Error::ReadOnly`], [`Error::Mixed`], disk errors.
@@ -101,6 +116,15 @@ impl ParamStore {
     /// Copies the elements of a tensor from `start` on as they stand on disk, every update made so far included: see
     /// [`write_bytes`](Self::write_bytes).
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.write("w", &[1.0; 6])?;
+    /// let mut bytes = [0; 4];
+    /// store.read_bytes("w", 5, &mut bytes)?; // the last element
+    /// assert_eq!(f32::from_le_bytes(bytes), 1.0);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Invalid`] for memory that does not hold whole elements inside the tensor, and for a tensor of
     /// rows; disk errors.
@@ -127,6 +151,15 @@ impl ParamStore {
     /// Sets the elements of a plane from `start` on: moments of a run from elsewhere. Planes of fewer bits get the nearest
     /// values; in one of 8 bits the range begins at a multiple of 256 elements, and ends at one or with the tensor.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.write_plane_range("w", "momentum_buffer", 3, &[1.0, 2.0, 3.0])?; // of the second row
+    /// let mut momentum = [0.0; 6];
+    /// store.read_plane_into("w", "momentum_buffer", &mut momentum)?;
+    /// assert_eq!(momentum, [0.0, 0.0, 0.0, 1.0, 2.0, 3.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`write_range`](Self::write_range); [`Error::Unknown`] for a plane that the tensor does not have; [`Error::Invalid`]
     /// for a tensor of rows, whose planes are written together by their updates.
@@ -152,6 +185,15 @@ impl ParamStore {
 
     /// As [`read_plane_into`](Self::read_plane_into), for the elements from `start` on.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.write_plane_range("w", "momentum_buffer", 3, &[1.0, 2.0, 3.0])?;
+    /// let mut last = [0.0; 2];
+    /// store.read_plane_range_into("w", "momentum_buffer", 4, &mut last)?;
+    /// assert_eq!(last, [2.0, 3.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`read_plane_into`](Self::read_plane_into).
     pub fn read_plane_range_into(&self, name: &str, plane: &str, start: u64, out: &mut [f32]) -> Result<()> {
@@ -169,6 +211,16 @@ impl ParamStore {
 
     /// Sets what a tensor's rule keeps beside its planes: the updates made to it so far. For a run that goes on from elsewhere.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::optim::TensorClock;
+    ///
+    /// // With the moments from elsewhere, the next update is the 1,001st.
+    /// store.set_tensor_clock("w", TensorClock { steps: 1000, ..TensorClock::default() })?;
+    /// assert_eq!(store.tensor_clock("w")?.steps, 1000);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Invalid`] for a frozen tensor, which has no updates; [`Error::ReadOnly`], [`Error::Mixed`].
     pub fn set_tensor_clock(&mut self, name: &str, clock: TensorClock) -> Result<()> {
@@ -181,6 +233,13 @@ impl ParamStore {
     }
 
     /// Sets how many optimizer steps have been finished. For a run that goes on from elsewhere.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.set_step(1000)?;
+    /// assert_eq!(store.begin_step()?.finish()?.step, 1001);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Mixed`].

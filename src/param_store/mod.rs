@@ -35,6 +35,31 @@ use crate::update::{Background, Engine};
 ///
 /// There is one writer at a time; readers ([`open_read_only`](Self::open_read_only)) see the committed generation
 /// and keep it as long as they are open.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::{Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+///
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let path = dir.path().join("model.store");
+/// let group = ParamGroup::new("all", Optimizer::from_name("sgd")?);
+/// let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[2, 3]));
+/// let options = Options::new().memory_budget(4 << 20);
+/// let mut store = ParamStore::create(&path, &schema, &options)?;
+///
+/// store.group_mut("all")?.set_lr(0.5)?;
+/// let mut step = store.begin_step()?;
+/// step.apply("w", &[1.0; 6])?;  // the gradient that your program computed
+/// step.finish()?;
+/// store.commit(b"batch 1")?;    // durable, all of it, when this returns
+/// drop(store);                  // or `kill -9`
+///
+/// let store = ParamStore::open(&path, &options)?;
+/// assert_eq!((store.step(), store.user_record()), (1, &b"batch 1"[..]));
+/// assert_eq!(store.view("w")?[..], [-0.5; 6]);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 pub struct ParamStore {
     engine: Engine,
     background: Background,

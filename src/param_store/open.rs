@@ -48,6 +48,23 @@ impl ParamStore {
     /// Everything is allocated now, both homes of every block, so that training cannot run out of disk; no data is
     /// written. See [`Options::sparse`] for the other way.
     ///
+    /// ```
+    /// use paramstore::{Error, Init, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+    ///
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let path = dir.path().join("model.store");
+    /// let schema = Schema::new()
+    ///     .group(ParamGroup::new("all", Optimizer::from_name("adamw")?))
+    ///     .tensor(TensorSpec::new("norm.weight", &[64]).init(Init::Constant(1.0)));
+    /// let options = Options::new().memory_budget(4 << 20);
+    /// let store = ParamStore::create(&path, &schema, &options)?;
+    /// assert_eq!(store.view("norm.weight")?[..], [1.0; 64]);
+    ///
+    /// let again = ParamStore::create(&path, &schema, &options);
+    /// assert!(matches!(again, Err(Error::AlreadyExists { .. })));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoSpace`] with what is needed and free, [`Error::AlreadyExists`], [`Error::Invalid`] for a schema that
     /// cannot be, [`Error::Io`].
@@ -73,6 +90,19 @@ impl ParamStore {
     /// Opens a store for writing, at its last committed generation. Takes milliseconds at any size: nothing is
     /// copied and no data is read.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.commit(b"batch 7")?;
+    /// drop(store);
+    ///
+    /// use paramstore::{Error, ParamStore};
+    /// let store = ParamStore::open(&path, &options)?;
+    /// assert_eq!(store.user_record(), b"batch 7");
+    /// let second = ParamStore::open(&path, &options); // there is one writer at a time
+    /// assert!(matches!(second, Err(Error::Locked { .. })));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Locked`] beside another writer, [`Error::NotAStore`], [`Error::Unsupported`], [`Error::Damaged`] if no
     /// generation is whole, [`Error::Budget`] if the budget does not hold three blocks, [`Error::Io`].
@@ -91,6 +121,17 @@ impl ParamStore {
 
     /// Opens the committed generation for reading, or by [`Options::generation`] the one before it. Needs no lock, never
     /// writes, works beside a writer and on a read-only file system; the generation stays readable until this is dropped.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let reader = paramstore::ParamStore::open_read_only(&path, &options)?; // beside the writer
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"")?;
+    /// assert_eq!(reader.view("w")?[..], [0.0; 6]); // what was committed when it was opened
+    /// let reader = paramstore::ParamStore::open_read_only(&path, &options)?;
+    /// assert_eq!(reader.view("w")?[..], [1.0; 6]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`open`](Self::open), except for the lock; for the previous generation also [`Error::Invalid`] if there is none,

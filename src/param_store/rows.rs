@@ -28,6 +28,15 @@ impl ParamStore {
     /// blocks of the budget this takes 40 bytes of memory for each id, 32 of them until four other batches of the tensor have come;
     /// and where rows catch up, as much as `out`.
     ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// store.write_range("words", 2 * 7, &[1.0, 2.0])?; // row 7
+    /// let mut batch = [0.0; 3 * 2];
+    /// store.gather_rows("words", &[7, 3, 7], &mut batch)?;
+    /// assert_eq!(batch, [1.0, 2.0, 0.0, 0.0, 1.0, 2.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that has not two dimensions, an id that is no row
     /// of it, or another length of `out`, and nothing was read then; disk errors.
@@ -37,6 +46,24 @@ impl ParamStore {
 
     /// As [`gather_rows`](Self::gather_rows), for any plane of the tensor, e.g. `exp_avg`; one that an optimizer keeps by
     /// rows (`row_sum`) has one element for each row.
+    ///
+    /// ```
+    /// use paramstore::{Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+    ///
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let path = dir.path().join("rows.store");
+    /// let group = ParamGroup::new("all", Optimizer::from_name("adagrad")?);
+    /// let schema = Schema::new().group(group).tensor(TensorSpec::new("words", &[1000, 2]).rows());
+    /// let schema = schema.row_log_bytes(64 << 10);
+    /// let mut store = ParamStore::create(&path, &schema, &Options::new().memory_budget(4 << 20))?;
+    /// let mut step = store.begin_step()?;
+    /// step.apply_rows("words", &[7], &[3.0, 4.0])?;
+    /// step.finish()?;
+    /// let mut sum = [0.0; 2 * 2];
+    /// store.gather_rows_plane("words", "sum", &[7, 8], &mut sum)?;
+    /// assert_eq!(sum, [9.0, 16.0, 0.0, 0.0]); // squares of the gradients so far
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`gather_rows`](Self::gather_rows); [`Error::Unknown`] for a plane that the tensor does not have.
@@ -230,6 +257,17 @@ impl ParamStore {
     /// [`prefetch_rows`](Self::prefetch_rows). The same in every store with this seed, for a tensor
     /// of this name with as many rows.
     ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// let ids = [0xdead_beef_0bad_cafe, 42, 42];
+    /// let rows = store.rows_of_ids("users", &ids)?;
+    /// assert!(rows.iter().all(|&row| row < 1000) && rows[1] == rows[2]);
+    /// let mut batch = [1.0; 3 * 2];
+    /// store.gather_rows("users", &rows, &mut batch)?;
+    /// assert_eq!(batch, [0.0; 6]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor without hashed ids.
     pub fn rows_of_ids(&self, name: &str, ids: &[u64]) -> Result<Vec<u64>> {
@@ -269,6 +307,21 @@ impl ParamStore {
     /// takes the time of a pass over the table, and of an update of as many rows. Room in the store's files is
     /// not given back.
     ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// for row in [7, 8, 8] {
+    ///     let mut step = store.begin_step()?;
+    ///     step.apply_rows("words", &[row], &[1.0, 1.0])?;
+    ///     step.apply_ids("users", &[], &[])?;
+    ///     step.finish()?;
+    /// }
+    /// assert_eq!(store.expire_rows("words", 2)?, 1); // row 7: its last update is two updates back
+    /// let mut both = [0.0; 2 * 2];
+    /// store.gather_rows("words", &[7, 8], &mut both)?;
+    /// assert_eq!(both, [0.0, 0.0, -1.0, -1.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that is not of rows; [`Error::ReadOnly`],
     /// [`Error::Mixed`], disk errors.
@@ -292,12 +345,36 @@ impl ParamStore {
     }
 
     /// What each tensor of rows takes of memory and log, in the schema's order.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply_rows("words", &[7, 8], &[1.0; 4])?;
+    /// step.apply_ids("users", &[42], &[1.0, 1.0])?; // seen once: not yet admitted
+    /// step.finish()?;
+    /// let uses = store.row_uses();
+    /// assert_eq!((uses[0].rows, uses[0].changed), (1000, 2));
+    /// assert_eq!((uses[1].admission, uses[1].not_admitted), (2, 1));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn row_uses(&self) -> Vec<RowUse> {
         self.tables().map_or_else(Vec::new, Tables::usage)
     }
 
     /// Bytes in use of the log of rows, and its length; both 0 in a store without tensors of rows.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply_rows("words", &[7], &[1.0, 1.0])?;
+    /// step.apply_ids("users", &[], &[])?;
+    /// step.finish()?;
+    /// store.commit(b"")?; // appends the row to the log
+    /// let (used, length) = store.row_log_bytes();
+    /// assert!(0 < used && used < length);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn row_log_bytes(&self) -> (u64, u64) {
         self.tables().map_or((0, 0), Tables::log_bytes)
@@ -312,6 +389,20 @@ impl ParamStore {
     /// 1966): the more batches are known, the fewer rows have to be read. What is known takes a 48th of the memory for rows (at
     /// 1 GiB, 40 batches of 26,000 distinct rows); of a batch that does not fit, the rows in memory are marked.
     /// Nothing waits; unknown names, batches with an unknown row, and errors are left to the call itself.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// let batches = [vec![7, 8], vec![8, 9]];
+    /// store.prefetch_rows("words", &batches[1], 1); // while the first batch is worked on
+    /// let mut step = store.begin_step()?;
+    /// step.apply_rows("words", &batches[0], &[1.0; 4])?;
+    /// step.apply_ids("users", &[], &[])?;
+    /// step.finish()?;
+    /// let mut next = [0.0; 4];
+    /// store.gather_rows("words", &batches[1], &mut next)?;
+    /// assert_eq!(next, [-0.5, -0.5, 0.0, 0.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     pub fn prefetch_rows(&self, name: &str, ids: &[u64], ahead: u32) {
         let Some(&tensor) = self.names.get(name) else { return };
         let Some((tables, _)) = self.table_of(tensor) else { return };

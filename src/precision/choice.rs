@@ -2,7 +2,7 @@
 
 use crate::format::directory::Dtype;
 
-/// The form in which moments are kept.
+/// The form in which moments are kept. [Example](Precision#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Moments {
@@ -22,6 +22,13 @@ impl Moments {
     pub const NAMES: [&'static str; 4] = ["f32", "bf16", "f16", "q8"];
 
     /// The form of this name, one of [`NAMES`](Self::NAMES).
+    ///
+    /// ```
+    /// use paramstore::Moments;
+    ///
+    /// assert_eq!(Moments::from_name("q8"), Some(Moments::Q8));
+    /// assert_eq!(Moments::from_name("int4"), None); // not one of `Moments::NAMES`
+    /// ```
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -56,6 +63,16 @@ impl Moments {
 /// that are a function of the store's seed, the step, the tensor's name and the element, and of nothing else. So updates that
 /// are smaller than half a last place are not lost, but happen now and then. [`compensated`](Self::compensated) is the other
 /// way to the same end: no chance, and 2 bytes more.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::{Dtype, Moments, Precision};
+///
+/// assert_eq!(Precision::new(Dtype::Bf16, Moments::Q8), Precision::COMPACT);
+/// assert_eq!(Precision::from_name("compact"), Some(Precision::COMPACT)); // one of `Precision::NAMES`
+/// assert!(Precision::BF16.everywhere().everywhere); // small tensors too
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     /// The type of parameters: [`Dtype::F32`], [`Dtype::Bf16`] or [`Dtype::F16`].
@@ -90,13 +107,13 @@ impl Precision {
     /// The names of the five above.
     pub const NAMES: [&'static str; 5] = ["f32", "bf16", "compact", "bf16-kahan", "compact-kahan"];
 
-    /// This form of parameters and moments, with the rule for tensors that stay in f32.
+    /// This form of parameters and moments, with the rule for tensors that stay in f32. [Example](Self#example).
     #[must_use]
     pub const fn new(params: Dtype, moments: Moments) -> Self {
         Self { params, moments, everywhere: false, compensated: false }
     }
 
-    /// One of the five above, by its name.
+    /// One of the five above, by its name. [Example](Self#example).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -109,7 +126,7 @@ impl Precision {
         }
     }
 
-    /// The same for every tensor, without the rule for those that stay in f32.
+    /// The same for every tensor, without the rule for those that stay in f32. [Example](Self#example).
     #[must_use]
     pub const fn everywhere(mut self) -> Self {
         self.everywhere = true;

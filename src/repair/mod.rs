@@ -1,5 +1,45 @@
 //! THE WAY OUT. What can be done about a damaged store: whole copies of damaged blocks from elsewhere, or the generation
 //! before. Says what is lost, and writes only when told to.
+//!
+//! # Example
+//!
+//! ```
+//! # let dir = tempfile::tempdir().expect("a temporary directory");
+//! # let path = dir.path().join("model.store");
+//! # let group = paramstore::ParamGroup::new("all", paramstore::Optimizer::from_name("adamw")?);
+//! # let schema = paramstore::Schema::new().group(group).tensor(paramstore::TensorSpec::new("w", &[2, 3]));
+//! use std::os::unix::fs::FileExt;
+//!
+//! use paramstore::inspect::{BlockRun, VerifyOptions, verify};
+//! use paramstore::repair::Repair;
+//! use paramstore::{Options, ParamStore};
+//!
+//! let options = Options::new().memory_budget(4 << 20);
+//! let mut store = ParamStore::create(&path, &schema, &options)?;
+//! store.write("w", &[1.0; 6])?;
+//! store.commit(b"")?;
+//! let copy = store.keep("sound")?.path;
+//!
+//! // A bit of a block rots.
+//! let run = store.blocks().find_map(|run| if let Ok(BlockRun::Written(block)) = run { Some(block) } else { None });
+//! let block = run.expect("`w` was written");
+//! drop(store);
+//! let file = std::fs::File::options().write(true).open(path.join(&block.file))?;
+//! file.write_all_at(&[0xff], block.offset)?;
+//!
+//! let look = VerifyOptions::new();
+//! let mut repair = Repair::open(&path)?;
+//! let seen = repair.verify(&look, |_| {})?;
+//! assert_eq!(seen.findings[0].tensors, ["w"]);
+//! let plan = repair.plan_rebuild(&copy, &seen)?;   // writes nothing
+//! assert!(plan.is_complete() && plan.is_lossless());
+//! let rebuilt = repair.rebuild(&copy, &seen)?;     // durable when it returns
+//! assert_eq!(rebuilt.blocks, 1);
+//! drop(repair);
+//! assert!(verify(&path, &look, |_| {})?.is_sound());
+//! assert_eq!(ParamStore::open(&path, &options)?.view("w")?[..], [1.0; 6]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod rebuild;
 
@@ -14,7 +54,7 @@ use crate::inspect::{Verification, VerifyOptions, VerifyProgress};
 use crate::storage::{RealVolume, Volume};
 use crate::store::{BlockStore, Generation, PinWait};
 
-/// A store that is being repaired: nobody else writes to it as long as this lives.
+/// A store that is being repaired: nobody else writes to it as long as this lives. [Example](crate::repair#example).
 pub struct Repair {
     volume: Arc<dyn Volume>,
     store: BlockStore,
@@ -45,6 +85,16 @@ impl std::fmt::Debug for Repair {
 impl Repair {
     /// Takes the writer's lock of a store. Changes nothing in it.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::repair::Repair;
+    ///
+    /// assert!(matches!(Repair::open(&path), Err(paramstore::Error::Locked { .. }))); // `store` writes
+    /// drop(store);
+    /// Repair::open(&path)?;
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`ParamStore::open`](crate::ParamStore::open): a store of which no generation has whole metadata, or of which a
     /// file is missing or cut short, cannot be repaired here.
@@ -59,18 +109,45 @@ impl Repair {
     }
 
     /// The generation in force.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.commit(b"")?;
+    /// let generation = store.generation();
+    /// drop(store);
+    /// assert_eq!(paramstore::repair::Repair::open(&path)?.generation(), generation);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.store.superblock().generation
     }
 
     /// The step of the generation in force.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.begin_step()?.finish()?;
+    /// store.commit(b"")?;
+    /// drop(store);
+    /// assert_eq!(paramstore::repair::Repair::open(&path)?.step(), 1);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn step(&self) -> u64 {
         self.store.superblock().step
     }
 
     /// The step of the generation before the one in force, if its superblock is whole.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.begin_step()?.finish()?;
+    /// store.commit(b"")?;
+    /// drop(store);
+    /// assert_eq!(paramstore::repair::Repair::open(&path)?.previous_step()?, Some(0));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Disk errors.
@@ -79,6 +156,17 @@ impl Repair {
     }
 
     /// Checks everything that a generation consists of, as [`verify`](crate::inspect::verify()) does.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::inspect::VerifyOptions;
+    /// use paramstore::repair::Repair;
+    ///
+    /// drop(store);
+    /// let seen = Repair::open(&path)?.verify(&VerifyOptions::new(), |_| {})?;
+    /// assert!(seen.is_sound() && seen.complete);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`verify`](crate::inspect::verify()).
@@ -99,6 +187,23 @@ impl Repair {
     /// `options` says; readers of the newest are waited for.
     ///
     /// When this returns, the drop is durable; a crash before leaves the content of either generation in force.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::inspect::VerifyOptions;
+    /// use paramstore::repair::Repair;
+    ///
+    /// store.write("w", &[1.0; 6])?;
+    /// store.commit(b"epoch 1")?;
+    /// store.write("w", &[2.0; 6])?;
+    /// store.commit(b"epoch 2")?;
+    /// drop(store);
+    /// let dropped = Repair::open(&path)?.drop_newest(&VerifyOptions::new())?;
+    /// assert_eq!(dropped.previous_generation + 1, dropped.generation);
+    /// let store = paramstore::ParamStore::open(&path, &options)?;
+    /// assert_eq!((store.user_record(), store.view("w")?[0]), (&b"epoch 1"[..], 1.0));
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no older generation, or it is not whole either; disk errors.

@@ -38,13 +38,13 @@ pub struct RebuildPlan {
 }
 
 impl RebuildPlan {
-    /// Whether every damaged place gets its very bytes back.
+    /// Whether every damaged place gets its very bytes back. [Example](crate::repair#example).
     #[must_use]
     pub fn is_lossless(&self) -> bool {
         self.losses.is_empty() && self.metadata == 0
     }
 
-    /// Whether there is a whole copy, of whatever age, for every damaged place.
+    /// Whether there is a whole copy, of whatever age, for every damaged place. [Example](crate::repair#example).
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.metadata == 0 && self.losses.iter().all(|loss| loss.back_to_step.is_some())
@@ -72,7 +72,7 @@ struct Patch {
 
 impl Repair {
     /// Looks for the damaged blocks of `seen` in another copy of this store: a kept checkpoint, which is a directory like
-    /// the store's, or a copy made by other means. Writes nothing.
+    /// the store's, or a copy made by other means. Writes nothing. [Example](crate::repair#example).
     ///
     /// # Errors
     /// As [`ParamStore::open_read_only`](crate::ParamStore::open_read_only) for the copy; [`Error::Invalid`] if it is one of
@@ -86,6 +86,7 @@ impl Repair {
     /// the step stays as it is. Where the copy has older content of a block, that takes its place, as the plan says.
     ///
     /// When this returns, the new generation is durable; a crash before leaves the damaged one in force.
+    /// [Example](crate::repair#example).
     ///
     /// # Errors
     /// As [`plan_rebuild`](Self::plan_rebuild); [`Error::Invalid`] if the plan is not complete; disk errors.

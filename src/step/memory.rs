@@ -35,6 +35,14 @@ impl ParamStore {
     /// Waits until nothing is on its way between disk and memory: what a step has written behind is with the disk
     /// then, though not durable. A commit does this by itself.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// store.write("w", &[1.0; 6])?;
+    /// store.wait_idle()?; // what is timed from here on shares the disk with nothing before it
+    /// assert_eq!(store.generation(), store.summary()?.generation); // nothing was committed by it
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The first failure of a write; the handle is poisoned then.
     pub fn wait_idle(&mut self) -> Result<()> {
@@ -46,6 +54,17 @@ impl ParamStore {
     /// in memory. Blocks that are not in memory are left out; `bytes` says what was there.
     ///
     /// `gradient` holds at least one element and is read again and again from its beginning, block by block.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?; // now its blocks are in memory
+    /// step.finish()?;
+    /// let pass = store.memory_pass(&[1.0; 6])?;
+    /// assert_eq!(pass.bytes, 6 * (4 + 2 * 8)); // the gradient; parameters and momentum, in and out
+    /// assert_eq!(store.view("w")?[0], -0.5);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Invalid`] for a gradient without elements; as [`wait_idle`](Self::wait_idle).

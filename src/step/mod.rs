@@ -46,6 +46,20 @@ pub struct StepReport {
 /// A step has to be ended with [`finish`](Self::finish). If it is dropped after updates have been made, or fails
 /// half way, the store is mixed between two steps and refuses everything but reading and
 /// [`rollback`](ParamStore::rollback).
+///
+/// # Example
+///
+/// ```
+#[doc = include_str!("../examples/store.txt")]
+/// let mut step = store.begin_step()?;
+/// let w = step.view("w")?;                    // the forward pass reads through the step
+/// let gradient: Vec<f32> = w.iter().map(|x| x - 1.0).collect();
+/// drop(w);
+/// step.apply("w", &gradient)?;
+/// assert_eq!(step.view("w")?[..], [0.5; 6]);  // half way from 0 to 1
+/// assert_eq!(step.finish()?.step, 1);
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Step<'a> {
     store: &'a mut ParamStore,
@@ -80,6 +94,17 @@ impl Deref for Step<'_> {
 impl ParamStore {
     /// Begins an optimizer step with the defaults of [`StepOptions`].
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0; 6])?;
+    /// drop(step); // not finished: the store is mixed between two steps
+    /// assert!(matches!(store.begin_step(), Err(paramstore::Error::Mixed { .. })));
+    /// store.rollback()?;
+    /// store.begin_step()?.finish()?;
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Mixed`] after a step that did not finish, [`Error::Poisoned`].
     pub fn begin_step(&mut self) -> Result<Step<'_>> {
@@ -87,6 +112,22 @@ impl ParamStore {
     }
 
     /// Begins an optimizer step.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::{Error, NonFinitePolicy, StepOptions};
+    ///
+    /// let careful = StepOptions::new().max_norm(1.0).non_finite(NonFinitePolicy::Refuse);
+    /// let mut step = store.begin_step_with(careful)?;
+    /// step.apply("w", &[f32::NAN; 6])?;
+    /// assert!(matches!(step.finish(), Err(Error::NonFinite { count: 6, .. })));
+    ///
+    /// let mut step = store.begin_step_with(careful)?; // nothing was changed
+    /// step.apply("w", &[0.0, 0.0, 3.0, 0.0, 0.0, 4.0])?;
+    /// assert_eq!(step.finish()?.grad_norm, Some(5.0)); // clipped to 1
+    /// assert!((store.view("w")?[2] + 0.5 * 3.0 / 5.0).abs() < 1e-6);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`begin_step`](Self::begin_step); [`Error::Invalid`] for options that need a `grad` plane the store lacks.
@@ -114,6 +155,15 @@ impl<'a> Step<'a> {
     /// the background while the caller computes the next gradient. Reading the tensor waits for it and shows it. Where the step needs all gradients first (clipping, refusing), the gradient is put aside in
     /// the `grad` plane and applied by [`finish`](Self::finish).
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0])?; // as long as the tensor, row-major
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [-0.5, -0.5, -0.5, -1.0, -1.0, -1.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`] for the name, [`Error::Invalid`] if the gradient's length is not the tensor's or the
     /// tensor was updated in this step already; I/O errors and [`Error::Damaged`] from the disk, also of an earlier
@@ -136,6 +186,16 @@ impl<'a> Step<'a> {
     /// come in any order and must together be the whole before [`finish`](Self::finish). A tensor with moments of 8 bits has its
     /// parts begin at multiples of 256 elements, since as many share a scale.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply_range("w", 3, &[2.0, 2.0, 2.0])?; // the second row comes first
+    /// step.apply_range("w", 0, &[1.0, 1.0, 1.0])?;
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [-0.5, -0.5, -0.5, -1.0, -1.0, -1.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Invalid`] for a part that leaves the tensor or overlaps an earlier one.
     pub fn apply_range(&mut self, name: &str, start: u64, gradient: &[f32]) -> Result<()> {
@@ -152,6 +212,19 @@ impl<'a> Step<'a> {
     /// As [`apply`](Self::apply), with a gradient that is made where it is used: `make` fills the gradient of a range
     /// of elements, on several threads at once, a few thousand elements at a time. For tensors whose gradient would
     /// not fit in memory.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply_with("w", |range, gradient| {
+    ///     for (element, g) in range.zip(gradient) {
+    ///         *g = if element < 3 { 1.0 } else { 2.0 };
+    ///     }
+    /// })?;
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [-0.5, -0.5, -0.5, -1.0, -1.0, -1.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Invalid`] in a step that needs all gradients first.
@@ -172,6 +245,17 @@ impl<'a> Step<'a> {
 
     /// As [`apply`](Self::apply), with a gradient in bf16 or f16, given as patterns in native byte order. It is widened where it
     /// is used, which is exact, and divided by the loss scale in f32. The work is done when this returns.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::precision::Half;
+    ///
+    /// let mut step = store.begin_step()?;
+    /// step.apply_half("w", Half::Bf16, &[0x3f80; 6])?; // 1.0 in bf16
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [-0.5; 6]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -203,6 +287,17 @@ impl<'a> Step<'a> {
     /// Adds a gradient to what the `grad` plane holds for the tensor in this step; [`finish`](Self::finish) applies
     /// the sum. `scale` multiplies it first: 1 / number of micro-batches for a mean.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// for gradient in [[1.0; 6], [3.0; 6]] {
+    ///     step.accumulate("w", &gradient, 0.5)?; // the mean of two micro-batches
+    /// }
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [-1.0; 6]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Invalid`] if the store has no `grad` plane.
     pub fn accumulate(&mut self, name: &str, gradient: &[f32], scale: f64) -> Result<()> {
@@ -217,6 +312,17 @@ impl<'a> Step<'a> {
 
     /// As [`accumulate`](Self::accumulate), for a part of a tensor that begins at element `start`.
     ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.accumulate_range("w", 0, &[1.0, 1.0, 1.0], 1.0)?;
+    /// step.accumulate_range("w", 3, &[2.0, 2.0, 2.0], 1.0)?;
+    /// step.accumulate_range("w", 3, &[2.0, 2.0, 2.0], 1.0)?;
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [-0.5, -0.5, -0.5, -2.0, -2.0, -2.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`accumulate`](Self::accumulate).
     pub fn accumulate_range(&mut self, name: &str, start: u64, gradient: &[f32], scale: f64) -> Result<()> {
@@ -230,6 +336,16 @@ impl<'a> Step<'a> {
 
     /// Ends the step: applies what waits in the `grad` plane, checks that every tensor was updated whole, moves the
     /// step counter. Nothing is durable before [`commit`](ParamStore::commit).
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply("w", &[1.0, 1.0, f32::INFINITY, 1.0, 1.0, 1.0])?;
+    /// let report = step.finish()?;
+    /// assert_eq!((report.step, report.non_finite), (1, 1)); // counted, and let through by default
+    /// assert_eq!(store.committed_step(), 0);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::NonFinite`] if the policy refuses the step: nothing was changed then. [`Error::Invalid`] if a tensor

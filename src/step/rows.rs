@@ -28,6 +28,18 @@ impl Step<'_> {
     /// gradients. The tensor is whole for [`finish`](Self::finish) after any call. The work is done when this returns.
     /// Beside the budget it takes 32 bytes of memory for each id, and as much for those of the three batches before.
     ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// let mut step = store.begin_step()?;
+    /// step.apply_rows("words", &[7, 3, 7], &[1.0, 1.0, 2.0, 2.0, 3.0, 3.0])?;
+    /// step.apply_ids("users", &[], &[])?; // every tensor takes part in a step
+    /// step.finish()?;
+    /// let mut rows = [0.0; 2 * 2];
+    /// store.gather_rows("words", &[3, 7], &mut rows)?;
+    /// assert_eq!(rows, [-1.0, -1.0, -2.0, -2.0]); // row 7 got 1 + 3
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unknown`] for the name; [`Error::Invalid`] for a tensor that has not two dimensions, an id that is no row
     /// of it, another length of the gradients, parameters or moments that are not f32, an optimizer (or momentum, or weight decay) without a rule for rows, a row
@@ -42,6 +54,21 @@ impl Step<'_> {
     /// As [`apply_rows`](Self::apply_rows), for a tensor whose rows are found by hashed ids
     /// ([`TensorSpec::hashed_ids`](crate::TensorSpec::hashed_ids)): any `u64`. Ids that are hashed to the same row are as one
     /// id, whose gradients are summed. All ids of a step belong into one call, since any two may share a row.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/rows.txt")]
+    /// for _ in 0..2 {
+    ///     let mut step = store.begin_step()?;
+    ///     step.apply_ids("users", &[u64::MAX], &[1.0, 1.0])?;
+    ///     step.apply_rows("words", &[], &[])?;
+    ///     step.finish()?;
+    /// }
+    /// let row = store.rows_of_ids("users", &[u64::MAX])?;
+    /// let mut user = [0.0; 2];
+    /// store.gather_rows("users", &row, &mut user)?;
+    /// assert_eq!(user, [-0.5, -0.5]); // the first sighting was left out
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`apply_rows`](Self::apply_rows); [`Error::Invalid`] for a tensor without hashed ids.

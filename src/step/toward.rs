@@ -18,6 +18,23 @@ impl Step<'_> {
     /// strength is multiplied by it, so that it means the same. Where all gradients are clipped together, the sum is. It
     /// differs from `weight_decay` in where it pulls to, and from AdamW's in that it passes through the moments.
     ///
+    /// ```
+    /// use paramstore::optim::Sgd;
+    /// use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+    ///
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let path = dir.path().join("model.store");
+    /// let group = ParamGroup::new("all", Optimizer::Sgd(Sgd { lr: 0.5, ..Sgd::default() }));
+    /// let start = TensorSpec::new("start.w", &[2]).init(Init::Constant(1.0)).frozen();
+    /// let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[2])).tensor(start);
+    /// let mut store = ParamStore::create(&path, &schema, &Options::new().memory_budget(4 << 20))?;
+    /// let mut step = store.begin_step()?;
+    /// step.apply_toward("w", &[0.0, 1.0], "start.w", 0.5)?; // the gradient becomes [-0.5, 0.5]
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [0.25, -0.25]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Invalid`] for a strength that is negative or not finite, for tensors that differ in
     /// their number of elements, and for tensors of rows.
@@ -32,6 +49,24 @@ impl Step<'_> {
 
     /// As [`apply_toward`](Self::apply_toward), for a part of a tensor that begins at element `first`; see
     /// [`apply_range`](Self::apply_range).
+    ///
+    /// ```
+    /// use paramstore::optim::Sgd;
+    /// use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, Schema, TensorSpec};
+    ///
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let path = dir.path().join("model.store");
+    /// let group = ParamGroup::new("all", Optimizer::Sgd(Sgd { lr: 0.5, ..Sgd::default() }));
+    /// let start = TensorSpec::new("start.w", &[2]).init(Init::Constant(1.0)).frozen();
+    /// let schema = Schema::new().group(group).tensor(TensorSpec::new("w", &[2])).tensor(start);
+    /// let mut store = ParamStore::create(&path, &schema, &Options::new().memory_budget(4 << 20))?;
+    /// let mut step = store.begin_step()?;
+    /// step.apply_range_toward("w", 1, &[1.0], "start.w", 0.5)?;
+    /// step.apply_range_toward("w", 0, &[0.0], "start.w", 0.5)?;
+    /// step.finish()?;
+    /// assert_eq!(store.view("w")?[..], [0.25, -0.25]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`apply_toward`](Self::apply_toward) and [`apply_range`](Self::apply_range).

@@ -18,7 +18,7 @@ use crate::format::{LOCK_FILE, META_FILE, PAGE_BYTES, PROGRESS_FILE};
 use crate::storage::{Access, Caching, Lock, LockKind, Segment, Volume};
 use crate::units::to_usize;
 
-/// Which of the two generations that a store may hold is looked at.
+/// Which of the two generations that a store may hold is looked at. [Example](crate::Options#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Generation {
     /// The last one that was committed whole.

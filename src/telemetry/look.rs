@@ -99,7 +99,7 @@ pub struct StepMetrics {
 const TRIES: u32 = 20;
 
 /// What the last writer of a store said, which it may have done long ago: look at [`Live::now_unix_ms`]. `None` if none
-/// ever did. Reads two pages, takes no lock, and never holds a writer up.
+/// ever did. Reads two pages, takes no lock, and never holds a writer up. [Example](crate::telemetry#example).
 ///
 /// # Errors
 /// [`Error::NotAStore`] or [`Error::Io`] if there is no store.
@@ -119,7 +119,7 @@ pub fn live(path: impl AsRef<Path>) -> Result<Option<Live>> {
 }
 
 /// What the steps of a store took, ascending, up to step `last`: all of the last 1,024, of those before fewer and fewer. Empty
-/// if no writer kept account.
+/// if no writer kept account. [Example](crate::telemetry#example).
 ///
 /// # Errors
 /// As [`live`].

@@ -3,6 +3,27 @@
 //!
 //! A page of 4 KiB, written at once and checked by its checksum, is all there is between writer and onlookers: no lock, no
 //! waiting. Files appear with the first step of a writer on a real file system ([`Options::telemetry`](crate::Options::telemetry)).
+//!
+//! # Example
+//!
+//! ```
+#![doc = include_str!("../examples/store.txt")]
+//! use paramstore::telemetry::{Metrics, history, live};
+//!
+//! assert!(live(&path)?.is_none()); // nothing was said yet
+//! let mut step = store.begin_step()?;
+//! step.apply("w", &[1.0; 6])?;
+//! step.finish()?;
+//! store.note_metrics(&Metrics::new().loss(2.5).validation_loss(2.75).lr(0.5));
+//! store.commit(b"")?;
+//!
+//! // Any other process, at any time:
+//! let now = live(&path)?.expect("a writer tells");
+//! assert_eq!((now.step, now.loss, now.validation_loss), (1, Some(2.5), Some(2.75)));
+//! let steps = history(&path, now.step)?;
+//! assert_eq!((steps.len(), steps[0].lr), (1, Some(0.5)));
+//! # Ok::<(), paramstore::Error>(())
+//! ```
 
 mod look;
 
@@ -20,7 +41,7 @@ use crate::storage::{Access, Allocation, Caching, Segment, Volume};
 /// Between two pages, while a step is under way.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a trainer says of the last finished step; what it does not say stays as it was.
+/// What a trainer says of the last finished step; what it does not say stays as it was. [Example](crate::telemetry#example).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Metrics {
@@ -33,27 +54,27 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing said.
+    /// Nothing said. [Example](crate::telemetry#example).
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says the loss on the step's batch.
+    /// Says the loss on the step's batch. [Example](crate::telemetry#example).
     #[must_use]
     pub fn loss(mut self, loss: f64) -> Self {
         self.loss = Some(loss);
         self
     }
 
-    /// Says the loss on data that is not trained on.
+    /// Says the loss on data that is not trained on. [Example](crate::telemetry#example).
     #[must_use]
     pub fn validation_loss(mut self, loss: f64) -> Self {
         self.validation_loss = Some(loss);
         self
     }
 
-    /// Says the learning rate.
+    /// Says the learning rate. [Example](crate::telemetry#example).
     #[must_use]
     pub fn lr(mut self, lr: f64) -> Self {
         self.lr = Some(lr);

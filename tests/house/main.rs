@@ -2,6 +2,7 @@
 //! function may be. `docs/ARCHITECTURE.md` is this in prose. Each rule is shown a sample that breaks it.
 
 mod code;
+mod examples;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -117,6 +118,12 @@ fn files_and_functions_stay_short() {
 }
 
 #[test]
+fn every_public_function_has_an_example_or_a_link_to_one_that_calls_it() {
+    let missing = examples::missing(&files("src"));
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+}
+
+#[test]
 fn nothing_unfinished_is_left() {
     check(&["src", "tests", "benches", "tools", "docs/examples"], rules::marks);
 }
@@ -128,7 +135,7 @@ fn source_is_ascii() {
 
 /// Samples that break a rule, beside some that look like it and do not.
 mod samples {
-    use crate::{code, rules};
+    use crate::{code, examples, rules};
 
     const TABLE: &str = "3  lib  any room\n2  high  low\n2  other  -\n1  low  -\n";
 
@@ -234,6 +241,32 @@ mod samples {
         }
         assert_eq!(rules::marks("src/a.rs", "// all todos are done"), [""; 0]);
         assert_eq!(rules::ascii("src/a.rs", "// 2\u{d7}2\n").len(), 1);
+    }
+
+    #[test]
+    fn a_function_without_an_example_is_found_and_an_example_elsewhere_counts_if_it_calls_it() {
+        const TYPE: &str =
+            "/// A.\n///\n/// # Example\n///\n/// ```\n/// assert!(A::new().b());\n/// ```\npub struct A;\n";
+        let missing = |of: &str, text: &str| {
+            let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+            examples::missing(&[file("src/a.rs", TYPE), file(of, text)]).len()
+        };
+        let linked = |name, link| {
+            format!(
+                "impl<'a> A<'a> {{\n    /// [E]({link}#example).\n    #[x]\n    pub fn {name}(&self) {{}}\n}}\n"
+            )
+        };
+        assert_eq!(missing("src/b.rs", &linked("b", "Self")), 0);
+        assert_eq!(missing("src/b.rs", &linked("b", "super::A")), 0);
+        assert_eq!(missing("src/b.rs", &linked("c", "Self")), 1);
+        assert_eq!(missing("src/b.rs", &linked("b", "B")), 1);
+        assert_eq!(missing("src/b.rs", "/// ```\n/// assert!(true);\n/// ```\npub const fn c() {}"), 0);
+        for bad in ["/// Words.", "/// ```\n/// c();\n/// ```", "/// ```text\n/// assert\n/// ```"] {
+            assert_eq!(missing("src/b.rs", &format!("{bad}\npub fn c() {{}}")), 1, "{bad}");
+        }
+        for hidden in ["src/tests/b.rs", "src/simulation/b.rs"] {
+            assert_eq!(missing(hidden, "pub fn c() {}"), 0);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) use q8::Q8_BLOCK;
 const CHUNK_LEN: usize = 1024;
 const _: () = assert!(CHUNK_LEN.is_multiple_of(Q8_BLOCK));
 
-/// A float of 16 bits.
+/// A float of 16 bits. [Example](Lane#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
     /// The upper half of an f32: 8 bits of exponent, 7 of fraction.
@@ -38,7 +38,7 @@ pub enum Book {
     Unsigned,
 }
 
-/// How an f32 that a 16-bit float does not have becomes one.
+/// How an f32 that a 16-bit float does not have becomes one. [Example](Lane#example).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     /// To the nearest, ties to the even one.
@@ -66,6 +66,23 @@ impl Rounding {
 }
 
 /// A run of elements of one plane, in the form in which it is stored.
+///
+/// # Example
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::optim::{Lion, Optimizer, TensorClock};
+/// use paramstore::precision::{Half, Lane, Rounding};
+///
+/// let (mut param, mut exp_avg) = ([0x3f80_u16, 0xbf80], [0.0_f32; 2]); // 1 and -1 in bf16; f32
+/// let lanes = &mut [Lane::Half(Half::Bf16, &mut param), Lane::F32(&mut exp_avg)];
+/// assert!(lanes[0].len() == 2 && !lanes[0].is_empty());
+/// let rule = Optimizer::Lion(Lion { lr: 0.5, ..Lion::default() });
+/// let clock = &mut TensorClock::default();
+/// rule.update_lanes(InstructionSet::detect(), clock, lanes, &[3.0, -0.1], Rounding::Nearest)?;
+/// assert_eq!(param, [0x3f00, 0xbf00]); // 0.5 and -0.5
+/// # Ok::<(), paramstore::Error>(())
+/// ```
 #[derive(Debug)]
 pub enum Lane<'a> {
     /// Plain f32.
@@ -86,7 +103,7 @@ impl Default for Lane<'_> {
 }
 
 impl<'a> Lane<'a> {
-    /// The number of elements.
+    /// The number of elements. [Example](Self#example).
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -97,7 +114,7 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Whether there is no element.
+    /// Whether there is no element. [Example](Self#example).
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -344,12 +361,29 @@ fn stochastic<const KIND: u8>(key: u64, first: u64, values: &[f32], bits: &mut [
 }
 
 /// One bf16 of the two around a value, by 16 random bits: what stochastic rounding does with each element.
+///
+/// ```
+/// use paramstore::precision::bf16_stochastic;
+///
+/// let value = f32::from_bits(0x3f80_4000); // a quarter of the way from one bf16 to the next
+/// let ups = (0..=u16::MAX).filter(|&random| bf16_stochastic(value, random) == 0x3f81).count();
+/// assert_eq!(ups, 65536 / 4);
+/// ```
 #[must_use]
 pub fn bf16_stochastic(value: f32, random: u16) -> u16 {
     half::stochastic::<{ Half::Bf16 as u8 }>(value, u32::from(random))
 }
 
 /// Widens 16-bit floats to f32: exact.
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::precision::{Half, widen};
+///
+/// let mut wide = [0.0; 2];
+/// widen(InstructionSet::detect(), Half::F16, &[0x3c00, 0xc000], &mut wide);
+/// assert_eq!(wide, [1.0, -2.0]);
+/// ```
 ///
 /// # Panics
 ///
@@ -360,6 +394,15 @@ pub fn widen(isa: InstructionSet, kind: Half, bits: &[u16], out: &mut [f32]) {
 }
 
 /// Rounds f32 to 16-bit floats.
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::precision::{Half, Rounding, round};
+///
+/// let mut bits = [0; 2];
+/// round(InstructionSet::detect(), Half::Bf16, Rounding::Nearest, &[1.0, 1.001], &mut bits);
+/// assert_eq!(bits, [0x3f80, 0x3f80]);
+/// ```
 ///
 /// # Panics
 ///
@@ -411,6 +454,16 @@ pub(crate) fn add_lost(values: &mut [f32], lost: &[f32]) {
 /// Quantises f32 to codes of 8 bits in blocks of 256: each block's scale is its largest magnitude, each code the nearest
 /// one (what lies within 2^-21 of the middle of two codes may get either). A block with NaN or infinity gets the scale NaN.
 ///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::precision::{Book, quantise};
+///
+/// let (values, mut codes, mut scales) = (vec![0.5; 300], vec![0; 300], [0.0; 2]);
+/// quantise(InstructionSet::detect(), Book::Signed, &values, &mut codes, &mut scales);
+/// assert_eq!(scales, [0.5, 0.5]); // one for each 256 begun
+/// assert_eq!(Book::Signed.codes()[usize::from(codes[0])], 1.0);
+/// ```
+///
 /// # Panics
 ///
 /// If the lengths differ, or there is not one scale for each 256 elements begun.
@@ -420,6 +473,15 @@ pub fn quantise(isa: InstructionSet, book: Book, values: &[f32], codes: &mut [u8
 }
 
 /// What codes of 8 bits and their scales stand for.
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::precision::{Book, dequantise};
+///
+/// let mut values = [0.0; 2];
+/// dequantise(InstructionSet::detect(), Book::Unsigned, &[0, 255], &[0.5], &mut values);
+/// assert_eq!(values, [0.0, 0.5]); // shares of the scale, from 0 to 1
+/// ```
 ///
 /// # Panics
 ///

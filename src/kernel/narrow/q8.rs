@@ -228,6 +228,13 @@ pub(super) fn decode_block(table: &[f32; 256], codes: &[u8], scale: f32, out: &m
 
 impl Book {
     /// What the codes stand for, in units of a block's scale, ascending.
+    ///
+    /// ```
+    /// use paramstore::precision::Book;
+    ///
+    /// let codes = Book::Signed.codes();
+    /// assert!(codes.is_sorted() && codes.contains(&0.0) && codes[255] == 1.0);
+    /// ```
     #[must_use]
     pub fn codes(self) -> &'static [f32; 256] {
         match self {
