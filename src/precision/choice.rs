@@ -72,6 +72,7 @@ impl Moments {
 /// assert_eq!(Precision::new(Dtype::Bf16, Moments::Q8), Precision::COMPACT);
 /// assert_eq!(Precision::from_name("compact"), Some(Precision::COMPACT)); // one of `Precision::NAMES`
 /// assert!(Precision::BF16.everywhere().everywhere); // small tensors too
+/// assert_eq!(Precision::BF16.compensated(), Precision::BF16_KAHAN);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
@@ -138,6 +139,7 @@ impl Precision {
     /// runs the rule, weight decay included, on the sum of both in f32, and splits the result again; see
     /// [`round_compensated`](super::round_compensated) for what is lost then. Whoever reads parameters gets them without what
     /// the plane has. Costs 2 bytes more for each parameter, each way. Of a tensor that is never updated it keeps nothing.
+    /// [Example](Self#example).
     #[must_use]
     pub const fn compensated(mut self) -> Self {
         self.compensated = true;

@@ -3,7 +3,9 @@
 use super::{create, gradient, memory, open, options};
 use crate::convert::Convert;
 use crate::exchange::{Export, Import};
+use crate::format::directory::{Directory, Extent};
 use crate::inspect::{Role, VerifyOptions, verify::verify_in};
+use crate::layout::place;
 use crate::optim::{AdamW, Optimizer, Sgd, TensorClock};
 use crate::precision::{Half, Rounding, round, round_compensated, widen, widen_compensated};
 use crate::repair::Repair;
@@ -434,5 +436,25 @@ fn the_functions_on_slices_are_what_a_store_does() {
         round_compensated(isa, kind, &given, &mut bits, &mut lost);
         widen_compensated(isa, kind, &bits, &lost, &mut sum);
         assert!(sums(&store, "up") == sum && store.view_half("up").unwrap()[..] == bits[..], "{precision:?}");
+    }
+}
+
+#[test]
+fn a_directory_whose_plane_of_what_was_lost_does_not_fit_its_parameters_is_refused() {
+    let request = schema(Precision::new(Dtype::Bf16, Moments::Bf16).compensated(), 4096).request(1 << 20);
+    let directory = place(&request.unwrap()).unwrap();
+    let is_read = |directory: &Directory| Directory::decode(&directory.encode()).is_ok();
+    assert!(is_read(&directory));
+    let at = directory.extents.iter().position(|e| directory.compensation_plane(e).is_some()).unwrap();
+    let last = directory.compensation_plane(&directory.extents[at]).unwrap();
+    let changes: [fn(&mut Extent, usize); 3] = [
+        |extent, last| extent.planes[last].dtype = Dtype::F16,
+        |extent, last| extent.planes.swap(last - 1, last),
+        |extent, _| extent.planes[0].dtype = Dtype::F16,
+    ];
+    for change in changes {
+        let mut changed = directory.clone();
+        change(&mut changed.extents[at], last);
+        assert!(!is_read(&changed), "{:?}", changed.extents[at]);
     }
 }

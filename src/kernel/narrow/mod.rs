@@ -419,6 +419,18 @@ pub fn round(isa: InstructionSet, kind: Half, rounding: Rounding, values: &[f32]
 /// them the sign of what was lost; or 2^-134, if that is more), and of at most `2^(e - 23)` by f16 (as much as the last place
 /// of an f32; or 2^-25, if that is more: what f16 loses of values below 2^-6 has ever fewer bits).
 ///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::precision::{Half, round_compensated, widen_compensated};
+///
+/// let isa = InstructionSet::detect();
+/// let (mut bits, mut lost, mut back) = ([0], [0], [0.0]);
+/// round_compensated(isa, Half::Bf16, &[1.001], &mut bits, &mut lost);
+/// assert_eq!(bits, [0x3f80]); // 1.0 for whoever reads it alone
+/// widen_compensated(isa, Half::Bf16, &bits, &lost, &mut back);
+/// assert!((back[0] - 1.001).abs() < 1.0 / 131_072.0);
+/// ```
+///
 /// # Panics
 ///
 /// If the lengths differ.
@@ -435,6 +447,15 @@ pub fn round_compensated(
 
 /// The sums of 16-bit floats and of what rounding them lost: exact for what [`round_compensated`] gives, which it gives back
 /// unchanged in sum, again and again.
+///
+/// ```
+/// use paramstore::InstructionSet;
+/// use paramstore::precision::{Half, widen_compensated};
+///
+/// let mut sum = [0.0];
+/// widen_compensated(InstructionSet::detect(), Half::F16, &[0x3c00], &[0x1000], &mut sum);
+/// assert_eq!(sum, [1.0 + 1.0 / 2048.0]);
+/// ```
 ///
 /// # Panics
 ///

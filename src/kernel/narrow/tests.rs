@@ -390,6 +390,7 @@ fn compensated_bound(kind: Half, value: f32) -> f64 {
 }
 
 #[test]
+#[expect(clippy::float_cmp, reason = "what is exact is compared as such")]
 fn compensated_values_are_the_nearest_and_come_back_within_the_bound_on_every_instruction_set() {
     let values = many_values();
     let n = values.len();
@@ -429,6 +430,7 @@ fn compensated_values_are_the_nearest_and_come_back_within_the_bound_on_every_in
 
 /// The bound is reached by some value, so that it is not a loose one.
 #[test]
+#[expect(clippy::float_cmp, reason = "what is exact is compared as such")]
 fn compensated_values_do_reach_their_bound() {
     let isa = InstructionSet::portable();
     for (kind, value) in [
@@ -469,7 +471,9 @@ fn compensated_lanes_in_parts_and_chunks_are_those_in_one_piece() {
     let n = values.len();
     let grad = vec![0.0; n];
     let double = |param: &mut [f32], _: &[f32], _: &mut [&mut [f32]]| {
-        param.iter_mut().for_each(|x| *x *= 1.25);
+        for x in param.iter_mut() {
+            *x *= 1.25;
+        }
         param.len() as u64
     };
     for kind in KINDS {

@@ -127,9 +127,12 @@ impl Plane {
     /// The parameters, all of them a half, and the moments before the first step.
     fn of(optimizer: &Optimizer, state: Precision) -> Vec<Self> {
         const N: usize = KERNEL_ELEMENTS;
-        let half = |kind, bits| match state.compensated {
-            true => Self::Compensated(kind, vec![bits; N], vec![0; N]),
-            false => Self::Half(kind, vec![bits; N]),
+        let half = |kind, bits| {
+            if state.compensated {
+                Self::Compensated(kind, vec![bits; N], vec![0; N])
+            } else {
+                Self::Half(kind, vec![bits; N])
+            }
         };
         let param = match state.params {
             Dtype::Bf16 => half(Half::Bf16, 0x3f00),
