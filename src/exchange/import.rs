@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::place::Place;
 use super::source::Sources;
 use super::state::State;
 use super::values::{Flow, Piece};
@@ -13,9 +12,12 @@ use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 use crate::optim::TensorClock;
 use crate::options::Options;
-use crate::param_store::ParamStore;
+use crate::param_store::{ParamStore, Place};
 use crate::schema::{ParamGroup, Schema, TensorSpec};
 use crate::units::to_u64;
+
+/// What the name of a store ends in while it is being imported.
+const UNFINISHED: &str = ".importing";
 
 /// A choice for each tensor, by its name.
 type ByName<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
@@ -233,7 +235,7 @@ impl<'a> Import<'a> {
         let start = Instant::now();
         let to = to.as_ref();
         let prepared = self.prepare()?;
-        let place = Place::take(to)?;
+        let place = Place::take(to, UNFINISHED)?;
         let mut store = ParamStore::create(&place.unfinished, &prepared.plan.schema, &self.options())?;
         self.fill(&mut store, &prepared, &mut progress)?;
         for (tensor, clock) in &prepared.clocks {

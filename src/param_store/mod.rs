@@ -4,6 +4,7 @@ mod change;
 mod elsewhere;
 mod look;
 mod open;
+mod place;
 mod rows;
 mod tensor;
 
@@ -16,6 +17,7 @@ pub use change::CommitReport;
 pub use open::Recovery;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use open::build_threads;
+pub(crate) use place::Place;
 pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
