@@ -69,8 +69,8 @@ impl State {
                 continue;
             };
             let optimizer = plan.schema.optimizer_for(planned.group.as_deref())?;
-            let elements = sources.tensors.get(source).map_or(0, ForeignTensor::elements);
-            let clock = check(sources, &optimizer, &planned.name, elements, &found, step)?;
+            let shape = sources.tensors.get(source).map_or(&[][..], |tensor| &tensor.shape);
+            let clock = check(sources, &optimizer, (&planned.name, shape), &found, step)?;
             for (name, &at) in found.iter().filter(|(name, _)| !matches!(**name, STEP | MU_PRODUCT)) {
                 planned.planes.push((*name).to_owned());
                 parts.push(Part { source: at, tensor, plane: Some((*name).to_owned()) });
@@ -83,12 +83,12 @@ impl State {
     }
 }
 
-/// All planes of the optimizer and no others, each with as many elements as the parameter; and the updates so far.
+/// All planes of the optimizer and no others, each with as many elements as the parameter, or one for each row; and the
+/// updates so far.
 fn check(
     sources: &Sources,
     optimizer: &Optimizer,
-    name: &str,
-    elements: u64,
+    (name, shape): (&str, &[u64]),
     found: &BTreeMap<&'static str, usize>,
     step: Option<u64>,
 ) -> Result<TensorClock> {
@@ -104,7 +104,10 @@ fn check(
         return Err(Error::invalid(what(), got.join(", "), expected));
     }
     let tensor = |kind: &str| found.get(kind).and_then(|&at| sources.tensors.get(at));
-    for plane in got.iter().filter_map(|name| tensor(name)) {
+    for kept in &planes {
+        let dimensions = if kept.per_row { 1 } else { shape.len() };
+        let elements = shape.iter().take(dimensions).fold(1, |n: u64, &d| n.saturating_mul(d));
+        let Some(plane) = tensor(kept.name) else { continue };
         if plane.elements() != elements || !plane.dtype.is_float() {
             let got = format!("{:?} of {} {}", plane.name, plane.elements(), plane.dtype.name());
             return Err(Error::invalid(what(), got, format!("{elements} floats, as the parameter has")));

@@ -3,6 +3,7 @@
 mod kills;
 mod links;
 mod parsers;
+mod rows;
 mod transfer;
 
 use std::collections::BTreeMap;
