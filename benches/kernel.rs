@@ -19,11 +19,12 @@ const IN_CACHE: usize = 1 << 14;
 /// One plane of this many elements takes 64 MiB.
 const BEYOND_CACHE: usize = 1 << 24;
 
-/// What is timed: each rule with its defaults, and SGD with momentum too.
+/// What is timed: each rule for whole tensors with its defaults, and SGD with momentum too.
 fn optimizers() -> Vec<(&'static str, Optimizer)> {
     let mut all: Vec<_> = Optimizer::NAMES
         .iter()
         .map(|&name| (name, Optimizer::from_name(name).expect("a listed name is known")))
+        .filter(|(_, optimizer)| optimizer.state_planes().iter().all(|plane| !plane.per_row))
         .collect();
     let mut momentum = all[0].1;
     momentum.set("momentum", "0.9").expect("SGD has momentum");

@@ -7,10 +7,13 @@ use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 use crate::layout::{COMPENSATION_PLANE, COMPUTE_PLANE};
 use crate::options::Options;
-use crate::param_store::ParamStore;
+use crate::param_store::{ParamStore, Place};
 use crate::precision::{Half, Precision};
 use crate::schema::{Schema, TensorSpec};
 use crate::units::{to_u64, to_usize};
+
+/// What the name of a store ends in while it is being made.
+const UNFINISHED: &str = ".converting";
 
 /// Elements that are on their way at a time: whole blocks of codes of 8 bits.
 const PART_LEN: usize = 1 << 18;
@@ -107,15 +110,18 @@ impl Convert {
         Self { precision, memory_bytes }
     }
 
-    /// Makes the store `to`, which must not exist, from the committed generation of the store `from`: the same tensors,
+    /// Makes the store `to`, which must not exist or be an empty directory, from the committed generation of the store `from`: the same tensors,
     /// settings, clocks, step and user record, in another precision; frozen tensors as they are. Parameters and moments are rounded to the nearest.
     /// [Compensated](Precision::compensated) parameters count with what their rounding lost, on both sides.
     /// `progress` gets the elements done of all planes, again and again. Returns what it did to each plane.
     /// [Example](Self#example).
     ///
+    /// The store is made under the name `to.converting` and gets its own name when it is whole and durable: a conversion that is
+    /// interrupted leaves no store `to`. What it left under the other name is removed by the next one to the same place.
+    ///
     /// # Errors
     /// [`Error::Invalid`] for a store with tensors of rows, which stay in f32; as [`ParamStore::create`] and
-    /// [`ParamStore::open_read_only`]. What was made of `to` until then is no store with a step, and may be removed.
+    /// [`ParamStore::open_read_only`]; [`Error::AlreadyExists`]; [`Error::Locked`] beside another conversion to the same place.
     pub fn run(
         &self,
         from: impl AsRef<Path>,
@@ -125,7 +131,8 @@ impl Convert {
         let options = Options::new().memory_budget(self.memory_bytes / 2);
         let source = ParamStore::open_read_only(from, &options)?;
         let schema = self.schema(&source)?;
-        let mut target = ParamStore::create(to, &schema, &options)?;
+        let place = Place::take(to.as_ref(), UNFINISHED)?;
+        let mut target = ParamStore::create(&place.unfinished, &schema, &options)?;
         let mut errors: Vec<PlaneError> = Vec::new();
         let mut done = 0;
         let tensors: Vec<_> = source.tensors().map(|tensor| (tensor.name(), tensor.elements())).collect();
@@ -153,6 +160,8 @@ impl Convert {
             target.take_clock(&source, tensor)?;
         }
         target.commit_as(&source)?;
+        drop(target);
+        place.publish()?;
         errors.iter_mut().for_each(PlaneError::finish);
         Ok(errors)
     }

@@ -147,6 +147,9 @@ impl<'a> Export<'a> {
     /// Writes one safetensors file. It appears under its name when it is whole and durable; readable by its owner only, as a
     /// store's files are. `progress` gets the bytes done, again and again.
     ///
+    /// An export that is killed leaves nothing, for its files have no names before they are whole; on file systems without
+    /// such files (NFS, FUSE) it leaves `.NAME.PID.part`, which the next export to the same name removes.
+    ///
     /// Works beside a writer of the store when `store` was opened for reading: what is exported is the generation that it
     /// shows.
     ///
@@ -175,10 +178,11 @@ impl<'a> Export<'a> {
         model.append(&mut state);
         let mut done = Done::new(&mut progress);
         let file = write_safetensors(&mut target, store, &name, &model, &mut done)?;
-        finish(&target, &[file], &done, start)
+        finish(&target, vec![file], self.force, &done, start)
     }
 
-    /// Writes a tensor's parameters as one npy file (bf16, which NumPy does not have, as f32).
+    /// Writes a tensor's parameters as one npy file. NumPy has no bf16: parameters in it become f32, which changes no value, and a
+    /// rounding to it is refused.
     ///
     /// ```
     #[doc = include_str!("../examples/store.txt")]
@@ -203,6 +207,9 @@ impl<'a> Export<'a> {
         let (mut target, name) = self.target_for(path.as_ref())?;
         let mut item = Item::param(store, store.tensor_index(tensor)?, self.dtype)?;
         if item.dtype == Dtype::Bf16 {
+            if store.tensor(tensor).is_some_and(|info| info.dtype() != Dtype::Bf16) {
+                return Err(Error::invalid("type of an npy file", "bf16", "f32 or f16: NumPy has no bf16"));
+            }
             item.set_dtype(Dtype::F32);
         }
         let header = npy::header(item.dtype, &item.shape)?;
@@ -210,8 +217,8 @@ impl<'a> Export<'a> {
         let mut sink = target.begin(&name, to_u64(header.len()) + item.bytes)?;
         sink.write(&header)?;
         done.add(&item, store, &mut sink)?;
-        let file = sink.finish(&name)?;
-        finish(&target, &[file], &done, start)
+        let file = sink.finish()?;
+        finish(&target, vec![file], self.force, &done, start)
     }
 
     /// Writes a directory in Hugging Face's form: `model.safetensors`, or shards and `model.safetensors.index.json` if it
@@ -231,7 +238,7 @@ impl<'a> Export<'a> {
         if !existed {
             volume.sync_parent(DIRECTORY_NAMED)?;
         }
-        let mut target = Target::new(volume, self.memory_bytes)?;
+        let mut target = Target::new(volume, self.memory_bytes, split::is_of_a_model)?;
         let in_the_way: Vec<_> =
             target.names()?.into_iter().filter(|name| split::is_of_a_model(name)).collect();
         if let (Some(name), false) = (in_the_way.first(), self.force) {
@@ -250,7 +257,7 @@ impl<'a> Export<'a> {
         for name in in_the_way.iter().rev() {
             target.remove(name)?;
         }
-        finish(&target, &files, &done, start)
+        finish(&target, files, true, &done, start)
     }
 
     fn write_shards(
@@ -265,13 +272,14 @@ impl<'a> Export<'a> {
         for (at, shard) in shards.iter().enumerate() {
             let name = split::shard_name(stem, at, shards.len());
             files.push(write_safetensors(target, store, &name, shard, done)?);
+            target.close(files)?;
         }
         if shards.len() > 1 {
             let index = split::index(stem, &shards);
             let name = split::index_name(stem);
             let mut sink = target.begin(&name, to_u64(index.len()))?;
             sink.write(&index)?;
-            files.push(sink.finish(&name)?);
+            files.push(sink.finish()?);
         }
         Ok(())
     }
@@ -279,7 +287,7 @@ impl<'a> Export<'a> {
     /// The directory of a file that is to be made, and its name.
     fn target_for(&self, path: &Path) -> Result<(Target, String)> {
         let (volume, name) = RealVolume::open_dir_for(path)?;
-        let target = Target::new(volume, self.memory_bytes)?;
+        let target = Target::new(volume, self.memory_bytes, |known| known == name)?;
         if !self.force && target.names()?.contains(&name) {
             return Err(Error::AlreadyExists { path: path.to_owned() });
         }
@@ -337,12 +345,18 @@ fn write_safetensors(
     for item in items {
         done.add(item, store, &mut sink)?;
     }
-    sink.finish(name)
+    sink.finish()
 }
 
-fn finish(target: &Target, files: &[Finished], done: &Done<'_>, start: Instant) -> Result<ExportReport> {
+fn finish(
+    target: &Target,
+    files: Vec<Finished>,
+    replace: bool,
+    done: &Done<'_>,
+    start: Instant,
+) -> Result<ExportReport> {
     let paths = files.iter().map(|file| target.path().join(&file.name)).collect();
-    target.publish(files)?;
+    target.publish(files, replace)?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(ExportReport { files: paths, tensors: done.tensors, bytes: done.bytes, seconds })
 }

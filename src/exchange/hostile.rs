@@ -5,7 +5,7 @@ use super::reader::Reader;
 use super::source::Sources;
 use super::stream::Stream;
 use crate::error::Result;
-use crate::storage::Volume;
+use crate::storage::{Access, Caching, Volume};
 use crate::units::to_usize;
 
 /// A foreign file whose header was accepted.
@@ -14,7 +14,8 @@ pub(crate) struct Opened(Sources);
 /// Opens a file of a volume.
 pub(crate) fn open(volume: &dyn Volume, name: &str) -> Result<Opened> {
     let mut sources = Sources::default();
-    sources.add_file(volume, name)?;
+    let open = |caching| volume.open(name, Access::Read, caching);
+    sources.add_opened(open(Caching::Cached)?, open(Caching::Direct)?)?;
     Ok(Opened(sources))
 }
 

@@ -4,19 +4,28 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::place::Place;
 use super::source::Sources;
 use super::state::State;
-use super::values::{Flow, Piece};
+use super::values::{Flow, Piece, Values};
 use super::{ForeignDtype, ForeignTensor, not_storable};
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
 use crate::layout::COMPENSATION_PLANE;
+use crate::format::records::RowMode;
 use crate::optim::TensorClock;
 use crate::options::Options;
-use crate::param_store::ParamStore;
+use crate::param_store::{ParamStore, Place};
 use crate::schema::{ParamGroup, Schema, TensorSpec};
 use crate::units::to_u64;
+
+/// What the name of a store ends in while it is being imported.
+const UNFINISHED: &str = ".importing";
+
+/// Bytes of rows that are imported between two commits, which keep what is known in memory of rows in the log within bounds.
+const COMMIT_BYTES: u64 = 256 << 20;
+
+/// Bytes of memory for each row of them.
+const ROW_BYTES: u64 = 512;
 
 /// A choice for each tensor, by its name.
 type ByName<'a, T> = Box<dyn Fn(&str) -> T + 'a>;
@@ -68,6 +77,7 @@ pub struct Import<'a> {
     rename: ByName<'a, Option<String>>,
     assign: ByName<'a, Option<String>>,
     freeze: ByName<'a, bool>,
+    rows: ByName<'a, Option<RowMode>>,
     keep_dtypes: bool,
     with_state: bool,
     skip_unsupported: bool,
@@ -103,6 +113,8 @@ pub struct PlannedTensor {
     pub is_frozen: bool,
     /// Whether a plane keeps what rounding its parameters loses.
     pub is_compensated: bool,
+    /// What becomes of its rows in steps that do not name them, if it is kept by rows.
+    pub rows: Option<RowMode>,
     /// State planes that come from the files, by the store's names.
     pub planes: Vec<String>,
     /// Updates so far, where the files tell; 0 for a tensor without state.
@@ -170,6 +182,7 @@ impl<'a> Import<'a> {
             rename: Box::new(|name| Some(name.to_owned())),
             assign: Box::new(|_| None),
             freeze: Box::new(|_| false),
+            rows: Box::new(|_| None),
             keep_dtypes: true,
             with_state: true,
             skip_unsupported: false,
@@ -206,6 +219,14 @@ impl<'a> Import<'a> {
     #[must_use]
     pub fn freeze(mut self, freeze: impl Fn(&str) -> bool + 'a) -> Self {
         self.freeze = Box::new(freeze);
+        self
+    }
+
+    /// Chooses matrices that are kept by rows, in f32, by their names in the store; see [`TensorSpec::row_mode`]. All their rows
+    /// are written, and are as rows that were updated once: none is unborn.
+    #[must_use]
+    pub fn rows(mut self, rows: impl Fn(&str) -> Option<RowMode> + 'a) -> Self {
+        self.rows = Box::new(rows);
         self
     }
 
@@ -281,15 +302,15 @@ impl<'a> Import<'a> {
         let start = Instant::now();
         let to = to.as_ref();
         let prepared = self.prepare()?;
-        let place = Place::take(to)?;
+        let place = Place::take(to, UNFINISHED)?;
         let mut store = ParamStore::create(&place.unfinished, &prepared.plan.schema, &self.options())?;
-        self.fill(&mut store, &prepared, &mut progress)?;
         for (tensor, clock) in &prepared.clocks {
             if let Some(planned) = prepared.plan.tensors.get(*tensor) {
                 store.set_tensor_clock(&planned.name, *clock)?;
             }
         }
         store.set_step(prepared.plan.step)?;
+        self.fill(&mut store, &prepared, &mut progress)?;
         store.commit(b"")?;
         drop(store);
         place.publish()?;
@@ -300,7 +321,8 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// Streams all values, in the order of the files.
+    /// Streams all values, in the order of each file; rows at last, for they take commits, after which frozen tensors are not
+    /// written any more.
     fn fill(
         &self,
         store: &mut ParamStore,
@@ -309,21 +331,27 @@ impl<'a> Import<'a> {
     ) -> Result<()> {
         let Prepared { plan, sources, parts, .. } = prepared;
         let blocks = store.directory().extents.iter().map(|extent| extent.block_elements).max();
-        let piece = Piece::new(blocks.unwrap_or(1), self.memory_bytes / 8)?;
-        let places = parts.iter().map(|part| part.source);
-        let mut flow = Flow::new(sources, places, (self.memory_bytes / 4).min(64 << 20), piece)?;
-        let mut done = 0;
-        for part in parts {
-            let Some(PlannedTensor { name, to, .. }) = plan.tensors.get(part.tensor) else { continue };
-            flow.tensor(part.source, |from, mut values| {
-                match &part.plane {
-                    Some(plane) => store.write_plane_range(name, plane, from, values.floats()?)?,
-                    None if values.dtype.stored() == Some(*to) => {
-                        store.write_bytes(name, from, values.bytes)?;
+        let is_of_rows = |part: &&Part| plan.tensors.get(part.tensor).is_some_and(|of| of.rows.is_some());
+        let (rows, dense): (Vec<_>, Vec<_>) = parts.iter().partition(is_of_rows);
+        let (mut done, mut uncommitted) = (0, (0, 0));
+        for parts in [dense, rows] {
+            let piece = Piece::new(blocks.unwrap_or(1), self.memory_bytes / 8)?;
+            let places = parts.iter().map(|part| part.source);
+            let flow = Flow::new(sources, places, (self.memory_bytes / 4).min(64 << 20), piece);
+            flow.run(|number, from, values| {
+                let part = parts.get(number).and_then(|part| Some((part, plan.tensors.get(part.tensor)?)));
+                let Some((part, planned)) = part else { return Ok(()) };
+                let bytes = to_u64(values.bytes.len());
+                write(store, planned, part.plane.as_deref(), from, values)?;
+                if planned.rows.is_some() {
+                    let width = planned.shape.last().copied().unwrap_or(1).max(1);
+                    uncommitted = (uncommitted.0 + bytes, uncommitted.1 + bytes / 4 / width);
+                    if uncommitted.0 >= COMMIT_BYTES || uncommitted.1 * ROW_BYTES >= self.memory_bytes {
+                        store.commit(b"")?;
+                        uncommitted = (0, 0);
                     }
-                    None => store.write_range(name, from, values.floats()?)?,
                 }
-                done += to_u64(values.bytes.len());
+                done += bytes;
                 progress(done);
                 Ok(())
             })?;
@@ -371,7 +399,7 @@ impl<'a> Import<'a> {
                 ));
             }
             parts.push(Part { source: at, tensor: plan.tensors.len(), plane: None });
-            let (planned, spec) = self.plan_tensor(&name, tensor, stored);
+            let (planned, spec) = self.plan_tensor(&name, tensor, stored)?;
             plan.tensors.push(planned);
             plan.schema = plan.schema.tensor(spec);
         }
@@ -384,7 +412,12 @@ impl<'a> Import<'a> {
         Ok(Prepared { plan, sources, parts, clocks })
     }
 
-    fn plan_tensor(&self, name: &str, tensor: &ForeignTensor, stored: Dtype) -> (PlannedTensor, TensorSpec) {
+    fn plan_tensor(
+        &self,
+        name: &str,
+        tensor: &ForeignTensor,
+        stored: Dtype,
+    ) -> Result<(PlannedTensor, TensorSpec)> {
         let group = (self.assign)(name);
         let mut spec = TensorSpec::new(name, &tensor.shape);
         if let Some(group) = &group {
@@ -392,9 +425,13 @@ impl<'a> Import<'a> {
         }
         let is_float = stored.is_trainable() || (stored == Dtype::F64 && !self.keep_dtypes);
         let mut is_frozen = (self.freeze)(name);
+        let rows = (self.rows)(name);
         let mut precision = self.schema.precision_for(name, &tensor.shape, group.as_deref());
-        let to = if is_float && !self.keep_dtypes { precision.params } else { stored };
-        if is_float {
+        let mut to = if is_float && !self.keep_dtypes { precision.params } else { stored };
+        if let Some(mode) = rows {
+            check_rows(name, tensor, is_float, is_frozen)?;
+            (spec, to) = (spec.row_mode(mode), Dtype::F32);
+        } else if is_float {
             precision.params = to;
             precision.compensated &= to != Dtype::F32;
             spec = spec.precision(precision);
@@ -415,9 +452,47 @@ impl<'a> Import<'a> {
             group,
             is_compensated: is_float && precision.compensated && !is_frozen,
             is_frozen,
+            rows,
             planes: Vec::new(),
             steps: 0,
         };
-        (planned, spec)
+        Ok((planned, spec))
     }
+}
+
+/// Writes values where they belong.
+fn write(
+    store: &mut ParamStore,
+    planned: &PlannedTensor,
+    plane: Option<&str>,
+    from: u64,
+    mut values: Values<'_>,
+) -> Result<()> {
+    let PlannedTensor { name, to, rows, .. } = planned;
+    match plane {
+        Some(plane) => store.write_plane_range(name, plane, from, values.floats()?),
+        None if values.dtype.stored() == Some(*to) && rows.is_none() => {
+            store.write_bytes(name, from, values.bytes)
+        }
+        None => store.write_range(name, from, values.floats()?),
+    }
+}
+
+/// Refuses what cannot be kept by rows.
+fn check_rows(name: &str, tensor: &ForeignTensor, is_float: bool, is_frozen: bool) -> Result<()> {
+    let wrong = |got: String, expected: &str| {
+        let what = format!("tensor {name:?}, which is to be kept by rows");
+        Err(Error::invalid(what, got, expected))
+    };
+    if tensor.shape.len() != 2 {
+        return wrong(format!("the shape {:?}", tensor.shape), "two dimensions, rows and width");
+    }
+    if !is_float {
+        let got = tensor.dtype.name().to_ascii_lowercase();
+        return wrong(got, "f32, bf16 or f16; or f64 where types are not kept");
+    }
+    if is_frozen {
+        return wrong("to be frozen too".to_owned(), "one of both: frozen tensors are kept as a whole");
+    }
+    Ok(())
 }

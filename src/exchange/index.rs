@@ -72,8 +72,8 @@ impl<'de> Deserialize<'de> for Shards {
     }
 }
 
-/// The shards of an index, each with the tensors that it is said to have. Their names are plain: nothing outside the
-/// index's directory is ever reached, and links are not followed when they are opened.
+/// The shards of an index, each with the tensors that it is said to have. Their names are plain: an index cannot lead out of
+/// its directory. Links that stand there, and which only its owner could make, can.
 pub(super) fn read(file: &dyn Segment) -> Result<BTreeMap<String, Vec<String>>> {
     let len = file.len_bytes()?;
     let wrong = |got: String, expected: &str| {

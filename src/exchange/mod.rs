@@ -34,7 +34,6 @@ mod import;
 mod index;
 mod npy;
 mod npz;
-mod place;
 mod reader;
 mod safetensors;
 mod sink;
@@ -45,7 +44,7 @@ mod stream;
 mod transfer;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use export::{Export, ExportReport};
@@ -201,7 +200,9 @@ impl ForeignTensor {
 /// The tensors of files: what an import of them would see, in the order in which they stand.
 ///
 /// A path is a file in one of the formats, told by its first bytes; an index (`*.index.json`) whose shards stand beside it;
-/// or a directory that holds `model.safetensors` or its index, and perhaps `optimizer.safetensors`.
+/// or a directory that holds `model.safetensors` or its index, and perhaps `optimizer.safetensors`, such as a snapshot in
+/// the cache of Hugging Face (`models--*/snapshots/*`). The path, and files of the directory, may be links to regular files; what
+/// an index names are plain names of files beside it, never paths.
 ///
 /// ```
 #[doc = include_str!("../examples/store.txt")]
@@ -252,11 +253,4 @@ fn check_apart(tensors: &[ForeignTensor]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// `NAME.suffix` beside a path.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::storage::{
-    Access, Allocation, Barrier, Buffer, Caching, Queue, RealVolume, SECTOR_BYTES, Segment, Volume,
+    Barrier, Buffer, Caching, Queue, RealVolume, SECTOR_BYTES, Segment, Unfinished, Volume,
 };
 use crate::units::{to_u64, to_usize};
 
@@ -14,6 +14,9 @@ const PART_BYTES_MAX: u64 = 4 << 20;
 
 /// Parts that are written at a time.
 const DEPTH: u64 = 4;
+
+/// Finished files without a name that are kept open; more get the names of parts.
+const OPEN_MAX: usize = 64;
 
 const FILE_WHOLE: Barrier = Barrier("export: the file's bytes");
 const FILE_NAMED: Barrier = Barrier("export: the file's name");
@@ -28,8 +31,10 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Takes a directory; buffers are of so many bytes in all.
-    pub(super) fn new(volume: RealVolume, memory_bytes: u64) -> Result<Self> {
+    /// Takes a directory, and removes what killed exports left of files whose names `is_ours` knows; buffers are of so many
+    /// bytes in all.
+    pub(super) fn new(volume: RealVolume, memory_bytes: u64, is_ours: impl Fn(&str) -> bool) -> Result<Self> {
+        volume.clear_parts(is_ours)?;
         let share = memory_bytes / (DEPTH + 1);
         let part_bytes = to_usize((share - share % SECTOR_BYTES).clamp(SECTOR_BYTES, PART_BYTES_MAX));
         let spare = (0..=DEPTH).map(|_| Buffer::new(part_bytes)).collect::<Result<_>>()?;
@@ -52,43 +57,60 @@ impl Target {
 
     /// Begins a file of this length.
     pub(super) fn begin(&mut self, name: &str, len_bytes: u64) -> Result<Sink<'_>> {
-        // Of this process alone, so that two exports to one name do not write into one file.
-        let part = format!(".{name}.{}.part", std::process::id());
-        self.volume.create(&part, len_bytes, Allocation::Full)?;
+        let file = self.volume.begin_file(name, len_bytes)?;
         let buffer = self.spare.pop().map_or_else(|| Buffer::new(self.part_bytes), Ok)?;
-        let mut sink =
-            Sink { target: self, part, direct: None, cached: None, buffer: Some(buffer), filled: 0, at: 0 };
-        sink.direct = Some(sink.target.volume.open(&sink.part, Access::Write, Caching::Direct)?);
-        sink.cached = Some(sink.target.volume.open(&sink.part, Access::Write, Caching::Cached)?);
+        let mut sink = Sink {
+            target: self,
+            name: name.to_owned(),
+            file: None,
+            direct: None,
+            cached: None,
+            buffer: Some(buffer),
+            filled: 0,
+            at: 0,
+        };
+        let file = sink.file.insert(file);
+        sink.direct = Some(sink.target.volume.open_unfinished(file, Caching::Direct)?);
+        sink.cached = Some(sink.target.volume.open_unfinished(file, Caching::Cached)?);
         Ok(sink)
     }
 
-    /// Gives finished files the names that they are to have, in this order, for good when this returns.
-    pub(super) fn publish(&self, files: &[Finished]) -> Result<()> {
-        for file in files {
-            self.volume.rename(&file.part, &file.name)?;
+    /// Gives finished files the names that they are to have, in this order, for good when this returns. What has a name
+    /// already is replaced, or in the way.
+    pub(super) fn publish(&self, files: Vec<Finished>, replace: bool) -> Result<()> {
+        for Finished { file, .. } in files {
+            self.volume.publish(file, replace)?;
         }
         self.volume.sync_dir(FILE_NAMED)
     }
 
     /// Removes what was finished and will not be published.
     pub(super) fn discard(&self, files: &[Finished]) {
-        for file in files {
-            drop(self.volume.remove(&file.part));
+        for Finished { file, .. } in files {
+            self.volume.discard(file);
         }
+    }
+
+    /// Closes what would be more open files than a process should take for itself.
+    pub(super) fn close(&self, files: &mut [Finished]) -> Result<()> {
+        files
+            .iter_mut()
+            .skip(OPEN_MAX)
+            .try_for_each(|Finished { file, .. }| self.volume.close_unfinished(file))
     }
 }
 
-/// A file that is whole and durable, under the name of a part still.
+/// A file that is whole and durable, and has not its name yet.
 pub(super) struct Finished {
-    part: String,
+    file: Unfinished,
     pub(super) name: String,
 }
 
 /// A file on its way. Dropped before it is finished, it is removed.
 pub(super) struct Sink<'t> {
     target: &'t mut Target,
-    part: String,
+    name: String,
+    file: Option<Unfinished>,
     direct: Option<Arc<dyn Segment>>,
     cached: Option<Arc<dyn Segment>>,
     buffer: Option<Buffer>,
@@ -116,7 +138,7 @@ impl Sink<'_> {
     }
 
     fn gone(&self) -> Error {
-        Error::invalid(format!("export {}", self.part), "a write after a failure", "none")
+        Error::invalid(format!("export {}", self.name), "a write after a failure", "none")
     }
 
     /// Sends a full buffer on its way and takes another, of a write that has ended.
@@ -142,8 +164,8 @@ impl Sink<'_> {
         result.map(|()| Some(buffer))
     }
 
-    /// Writes what is left and makes the file durable, under the name that it has until it is published.
-    pub(super) fn finish(mut self, name: &str) -> Result<Finished> {
+    /// Writes what is left and makes the file durable, without its name.
+    pub(super) fn finish(mut self) -> Result<Finished> {
         let whole = self.filled - self.filled % to_usize(SECTOR_BYTES);
         if let (Some(buffer), Some(direct), Some(cached)) = (&self.buffer, &self.direct, &self.cached) {
             direct.write_at(buffer.get(..whole).unwrap_or_default(), self.at)?;
@@ -156,7 +178,8 @@ impl Sink<'_> {
         if let Some(cached) = &self.cached {
             cached.sync(FILE_WHOLE)?;
         }
-        Ok(Finished { part: std::mem::take(&mut self.part), name: name.to_owned() })
+        let file = self.file.take().ok_or_else(|| self.gone())?;
+        Ok(Finished { file, name: std::mem::take(&mut self.name) })
     }
 }
 
@@ -167,8 +190,8 @@ impl Drop for Sink<'_> {
             self.target.spare.push(buffer);
         }
         self.target.spare.extend(self.buffer.take());
-        if !self.part.is_empty() {
-            drop(self.target.volume.remove(&self.part));
+        if let Some(file) = &self.file {
+            self.target.volume.discard(file);
         }
     }
 }

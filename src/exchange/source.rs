@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ForeignTensor, check_apart, gguf, index, npy, npz, safetensors};
 use crate::error::{Error, Result};
-use crate::storage::{Access, Caching, RealVolume, Segment, Volume};
+use crate::storage::{Caching, RealVolume, Segment, Volume};
 use crate::units::to_usize;
 
 /// A file, through the page cache for its header and past it for its values.
@@ -28,10 +28,9 @@ impl Sources {
         if let Ok(volume) = RealVolume::open_dir(path) {
             return self.add_directory(&volume);
         }
-        let (volume, name) = RealVolume::open_dir_of(path)?;
+        // Its name as it was given: shards stand beside the link, if it is one.
+        let (volume, name) = RealVolume::open_dir_for(path)?;
         if path.extension().is_some_and(|extension| extension == "json") {
-            // Its name as it was given: shards stand beside the link, if it is one.
-            let (volume, name) = RealVolume::open_dir_for(path)?;
             return self.add_index(&volume, &name);
         }
         self.add_file(&volume, &name)
@@ -59,10 +58,15 @@ impl Sources {
         Err(Error::invalid("source of an import", volume.path().display(), expected))
     }
 
+    /// Adds a file of a directory that the user named. Links in it are his own, as in the cache of Hugging Face, whose models
+    /// consist of them: what they lead to is read. Which files those are, an index says by plain names only.
+    fn add_file(&mut self, volume: &RealVolume, name: &str) -> Result<()> {
+        let open = |caching| volume.open_followed(name, caching);
+        self.add_opened(open(Caching::Cached)?, open(Caching::Direct)?)
+    }
+
     /// Adds a file by the format that its first bytes tell.
-    pub(super) fn add_file(&mut self, volume: &dyn Volume, name: &str) -> Result<()> {
-        let cached = volume.open(name, Access::Read, Caching::Cached)?;
-        let direct = volume.open(name, Access::Read, Caching::Direct)?;
+    pub(super) fn add_opened(&mut self, cached: Arc<dyn Segment>, direct: Arc<dyn Segment>) -> Result<()> {
         let file = self.files.len();
         let len_bytes = cached.len_bytes()?;
         let mut tensors = read_header(&*cached)?;
@@ -76,8 +80,8 @@ impl Sources {
         Ok(())
     }
 
-    fn add_index(&mut self, volume: &dyn Volume, name: &str) -> Result<()> {
-        let file = volume.open(name, Access::Read, Caching::Cached)?;
+    fn add_index(&mut self, volume: &RealVolume, name: &str) -> Result<()> {
+        let file = volume.open_followed(name, Caching::Cached)?;
         for (shard, names) in index::read(&*file)? {
             let first = self.tensors.len();
             self.add_file(volume, &shard)?;

@@ -71,8 +71,8 @@ impl State {
                 continue;
             };
             let optimizer = plan.schema.optimizer_for(planned.group.as_deref())?;
-            let elements = sources.tensors.get(source).map_or(0, ForeignTensor::elements);
-            let clock = check(sources, &optimizer, &planned.name, elements, &found, step)?;
+            let shape = sources.tensors.get(source).map_or(&[][..], |tensor| &tensor.shape);
+            let clock = check(sources, &optimizer, (&planned.name, shape), &found, step)?;
             // What rounding lost belongs to parameters of just this type.
             let stored = sources.tensors.get(source).and_then(|tensor| tensor.dtype.stored());
             let keeps_lost = planned.is_compensated && stored == Some(planned.to);
@@ -94,12 +94,12 @@ fn is_plane(name: &str) -> bool {
     !matches!(name, STEP | MU_PRODUCT | COMPENSATION_PLANE)
 }
 
-/// All planes of the optimizer and no others, each with as many elements as the parameter; and the updates so far.
+/// All planes of the optimizer and no others, each with as many elements as the parameter, or one for each row; and the
+/// updates so far.
 fn check(
     sources: &Sources,
     optimizer: &Optimizer,
-    name: &str,
-    elements: u64,
+    (name, shape): (&str, &[u64]),
     found: &BTreeMap<&'static str, usize>,
     step: Option<u64>,
 ) -> Result<TensorClock> {
@@ -114,7 +114,11 @@ fn check(
         return Err(Error::invalid(what(), got.join(", "), expected));
     }
     let tensor = |kind: &str| found.get(kind).and_then(|&at| sources.tensors.get(at));
-    for plane in got.iter().copied().chain([COMPENSATION_PLANE]).filter_map(tensor) {
+    let of_state = planes.iter().map(|kept| (kept.name, kept.per_row)).chain([(COMPENSATION_PLANE, false)]);
+    for (name, per_row) in of_state {
+        let dimensions = if per_row { 1 } else { shape.len() };
+        let elements = shape.iter().take(dimensions).fold(1, |n: u64, &d| n.saturating_mul(d));
+        let Some(plane) = tensor(name) else { continue };
         if plane.elements() != elements || !plane.dtype.is_float() {
             let got = format!("{:?} of {} {}", plane.name, plane.elements(), plane.dtype.name());
             return Err(Error::invalid(what(), got, format!("{elements} floats, as the parameter has")));

@@ -148,21 +148,20 @@ impl<'a> Transfer<'a> {
         // Elements of all types, as bytes and as f32.
         let part = (self.memory_bytes / 4 / 12).clamp(256, 1 << 20) / 256 * 256;
         let piece = Piece::new(part, self.memory_bytes)?;
-        let mut flow = Flow::new(&sources, parts.iter().map(|part| part.0), self.memory_bytes / 2, piece)?;
+        let flow = Flow::new(&sources, parts.iter().map(|part| part.0), self.memory_bytes / 2, piece);
         let mut done = 0;
-        for (at, name, dtype) in &parts {
+        flow.run(|number, from, mut values| {
+            let Some((_, name, dtype)) = parts.get(number) else { return Ok(()) };
             let is_of_rows = store.tensor(name).is_some_and(|info| info.is_rows());
-            flow.tensor(*at, |from, mut values| {
-                if values.dtype.stored() == Some(*dtype) && !is_of_rows {
-                    store.write_bytes(name, from, values.bytes)?;
-                } else {
-                    store.write_range(name, from, values.floats()?)?;
-                }
-                done += to_u64(values.bytes.len());
-                progress(done);
-                Ok(())
-            })?;
-        }
+            if values.dtype.stored() == Some(*dtype) && !is_of_rows {
+                store.write_bytes(name, from, values.bytes)?;
+            } else {
+                store.write_range(name, from, values.floats()?)?;
+            }
+            done += to_u64(values.bytes.len());
+            progress(done);
+            Ok(())
+        })?;
         Ok(report)
     }
 

@@ -1,5 +1,7 @@
 //! Elements on their way from a file: as bytes, and as f32.
 
+use std::collections::VecDeque;
+
 use super::reader::Reader;
 use super::source::{Sources, read_bytes};
 use super::stream::Stream;
@@ -36,44 +38,101 @@ impl Piece {
     }
 }
 
-/// The values of tensors, one after the other.
+/// Files that are read at the same time.
+const FILES_MAX: usize = 4;
+
+/// The values of tensors, piece by piece: those of one file one after the other, those of several files in turn.
 pub(super) struct Flow<'s> {
+    /// The tensors of each file, with the numbers that the caller knows them by.
+    files: VecDeque<VecDeque<(usize, &'s ForeignTensor)>>,
     sources: &'s Sources,
-    reader: Reader,
+    reader_bytes: u64,
     piece: Piece,
 }
 
 impl<'s> Flow<'s> {
-    /// The tensors at these places of the sources, in this order, which is that of the files; `reader_bytes` are for what is
-    /// read ahead.
+    /// The tensors at these places of the sources, ascending; `reader_bytes` are for what is read ahead.
     pub(super) fn new(
         sources: &'s Sources,
         places: impl Iterator<Item = usize>,
         reader_bytes: u64,
         piece: Piece,
-    ) -> Result<Self> {
-        let tensors = places.filter_map(|at| sources.tensors.get(at));
-        let ranges: Vec<_> = tensors.map(|t| (t.file, t.offset, t.bytes_there())).collect();
-        Ok(Self { sources, reader: Reader::new(sources, &ranges, reader_bytes)?, piece })
+    ) -> Self {
+        let mut files = VecDeque::<VecDeque<(usize, &ForeignTensor)>>::new();
+        for (number, at) in places.enumerate() {
+            let Some(tensor) = sources.tensors.get(at) else { continue };
+            match files.back_mut().filter(|of| of.back().is_some_and(|last| last.1.file == tensor.file)) {
+                Some(of_file) => of_file.push_back((number, tensor)),
+                None => files.push_back([(number, tensor)].into()),
+            }
+        }
+        Self { files, sources, reader_bytes, piece }
     }
 
-    /// Hands on the elements of the next tensor, piece by piece, each with the number of its first element. An archive's checksum
-    /// is compared behind the last one.
-    pub(super) fn tensor(
-        &mut self,
-        at: usize,
-        mut take: impl FnMut(u64, Values<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let Some(tensor) = self.sources.tensors.get(at) else { return Ok(()) };
-        let size = tensor.dtype.bytes().ok_or_else(|| not_storable(tensor))?;
-        let mut stream = Stream::new(tensor, &mut self.reader)?;
-        for from in (0..tensor.elements()).step_by(self.piece.elements) {
-            let len = to_u64(self.piece.elements).min(tensor.elements() - from);
-            let bytes = self.piece.memory.get_mut(..to_usize(len * size)).unwrap_or_default();
-            stream.read(&mut self.reader, bytes)?;
-            take(from, Values { dtype: &tensor.dtype, bytes, floats: &mut self.piece.floats })?;
+    /// Hands on all elements: the number of a tensor among the places, the number of the first element, and values. An archive's
+    /// checksum is compared behind the last one of a tensor.
+    pub(super) fn run(mut self, mut take: impl FnMut(usize, u64, Values<'_>) -> Result<()>) -> Result<()> {
+        let at_once = self.files.len().clamp(1, FILES_MAX);
+        let bytes = self.reader_bytes / to_u64(at_once);
+        let mut lanes = VecDeque::new();
+        loop {
+            while lanes.len() < at_once
+                && let Some(tensors) = self.files.pop_front()
+            {
+                lanes.push_back(Lane::new(self.sources, tensors, bytes)?);
+            }
+            let Some(mut lane) = lanes.pop_front() else { return Ok(()) };
+            if lane.step(&mut self.piece, &mut take)? {
+                lanes.push_back(lane);
+            }
         }
-        stream.finish()
+    }
+}
+
+/// A file that is being read.
+struct Lane<'s> {
+    reader: Reader,
+    tensors: VecDeque<(usize, &'s ForeignTensor)>,
+    /// The first tensor, once it is begun, and its next element.
+    stream: Option<Stream<'s>>,
+    from: u64,
+}
+
+impl<'s> Lane<'s> {
+    fn new(
+        sources: &Sources,
+        tensors: VecDeque<(usize, &'s ForeignTensor)>,
+        reader_bytes: u64,
+    ) -> Result<Self> {
+        let ranges: Vec<_> = tensors.iter().map(|(_, t)| (t.file, t.offset, t.bytes_there())).collect();
+        Ok(Self { reader: Reader::new(sources, &ranges, reader_bytes)?, tensors, stream: None, from: 0 })
+    }
+
+    /// Hands on the next piece. False if it was the last one.
+    fn step(
+        &mut self,
+        piece: &mut Piece,
+        take: &mut impl FnMut(usize, u64, Values<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let Some(&(number, tensor)) = self.tensors.front() else { return Ok(false) };
+        let size = tensor.dtype.bytes().ok_or_else(|| not_storable(tensor))?;
+        let stream = match &mut self.stream {
+            Some(begun) => begun,
+            None => self.stream.insert(Stream::new(tensor, &mut self.reader)?),
+        };
+        let len = to_u64(piece.elements).min(tensor.elements() - self.from);
+        if len > 0 {
+            let bytes = piece.memory.get_mut(..to_usize(len * size)).unwrap_or_default();
+            stream.read(&mut self.reader, bytes)?;
+            take(number, self.from, Values { dtype: &tensor.dtype, bytes, floats: &mut piece.floats })?;
+            self.from += len;
+        }
+        if self.from == tensor.elements() {
+            stream.finish()?;
+            (self.stream, self.from) = (None, 0);
+            self.tensors.pop_front();
+        }
+        Ok(!self.tensors.is_empty())
     }
 }
 
@@ -181,4 +240,44 @@ pub(super) fn scalar_float(sources: &Sources, tensor: &ForeignTensor) -> Result<
         to_f32(&tensor.dtype, memory, &mut value)?;
     }
     Ok(value[0])
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_read_in_turn_each_in_order_and_at_most_four_at_a_time() {
+        let keep = tempfile::tempdir().unwrap();
+        let mut sources = Sources::default();
+        for file in 0_u8..6 {
+            let elements = 100_usize;
+            let json = format!(
+                r#"{{"t{file}":{{"dtype":"U8","shape":[{elements}],"data_offsets":[0,{elements}]}}}}"#
+            );
+            let mut bytes = to_u64(json.len()).to_le_bytes().to_vec();
+            bytes.extend_from_slice(json.as_bytes());
+            bytes.resize(bytes.len() + elements, file);
+            let path = keep.path().join(format!("{file}.safetensors"));
+            std::fs::write(&path, bytes).unwrap();
+            sources.add(&path).unwrap();
+        }
+        let flow = Flow::new(&sources, 0..6, 1 << 20, Piece::new(40, 1 << 20).unwrap());
+        let mut order = Vec::new();
+        flow.run(|number, from, values| {
+            assert!(values.bytes.iter().all(|&byte| usize::from(byte) == number));
+            order.push((number, from));
+            Ok(())
+        })
+        .unwrap();
+        let mut expected: Vec<_> =
+            [0, 40, 80].into_iter().flat_map(|at| (0..4).map(move |n| (n, at))).collect();
+        // A file takes the place of one that has ended.
+        expected.extend([0, 40, 80].into_iter().flat_map(|at| (4..6).map(move |n| (n, at))));
+        let ascending =
+            |number| order.iter().filter(|got| got.0 == number).map(|got| got.1).collect::<Vec<_>>();
+        assert!((0..6).all(|number| ascending(number) == [0, 40, 80]), "{order:?}");
+        assert_eq!(order[..8], expected[..8], "{order:?}");
+        assert_eq!(order.len(), expected.len());
+    }
 }

@@ -164,8 +164,8 @@ fn extent_planes(d: &Directory, i: usize, extent: &Extent, used: &mut [u64]) -> 
             PlaneRole::Record | PlaneRole::Scratch | PlaneRole::Log => plane.dtype == Dtype::F32,
         });
         if !fits {
-            let expected =
-                "f32, bf16 or f16 parameters, f32 gradients and records; other types where it is frozen";
+            let expected = "f32, bf16 or f16 parameters, what rounding lost in their type, f32 gradients and records; other \
+                            types where it is frozen";
             return bad(format!("extent {i} dtype"), plane.dtype.name(), expected);
         }
         place(d, i, extent, plane, used)?;

@@ -70,7 +70,7 @@ impl ParamStore {
         // A rule that cannot catch up is told before anything changes.
         let catch_up = self.catch_up(tensor)?;
         let result = match self.table_of(tensor) {
-            Some(_) => self.write_rows(tensor, range, values, catch_up),
+            Some(_) => self.write_rows((tensor, 0), range, values, catch_up),
             None => self.write_plane(tensor, 0, range, values),
         };
         if result.is_err() {

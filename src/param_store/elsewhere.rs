@@ -9,7 +9,7 @@ use crate::layout::pieces;
 use crate::optim::TensorClock;
 use crate::pager::{Key, Waiter};
 use crate::precision::{Rounding, add_lost, lane};
-use crate::units::{to_u64, to_usize};
+use crate::units::to_usize;
 
 impl ParamStore {
     /// Sets the elements of a tensor from `start` on, given as they stand on disk: little-endian, in the tensor's own
@@ -149,7 +149,9 @@ impl ParamStore {
     }
 
     /// Sets the elements of a plane from `start` on: moments of a run from elsewhere. Planes of fewer bits get the nearest
-    /// values; in one of 8 bits the range begins at a multiple of 256 elements, and ends at one or with the tensor.
+    /// values; in one of 8 bits the range begins at a multiple of 256 elements, and ends at one or with the tensor. Of a tensor of
+    /// rows, a plane that the optimizer keeps by rows (`row_sum`) has one element for each; its clock is set
+    /// ([`set_tensor_clock`](Self::set_tensor_clock)) before.
     ///
     /// ```
     #[doc = include_str!("../examples/store.txt")]
@@ -161,22 +163,26 @@ impl ParamStore {
     /// ```
     ///
     /// # Errors
-    /// As [`write_range`](Self::write_range); [`Error::Unknown`] for a plane that the tensor does not have; [`Error::Invalid`]
-    /// for a tensor of rows, whose planes are written together by their updates.
+    /// As [`write_range`](Self::write_range); [`Error::Unknown`] for a plane that the tensor does not have.
     pub fn write_plane_range(&mut self, name: &str, plane: &str, start: u64, values: &[f32]) -> Result<()> {
         self.check_can_change("write a plane")?;
-        let (tensor, range) = self.checked_range(name, start, values.len())?;
+        let tensor = self.tensor_index(name)?;
         let plane = self.plane_index(tensor, plane)?;
         if plane == 0 {
             return self.write_range(name, start, values);
         }
-        self.check_dense(tensor, "moments")?;
+        let range = self.checked_plane_range(tensor, plane, start, values.len())?;
         let is_q8 = |extent: &Extent| extent.dtype(plane).is_q8();
         if self.extent_of(tensor).is_some_and(is_q8) {
             self.check_multiples(tensor, &range, "moments of 8 bits")?;
         }
-        self.background().settle(tensor);
-        let result = self.write_plane(tensor, plane, range, values);
+        let catch_up = self.catch_up(tensor)?;
+        let result = if self.table_of(tensor).is_some() {
+            self.write_rows((tensor, plane), range, values, catch_up)
+        } else {
+            self.background().settle(tensor);
+            self.write_plane(tensor, plane, range, values)
+        };
         if result.is_err() {
             self.mark_mixed();
         }
@@ -199,17 +205,12 @@ impl ParamStore {
     pub fn read_plane_range_into(&self, name: &str, plane: &str, start: u64, out: &mut [f32]) -> Result<()> {
         let tensor = self.tensor_index(name)?;
         let plane = self.plane_index(tensor, plane)?;
-        let elements = self.plane_elements(tensor, plane);
-        let end = start.checked_add(to_u64(out.len())).filter(|&end| end <= elements);
-        let Some(end) = end else {
-            let got = format!("{} elements from {start} on", out.len());
-            let what = format!("range of tensor {name:?}");
-            return Err(Error::invalid(what, got, format!("a range inside its {elements} elements")));
-        };
-        self.read_planes_range(tensor, plane, start..end, out)
+        let range = self.checked_plane_range(tensor, plane, start, out.len())?;
+        self.read_planes_range(tensor, plane, range, out)
     }
 
     /// Sets what a tensor's rule keeps beside its planes: the updates made to it so far. For a run that goes on from elsewhere.
+    /// Rows that catch up are written after that, for what was written before would have missed these updates.
     ///
     /// ```
     #[doc = include_str!("../examples/store.txt")]

@@ -4,6 +4,7 @@ mod change;
 mod elsewhere;
 mod look;
 mod open;
+mod place;
 mod rows;
 mod tensor;
 
@@ -16,6 +17,7 @@ pub use change::CommitReport;
 pub use open::Recovery;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use open::build_threads;
+pub(crate) use place::Place;
 pub use tensor::TensorInfo;
 
 use crate::error::{Error, Result};
@@ -291,12 +293,23 @@ impl ParamStore {
     /// The range of `len` elements from `start` on, if it lies in the tensor.
     pub(crate) fn checked_range(&self, name: &str, start: u64, len: usize) -> Result<(usize, Range<u64>)> {
         let tensor = self.tensor_index(name)?;
-        let elements = self.elements(tensor);
+        Ok((tensor, self.checked_plane_range(tensor, 0, start, len)?))
+    }
+
+    /// Refuses a range that does not lie inside a plane of a tensor.
+    pub(crate) fn checked_plane_range(
+        &self,
+        tensor: usize,
+        plane: usize,
+        start: u64,
+        len: usize,
+    ) -> Result<Range<u64>> {
+        let elements = self.plane_elements(tensor, plane);
         match start.checked_add(to_u64(len)) {
-            Some(end) if end <= elements => Ok((tensor, start..end)),
+            Some(end) if end <= elements => Ok(start..end),
             _ => {
                 let got = format!("{len} elements from {start} on");
-                let what = format!("range of tensor {name:?}");
+                let what = format!("range of tensor {:?}", self.tensor_name(tensor));
                 Err(Error::invalid(what, got, format!("a range inside its {elements} elements")))
             }
         }

@@ -211,10 +211,10 @@ impl ParamStore {
         }
     }
 
-    /// Sets elements of the parameters of a tensor of rows, which catch up first if they do.
+    /// Sets elements of a plane of a tensor of rows, which catch up first if they do.
     pub(super) fn write_rows(
         &mut self,
-        tensor: usize,
+        (tensor, plane): (usize, usize),
         range: Range<u64>,
         values: &[f32],
         mut catch_up: Option<CatchUp>,
@@ -223,7 +223,7 @@ impl ParamStore {
         let entry = self.pager().lock().store_mut().tensor_entry(tensor)?;
         let isa = self.engine.isa;
         let Some((tables, layout)) = self.table_of(tensor) else { return Ok(()) };
-        let within = layout.within(0);
+        let within = layout.within(plane);
         let width = to_u64(within.len()).max(1);
         let rows: Vec<_> = (range.start / width..range.end.div_ceil(width)).collect();
         for part in rows.chunks(AT_ONCE) {

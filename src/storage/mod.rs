@@ -36,7 +36,7 @@ pub(crate) use buffer::Buffer;
 #[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) use memory::MemoryVolume;
 pub(crate) use queue::Queue;
-pub(crate) use real::RealVolume;
+pub(crate) use real::{RealVolume, Unfinished};
 
 use crate::error::Result;
 

@@ -1,7 +1,7 @@
 //! Files of the operating system.
 //!
 //! All of them are opened relative to an open directory and without following links, so that neither a renamed
-//! path nor a planted link leads anywhere else.
+//! path nor a planted link leads anywhere else; but for foreign files that are read, where a link is the user's own.
 
 mod allocate;
 mod lock;
@@ -13,6 +13,7 @@ mod share;
 #[cfg(all(test, not(miri)))]
 mod tests;
 pub(super) mod transfer;
+mod unfinished;
 
 use std::fs::File;
 use std::io;
@@ -26,14 +27,14 @@ use rustix::io::Errno;
 use super::{Access, Allocation, Barrier, Caching, Lock, LockKind, Segment, Volume, check};
 use crate::error::{Error, Result};
 use segment::RealSegment;
+pub(crate) use unfinished::Unfinished;
 
 /// Directories and files belong to their owner alone.
 const DIRECTORY_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// Every file is opened with these: never through a link, never handed to another program, never waiting for a pipe.
-const OPEN_FLAGS: OFlags =
-    OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+/// Every file is opened with these: never handed to another program, never waiting for a pipe.
+const OPEN_FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 /// One directory of the file system.
 pub(crate) struct RealVolume {
@@ -75,18 +76,7 @@ impl RealVolume {
         }
     }
 
-    /// Opens the directory of a file that somebody named, and tells the file's name there. Links on the way to it are
-    /// followed, the last one too: he meant what they lead to.
-    ///
-    /// # Errors
-    /// `Io` if there is nothing of this name.
-    pub(crate) fn open_dir_of(path: &Path) -> Result<(Self, String)> {
-        let found = path.canonicalize().map_err(|source| Error::io("find", path, source))?;
-        let (directory, name) = parts(&found)?;
-        Ok((Self::open_dir(directory)?, name))
-    }
-
-    /// Opens the directory in which a file is to be made, and tells the name that it is to have there.
+    /// Opens the directory in which a file stands or is to be made, and tells its name there.
     ///
     /// # Errors
     /// `Io` if there is no such directory, `Invalid` for a path without a name at its end.
@@ -105,8 +95,36 @@ impl RealVolume {
             .map_err(|errno| Error::io("remove the directory", &self.path, errno.into()))
     }
 
-    /// Opens a file of the directory, and refuses everything that is not a regular one.
+    /// Opens a file of another program for reading. A link is followed, as whoever named the directory has it there, but to a
+    /// regular file only: a device may act on being opened and a pipe may wait, so what it is, is asked before and after.
+    ///
+    /// # Errors
+    /// `Io` for what is not there, not a regular file, or not to be read.
+    pub(crate) fn open_followed(&self, name: &str, caching: Caching) -> Result<Arc<dyn Segment>> {
+        check::name(&self.path, name)?;
+        let path = self.path_of(name);
+        let failed = |source| Error::io("open", path.as_path(), source);
+        let stat = |flags| rustix::fs::statat(&self.directory, name, flags);
+        let kind = |mode| FileType::from_raw_mode(mode);
+        match stat(AtFlags::empty()).map(|found| kind(found.st_mode)) {
+            Ok(FileType::RegularFile) => {}
+            Ok(kind) => return Err(failed(not_regular(&format!("a {kind:?}")))),
+            Err(Errno::NOENT) if stat(AtFlags::SYMLINK_NOFOLLOW).is_ok() => {
+                let what = "it is a link to a file that is not there; is a download unfinished?";
+                return Err(failed(io::Error::new(io::ErrorKind::NotFound, what)));
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let (file, is_direct) = self.open_caching(name, OFlags::RDONLY, caching).map_err(failed)?;
+        Ok(Arc::new(RealSegment::new(file, path, Access::Read, caching, is_direct)?))
+    }
+
+    /// Opens a file of the directory, never through a link, and refuses everything that is not a regular one.
     fn open_file(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, io::Error> {
+        self.open_regular(name, flags | OFlags::NOFOLLOW, mode)
+    }
+
+    fn open_regular(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, io::Error> {
         let opened = rustix::fs::openat(&self.directory, name, flags | OPEN_FLAGS, mode);
         let file = File::from(opened.map_err(explained)?);
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
@@ -146,7 +164,7 @@ impl Volume for RealVolume {
             Access::Write => OFlags::RDWR,
         };
         let (file, is_direct) = self
-            .open_caching(name, flags, caching)
+            .open_caching(name, flags | OFlags::NOFOLLOW, caching)
             .map_err(|source| Error::io("open", path.as_path(), source))?;
         Ok(Arc::new(RealSegment::new(file, path, access, caching, is_direct)?))
     }
@@ -248,14 +266,14 @@ impl RealVolume {
     fn open_caching(&self, name: &str, flags: OFlags, caching: Caching) -> io::Result<(File, bool)> {
         #[cfg(target_os = "linux")]
         if caching == Caching::Direct {
-            match self.open_file(name, flags | OFlags::DIRECT, Mode::empty()) {
+            match self.open_regular(name, flags | OFlags::DIRECT, Mode::empty()) {
                 Err(refused) if transfer::is_invalid(&refused) => {}
                 other => return other.map(|file| (file, true)),
             }
         }
         #[cfg(not(target_os = "linux"))]
         let _ = caching;
-        self.open_file(name, flags, Mode::empty()).map(|file| (file, false))
+        self.open_regular(name, flags, Mode::empty()).map(|file| (file, false))
     }
 
     fn open_below(&self, name: &str) -> Result<OwnedFd, Errno> {

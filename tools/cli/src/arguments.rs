@@ -212,6 +212,9 @@ pub(crate) struct RepairArguments {
 /// Reads the committed generation of STORE and makes OUT with the same tensors, settings, clocks, step and user record, a
 /// part at a time under the memory given. Values are rounded to the nearest; what that did to each plane is printed. Tensors
 /// below 4,096 elements or two dimensions, and embeddings, are kept in f32. STORE is only read.
+///
+/// OUT is made under the name OUT.converting, and gets its name when it is whole and durable. What an interrupted conversion
+/// left there is removed by the next one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

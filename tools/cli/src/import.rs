@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use paramstore::exchange::{Import, ImportPlan, PlannedTensor};
-use paramstore::{Moments, Optimizer, ParamGroup, Precision, Schema};
+use paramstore::{Moments, Optimizer, ParamGroup, Precision, RowMode, Schema};
 use regex::Regex;
 use serde_json::json;
 
@@ -24,7 +24,7 @@ const DEFAULT_GROUP: &str = "default";
 /// Make a store from safetensors, npy, npz or GGUF files
 ///
 /// FILE is a file in one of these formats, an index (model.safetensors.index.json) whose shards stand beside it, or a directory
-/// with one of them. Values stream through the memory given, whatever the size of the model. Parameters stay in f32, bf16
+/// with model.safetensors or its index, such as a snapshot in the cache of Hugging Face. Values stream through the memory given, whatever the size of the model. Parameters stay in f32, bf16
 /// or f16 as they are in the file, bit for bit, unless --params or --state says otherwise; integers and f64 are kept as they
 /// are, and are not trained. Optimizer state comes along where it has PyTorch's names: exp_avg.NAME, step.NAME, step.
 ///
@@ -38,7 +38,8 @@ Examples:
   paramstore import run1 llama/model.safetensors.index.json --dry-run
   paramstore import run1 model.safetensors --map '^model\\.=>' --skip rotary \\
       --group 'norm|bias=no-decay' --group-set no-decay:weight_decay=0
-  paramstore import run1 base.gguf adapter.npz --freeze '^blk' --state compact")]
+  paramstore import run1 base.gguf adapter.npz --freeze '^blk' --state compact
+  paramstore import run1 ~/.cache/huggingface/hub/models--*/snapshots/* --rows '^wte' --optimizer sparseadam")]
 pub(crate) struct ImportArguments {
     /// Directory of the new store; must not exist, or be empty
     store: PathBuf,
@@ -63,6 +64,15 @@ pub(crate) struct ImportArguments {
     /// Do not train tensors whose name in the store matches: one place in place of two, and no state
     #[arg(long, value_name = "REGEX")]
     freeze: Vec<Regex>,
+    /// Keep matrices whose name in the store matches by rows, in f32: for tables of embeddings of which a step updates some rows
+    #[arg(long, value_name = "REGEX")]
+    rows: Vec<Regex>,
+    /// What becomes of a row in steps that do not name it: nothing, or what a dense run would do
+    #[arg(long, value_name = "MODE", value_parser = ["lazy", "catch-up"], requires = "rows", default_value = "lazy")]
+    row_mode: String,
+    /// Bytes of the log of rows [default: as much as the tables, 16MiB to 8GiB]
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, requires = "rows")]
+    row_log: Option<u64>,
     /// Leave optimizer state out
     #[arg(long)]
     no_state: bool,
@@ -116,6 +126,7 @@ pub(crate) fn run(arguments: &ImportArguments, out: &mut dyn Write) -> Result<Ve
         import = import.source(file);
     }
     let plan = import.plan()?;
+    arguments.warn_of_idle(&plan);
     let disk = plan.schema.plan(&import.options())?.bytes_on_disk;
     let mut value = json!({
         "path": arguments.store.display().to_string(),
@@ -161,6 +172,7 @@ impl ImportArguments {
     fn import(&self) -> Result<Import<'_>, Failure> {
         let keep = self.keep_dtype || (self.params.is_none() && self.state.is_none());
         let matches = |any: &[Regex], name: &str| any.iter().any(|regex| regex.is_match(name));
+        let mode = if self.row_mode == RowMode::CatchUp.name() { RowMode::CatchUp } else { RowMode::Lazy };
         let rename = move |name: &str| {
             if (!self.only.is_empty() && !matches(&self.only, name)) || matches(&self.skip, name) {
                 return None;
@@ -178,6 +190,7 @@ impl ImportArguments {
             .rename(rename)
             .assign(assign)
             .freeze(move |name| matches(&self.freeze, name))
+            .rows(move |name| matches(&self.rows, name).then_some(mode))
             .keep_dtypes(keep)
             .with_state(!self.no_state)
             .skip_unsupported(self.skip_unsupported)
@@ -196,6 +209,9 @@ impl ImportArguments {
         let mut schema = Schema::new().gradient_plane(self.gradient_plane).precision(precision);
         if let Some(bytes) = self.block_bytes {
             schema = schema.block_bytes(bytes);
+        }
+        if let Some(bytes) = self.row_log {
+            schema = schema.row_log_bytes(bytes);
         }
         let mut names = vec![DEFAULT_GROUP];
         for (_, name) in &self.group {
@@ -221,15 +237,32 @@ impl ImportArguments {
     }
 }
 
+impl ImportArguments {
+    /// Says which patterns have no effect: most likely they are misspelt, and found out after the training otherwise.
+    fn warn_of_idle(&self, plan: &ImportPlan) {
+        let of_store = |regex: &Regex| plan.tensors.iter().any(|tensor| regex.is_match(&tensor.name));
+        let patterns = [("--freeze", &self.freeze), ("--rows", &self.rows)];
+        let patterns =
+            patterns.into_iter().flat_map(|(flag, all)| all.iter().map(move |regex| (flag, regex)));
+        let groups = self.group.iter().map(|(regex, _)| ("--group", regex));
+        for (flag, regex) in patterns.chain(groups).filter(|(_, regex)| !of_store(regex)) {
+            terminal::warn(&format!("{flag} {:?} matches no tensor of the store", regex.as_str()));
+        }
+    }
+}
+
 /// A table of what is made.
 fn list(plan: &ImportPlan, shown: usize, out: &mut dyn Write) -> Result<(), Failure> {
     let mut table = Table::new(&["tensor", "shape", "file", "store", "group", "state"]);
     for tensor in plan.tensors.iter().take(shown) {
-        let state = match (tensor.is_frozen, tensor.planes.is_empty()) {
+        let mut state = match (tensor.is_frozen, tensor.planes.is_empty()) {
             (true, _) => "frozen".to_owned(),
             (false, true) => "new".to_owned(),
             (false, false) => format!("{} at {}", tensor.planes.join(", "), tensor.steps),
         };
+        if let Some(mode) = tensor.rows {
+            state = format!("{state}, {} rows", mode.name());
+        }
         table.row(vec![
             tensor.name.clone(),
             format!("{:?}", tensor.shape),
@@ -259,6 +292,7 @@ fn to_json(tensor: &PlannedTensor) -> serde_json::Value {
         "shape": tensor.shape,
         "group": tensor.group.as_deref().unwrap_or(DEFAULT_GROUP),
         "frozen": tensor.is_frozen,
+        "rows": tensor.rows.map(RowMode::name),
         "planes": tensor.planes,
         "steps": tensor.steps,
     })

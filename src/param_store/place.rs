@@ -1,30 +1,29 @@
-//! Where a store is made: under another name, until it is whole.
+//! Where a store is made from something else: under another name, until it is whole.
 
 use std::path::{Path, PathBuf};
 
-use super::beside;
 use crate::error::{Error, Result};
-use crate::format::{LOCK_FILE, META_FILE, is_store_file};
+use crate::format::{LOCK_FILE, META_FILE, is_note_file, is_store_file};
 use crate::storage::{Barrier, LockKind, RealVolume, Volume};
 
-const LEFT_GONE: Barrier = Barrier("import: the end of what was left");
-const STORE_NAMED: Barrier = Barrier("import: the store's name");
-
-/// What the name of a store ends in while it is being imported.
-const UNFINISHED: &str = ".importing";
+const LEFT_GONE: Barrier = Barrier("new store: the end of what was left");
+const STORE_NAMED: Barrier = Barrier("new store: its name");
 
 /// The place of a store that is being made. Dropped before it is published, it is cleared.
-pub(super) struct Place {
+pub(crate) struct Place {
     parent: RealVolume,
     name: String,
+    /// The name that it has meanwhile.
+    unfinished_name: String,
     /// The directory in which the store is made.
-    pub(super) unfinished: PathBuf,
+    pub(crate) unfinished: PathBuf,
     is_published: bool,
 }
 
 impl Place {
-    /// Takes a place where nothing is, or an empty directory; removes what an interrupted import left beside it.
-    pub(super) fn take(to: &Path) -> Result<Self> {
+    /// Takes a place where nothing is, or an empty directory. The store is made beside it, under a name that ends in `suffix`;
+    /// what was interrupted and left there is removed.
+    pub(crate) fn take(to: &Path, suffix: &str) -> Result<Self> {
         let (parent, name) = RealVolume::open_dir_for(to)?;
         if parent.list()?.contains(&name) {
             let is_empty = match parent.subvolume(&name) {
@@ -35,24 +34,20 @@ impl Place {
                 return Err(Error::AlreadyExists { path: to.to_owned() });
             }
         }
-        let unfinished = parent.path().join(&name);
-        let mut place =
-            Self { parent, name, unfinished: beside(&unfinished, UNFINISHED), is_published: true };
+        let unfinished_name = format!("{name}{suffix}");
+        let unfinished = parent.path().join(&unfinished_name);
+        let mut place = Self { parent, name, unfinished_name, unfinished, is_published: true };
         place.clear()?;
         place.is_published = false;
         Ok(place)
     }
 
-    fn unfinished_name(&self) -> String {
-        format!("{}{UNFINISHED}", self.name)
-    }
-
     /// Removes what there is of a store that was not finished, and nothing else.
     fn clear(&self) -> Result<()> {
-        let Some(left) = self.parent.subvolume(&self.unfinished_name())? else { return Ok(()) };
+        let Some(left) = self.parent.subvolume(&self.unfinished_name)? else { return Ok(()) };
         let names = left.list()?;
-        if !names.iter().all(|name| is_store_file(name)) {
-            let expected = "what an interrupted import left, and nothing else";
+        if !names.iter().all(|name| is_store_file(name) || is_note_file(name)) {
+            let expected = "what was interrupted left, and nothing else";
             let what = format!("directory {}", self.unfinished.display());
             return Err(Error::invalid(what, "files that are no store's", expected));
         }
@@ -68,12 +63,12 @@ impl Place {
             left.remove(name)?;
         }
         left.remove(LOCK_FILE)?;
-        self.parent.remove_subvolume(&self.unfinished_name())
+        self.parent.remove_subvolume(&self.unfinished_name)
     }
 
     /// Gives the store its name, for good when this returns.
-    pub(super) fn publish(mut self) -> Result<()> {
-        self.parent.rename(&self.unfinished_name(), &self.name)?;
+    pub(crate) fn publish(mut self) -> Result<()> {
+        self.parent.rename(&self.unfinished_name, &self.name)?;
         self.is_published = true;
         self.parent.sync_dir(STORE_NAMED)
     }
