@@ -1,4 +1,11 @@
 //! A memory-mapped, block-partitioned, out-of-core store for model parameters and optimizer state.
+//!
+//! Begin at [`ParamStore`] and its [example](ParamStore#example): what it is made of is a [`Schema`], how it is opened are
+//! [`Options`], a [`Step`] updates it. Then: [`optim`] has the update rules, [`precision`] fewer bits, [`exchange`] files of
+//! other programs, [`checkpoint`] generations by name, [`inspect`] looks inside, [`telemetry`] looks on, [`repair`] mends.
+//!
+//! Examples begin with a comment that says which store they begin with; the lines that make it are hidden, as those that
+//! make a temporary directory are.
 
 #![cfg_attr(
     test,

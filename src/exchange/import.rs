@@ -10,8 +10,8 @@ use super::values::{Flow, Piece, Values};
 use super::{ForeignDtype, ForeignTensor, not_storable};
 use crate::error::{Error, Result};
 use crate::format::directory::Dtype;
-use crate::layout::COMPENSATION_PLANE;
 use crate::format::records::RowMode;
+use crate::layout::COMPENSATION_PLANE;
 use crate::optim::TensorClock;
 use crate::options::Options;
 use crate::param_store::{ParamStore, Place};
@@ -224,6 +224,25 @@ impl<'a> Import<'a> {
 
     /// Chooses matrices that are kept by rows, in f32, by their names in the store; see [`TensorSpec::row_mode`]. All their rows
     /// are written, and are as rows that were updated once: none is unborn.
+    ///
+    /// ```
+    #[doc = include_str!("../examples/store.txt")]
+    /// use paramstore::exchange::{Export, Import};
+    /// use paramstore::{Optimizer, ParamGroup, ParamStore, RowMode};
+    ///
+    /// # let file = dir.path().join("model.safetensors");
+    /// # store.write("w", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// # Export::new().to_file(&store, &file, |_| {})?;
+    /// # let to = dir.path().join("rows.store");
+    /// let adagrad = ParamGroup::new("all", Optimizer::from_name("adagrad")?);
+    /// let import = Import::new(adagrad).source(&file).rows(|name| (name == "w").then_some(RowMode::Lazy));
+    /// import.run(&to, |_| {})?;
+    /// let mut store = ParamStore::open(&to, &import.options())?;
+    /// let mut batch = [0.0; 3];
+    /// store.gather_rows("w", &[1], &mut batch)?;
+    /// assert_eq!(batch, [4.0, 5.0, 6.0]);
+    /// # Ok::<(), paramstore::Error>(())
+    /// ```
     #[must_use]
     pub fn rows(mut self, rows: impl Fn(&str) -> Option<RowMode> + 'a) -> Self {
         self.rows = Box::new(rows);

@@ -115,7 +115,7 @@ fn every_loss_of_power_in_a_repair_leaves_the_newest_generation_or_the_one_befor
 #[test]
 fn every_loss_of_power_in_a_short_life_in_few_bits_leaves_a_promised_generation() {
     let then = [Operation::Step { tensors: 0b1011, staged: 0b10, salt: 2 }];
-    let summary = explore_points([Profile::F32, Profile::F32 + 1], &COMMITS[..4], &then, 4);
+    let summary = explore_points([Profile::F32, Profile::F32 + 1], &COMMITS[..4], &then, 5);
     assert!(summary.schedules > 1000 && summary.older > 100 && summary.newer > 10, "{summary:?}");
 }
 
