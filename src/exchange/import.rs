@@ -340,8 +340,8 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// Streams all values, in the order of each file; rows at last, for they take commits, after which frozen tensors are not
-    /// written any more.
+    /// Streams all values, in the order of each file. What rounding lost comes after all parameters, for these say it too; rows
+    /// at last, for they take commits, after which frozen tensors are not written any more.
     fn fill(
         &self,
         store: &mut ParamStore,
@@ -352,8 +352,10 @@ impl<'a> Import<'a> {
         let blocks = store.directory().extents.iter().map(|extent| extent.block_elements).max();
         let is_of_rows = |part: &&Part| plan.tensors.get(part.tensor).is_some_and(|of| of.rows.is_some());
         let (rows, dense): (Vec<_>, Vec<_>) = parts.iter().partition(is_of_rows);
+        let (lost, dense): (Vec<_>, Vec<_>) =
+            dense.into_iter().partition(|part| part.plane.as_deref() == Some(COMPENSATION_PLANE));
         let (mut done, mut uncommitted) = (0, (0, 0));
-        for parts in [dense, rows] {
+        for parts in [dense, lost, rows] {
             let piece = Piece::new(blocks.unwrap_or(1), self.memory_bytes / 8)?;
             let places = parts.iter().map(|part| part.source);
             let flow = Flow::new(sources, places, (self.memory_bytes / 4).min(64 << 20), piece);
@@ -424,8 +426,7 @@ impl<'a> Import<'a> {
         }
         let clocks =
             if self.with_state { state.attach(&sources, &mut plan, &mut parts)? } else { Vec::new() };
-        // Parameters say what their rounding loses; what a file says of it comes after.
-        parts.sort_by_key(|part| (part.plane.as_deref() == Some(COMPENSATION_PLANE), part.source));
+        parts.sort_by_key(|part| part.source);
         let bytes = |part: &Part| sources.tensors.get(part.source).map_or(0, |tensor| tensor.bytes);
         plan.bytes = parts.iter().map(bytes).sum();
         Ok(Prepared { plan, sources, parts, clocks })
