@@ -1,4 +1,4 @@
-//! Recorded losses of `train-lm`.
+//! Recorded losses of `train-lm` and `train-bert`.
 
 use std::path::Path;
 
@@ -8,12 +8,13 @@ use serde::Deserialize;
 /// The values of `--state`.
 pub(crate) const STATES: [&str; 3] = ["f32", "bf16", "compact"];
 
-/// A run: what `--json --validate-every` printed, with the state and the seed that were given.
+/// A run: what `--json` printed.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Curve {
     pub(crate) state: String,
-    /// Steps, and bits per byte of the validation text after them.
-    #[serde(rename = "val_bits_per_byte_at")]
+    pub(crate) seed: u64,
+    /// Steps, and bits per byte of the validation text after them, or those per verse.
+    #[serde(rename = "val_bits_per_byte_at", alias = "val_bits_per_verse_at")]
     pub(crate) points: Vec<(f64, f64)>,
 }
 
@@ -34,7 +35,9 @@ mod tests {
     #[test]
     fn a_run_of_an_unknown_state_is_refused() {
         let file = std::env::temp_dir().join(format!("paramstore-curves-{}.json", std::process::id()));
-        let of = |state: &str| format!("{{\"state\": \"{state}\", \"val_bits_per_byte_at\": [[1, 8.0]]}}\n");
+        let of = |state: &str| {
+            format!("{{\"state\": \"{state}\", \"seed\": 1, \"val_bits_per_byte_at\": [[1, 8.0]]}}\n")
+        };
         std::fs::write(&file, of("f32") + &of("bf16")).unwrap();
         assert_eq!(read(&file).unwrap().len(), 2);
         std::fs::write(&file, of("f64")).unwrap();

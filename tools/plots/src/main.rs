@@ -1,11 +1,12 @@
-//! Draws the plots of `docs/BENCHMARKS.md` from what `paramstore bench sweep --json` printed, and that of `docs/PRECISION.md`
-//! from losses of `train-lm --json`.
+//! Draws the plots of `docs/BENCHMARKS.md` from what `paramstore bench sweep --json` printed, and those of `docs/PRECISION.md`
+//! from losses of `train-lm --json` and `train-bert --json`, whose differences between states it prints as tables.
 //!
 //! `cargo run --release -p paramstore-plots` reads `benches/record/sweep/*.json`, one run after the other, and writes
 //! `docs/plots/*.svg`. Each plot belongs to one file of runs; a run that lacks a value it needs is an error.
 
 mod curves;
 mod draw;
+mod pairs;
 mod runs;
 
 use std::path::{Path, PathBuf};
@@ -31,27 +32,57 @@ fn main() -> Result<()> {
         make(&runs).draw(&path)?;
         println!("{}: {} runs", path.display(), runs.len());
     }
-    let curves = curves::read(&records.join("precision.json"))?;
-    let path = plots.join("precision.svg");
-    precision(&curves).draw(&path)?;
-    println!("{}: {} runs", path.display(), curves.len());
+    for (name, make) in STATE_PLOTS {
+        let curves = curves::read(&records.join(format!("{name}.json")))?;
+        let path = plots.join(format!("{name}.svg"));
+        make(&curves).draw(&path)?;
+        println!("\n{}: {} runs\n\n{}", path.display(), curves.len(), pairs::tables(&curves)?);
+    }
     Ok(())
 }
 
 /// One line for each run, so that the spread of the seeds is seen beside that of the states.
-fn precision(curves: &[Curve]) -> Plot {
+fn lines(curves: &[Curve]) -> Vec<Line> {
     let lines = STATES.iter().flat_map(|&state| {
         let of_state = curves.iter().filter(move |curve| curve.state == state);
         of_state.map(move |curve| Line { name: state, points: curve.points.clone() })
     });
+    lines.collect()
+}
+
+fn precision(curves: &[Curve]) -> Plot {
     Plot {
         title: "Validation loss of train-lm by the state it is kept in, one line for each seed",
         x: Axis { name: "step", log: true },
         y: Axis { name: "bits per byte", log: true },
-        lines: lines.collect(),
+        lines: lines(curves),
         legend: SeriesLabelPosition::LowerLeft,
     }
 }
+
+fn tuning(curves: &[Curve]) -> Plot {
+    Plot {
+        title: "Validation loss of train-lm fine-tuned on another text, one line for each seed",
+        x: Axis { name: "step", log: false },
+        y: Axis { name: "bits per byte", log: true },
+        lines: lines(curves),
+        legend: SeriesLabelPosition::UpperRight,
+    }
+}
+
+fn bert(curves: &[Curve]) -> Plot {
+    Plot {
+        title: "Validation loss of all-MiniLM-L6-v2 fine-tuned, one line for each seed",
+        x: Axis { name: "step", log: false },
+        y: Axis { name: "bits per verse", log: true },
+        lines: lines(curves),
+        legend: SeriesLabelPosition::UpperRight,
+    }
+}
+
+/// A plot of losses is made from the runs of the file with its name.
+const STATE_PLOTS: [(&str, fn(&[Curve]) -> Plot); 3] =
+    [("precision", precision), ("tuning", tuning), ("bert", bert)];
 
 /// A plot is made from the runs of the file with its name.
 type Make = fn(&[Run]) -> Plot;

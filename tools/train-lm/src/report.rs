@@ -108,6 +108,10 @@ impl Progress {
 pub(crate) struct Summary {
     /// Directory of the store.
     pub(crate) store: String,
+    /// Bits of parameters and moments, as `--state` names them.
+    pub(crate) state: Option<&'static str>,
+    /// Seed of the run.
+    pub(crate) seed: u64,
     /// Number of parameters.
     pub(crate) params: u64,
     /// Steps done, and steps at which the run is complete.
@@ -157,6 +161,8 @@ impl Summary {
         let steps_taken = self.steps.0 - self.continued_from.unwrap_or(0);
         json!({
             "store": self.store,
+            "state": self.state,
+            "seed": self.seed,
             "params": self.params,
             "steps": self.steps.0,
             "steps_total": self.steps.1,

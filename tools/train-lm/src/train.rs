@@ -278,6 +278,8 @@ impl Run {
         }
         Ok(Summary {
             store: args.store.display().to_string(),
+            state: self.weights.state(),
+            seed,
             params: shape.params(),
             steps: (step, self.total),
             continued_from: self.continued_from,

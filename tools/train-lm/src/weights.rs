@@ -158,8 +158,8 @@ impl Weights {
         Ok(Self { store, stalls: Stalls::default(), toward_start: 0.0 })
     }
 
-    /// Refuses another precision than that of the store, which its creation fixed.
-    pub(crate) fn check_state(&self, wanted: &str, path: &Path) -> Result<()> {
+    /// The value of `--state` that the store was created with; none if its matrices are of another kind.
+    pub(crate) fn state(&self) -> Option<&'static str> {
         let holds = |wanted: Precision| {
             let mut matrices = self.store.tensors().filter(|info| info.name() == Shape::FIRST_MATRIX);
             matrices.all(|info| {
@@ -173,7 +173,12 @@ impl Weights {
                     && (moment.is_none() || name.starts_with(moments))
             })
         };
-        let held = Precision::NAMES.into_iter().find(|name| Precision::from_name(name).is_some_and(holds));
+        Precision::NAMES.into_iter().find(|name| Precision::from_name(name).is_some_and(holds))
+    }
+
+    /// Refuses another precision than that of the store, which its creation fixed.
+    pub(crate) fn check_state(&self, wanted: &str, path: &Path) -> Result<()> {
+        let held = self.state();
         ensure!(
             held == Some(wanted),
             "the run in {} has --state {}, and this command asks for {wanted}: leave the option out to go on with the \
