@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::format::directory::Dtype;
 use crate::initial::rounding_key;
 use crate::kernel::InstructionSet;
-use crate::layout::COMPUTE_PLANE;
+use crate::layout::{COMPENSATION_PLANE, COMPUTE_PLANE};
 use crate::optim::TensorClock;
 use crate::param_store::ParamStore;
 use crate::precision::{Half, Rounding};
@@ -104,7 +104,14 @@ impl Model {
         let Some(group) = self.groups.get(*group) else { return Ok(()) };
         // The step has the number that the store has when it is finished.
         let rounding = Rounding::Stochastic { key: rounding_key(self.seed, name, self.step + 1), first: 0 };
+        let is_compensated = planes.last().is_some_and(|(name, _)| name == COMPENSATION_PLANE);
         let mut lanes: Vec<_> = planes.iter_mut().map(|(_, plane)| plane.lane()).collect();
+        if is_compensated
+            && let Some(lost) = lanes.pop()
+            && let Some(param) = lanes.first_mut()
+        {
+            *param = std::mem::take(param).compensated_by(lost);
+        }
         group.optimizer().update_lanes(InstructionSet::portable(), clock, &mut lanes, gradient, rounding)
     }
 
@@ -157,8 +164,10 @@ impl Model {
     /// Sets a tensor's parameters.
     pub(super) fn write(&mut self, tensor: usize, values: &[f32]) {
         let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return };
-        if let Some((_, param)) = plain.planes.first_mut() {
-            param.write(values);
+        match plain.planes.as_mut_slice() {
+            [(_, param), .., (name, lost)] if name == COMPENSATION_PLANE => param.write_compensated(lost, values),
+            [(_, param), ..] => param.write(values),
+            [] => {}
         }
     }
 

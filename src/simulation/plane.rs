@@ -9,7 +9,9 @@ use crate::kernel::InstructionSet;
 use crate::layout::pieces;
 use crate::pager::{Key, Waiter};
 use crate::param_store::ParamStore;
-use crate::precision::{Book, Half, Lane, Rounding, dequantise, lane, quantise, round, widen};
+use crate::precision::{
+    Book, Half, Lane, Rounding, dequantise, lane, quantise, round, round_compensated, widen,
+};
 use crate::units::to_usize;
 
 /// What a plane holds, bit for bit.
@@ -118,6 +120,13 @@ impl Plane {
             Self::F32(all) => all.copy_from_slice(values),
             Self::Half(kind, bits) => round(isa, *kind, Rounding::Nearest, values, bits),
             Self::Q8(book, codes, scales) => quantise(isa, *book, values, codes, scales),
+        }
+    }
+
+    /// Sets all of it, rounded to the nearest, and another plane to what that lost.
+    pub(super) fn write_compensated(&mut self, lost: &mut Self, values: &[f32]) {
+        if let (Self::Half(kind, bits), Self::Half(_, lost)) = (self, lost) {
+            round_compensated(InstructionSet::portable(), *kind, values, bits, lost);
         }
     }
 

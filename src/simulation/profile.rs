@@ -124,8 +124,8 @@ fn with_frozen() -> Schema {
     small().tensor(TensorSpec::new("base", &[1100]).frozen().init(Init::Constant(0.25)))
 }
 
-/// Parameters in 16 bits with moments in 8 and in 16, f32 with moments in 8, and f32 with a copy in 16 bits: of each, one
-/// tensor of two blocks or two that share one. The last is in f32 alone.
+/// Parameters in 16 bits with moments in 8 and in 16, compensated ones too, f32 with moments in 8, and f32 with a copy in 16
+/// bits: of most, one tensor of two blocks or two that share one. The last is in f32 alone.
 fn narrow() -> Schema {
     let normal = Init::Normal { mean: 0.0, std: 0.5 };
     let f16 = Precision::new(Dtype::F16, Moments::F16);
@@ -136,6 +136,8 @@ fn narrow() -> Schema {
         .tensor(TensorSpec::new("slight", &[37]).precision(Precision::COMPACT).init(Init::Constant(0.1)))
         .tensor(TensorSpec::new("sure", &[40]).group("sgd").compute(Half::F16).init(Init::Constant(0.1)))
         .tensor(TensorSpec::new("half", &[50]).group("sgd").precision(f16).init(normal))
+        .tensor(TensorSpec::new("kept", &[2100]).precision(Precision::COMPACT.compensated()).init(normal))
+        .tensor(TensorSpec::new("exact", &[60]).group("sgd").precision(f16.compensated()).init(normal))
         .tensor(TensorSpec::new("wide", &[270]).precision(Precision::new(Dtype::F32, Moments::Q8)))
         .tensor(TensorSpec::new("bias", &[37]).group("sgd"))
 }
