@@ -518,3 +518,18 @@ pub(crate) struct SweepArguments {
     #[command(flatten)]
     pub(crate) settings: Hyperparameters,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_documents_is_understood() {
+        let commands = documents::commands("paramstore");
+        assert!(commands.len() >= 40, "{commands:?}");
+        for command in commands {
+            let words = ["paramstore".to_owned()].into_iter().chain(command.arguments);
+            Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{}: {error}", command.place));
+        }
+    }
+}

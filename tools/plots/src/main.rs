@@ -1,7 +1,7 @@
 //! Draws the plots of `docs/BENCHMARKS.md` from what `paramstore bench sweep --json` printed, and those of `docs/PRECISION.md`
 //! from losses of `train-lm --json` and `train-bert --json`, whose differences between states it prints as tables.
 //!
-//! `cargo run --release -p paramstore-plots` reads `benches/record/sweep/*.json`, one run after the other, and writes
+//! `cargo run --release -p paramstore-plots` reads files of `benches/record/sweep` and `precision`, one run a line, and writes
 //! `docs/plots/*.svg`. Each plot belongs to one file of runs; a run that lacks a value it needs is an error.
 
 mod curves;
@@ -21,19 +21,19 @@ use runs::{Run, read};
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let (records, plots) = match arguments.as_slice() {
-        [] => (Path::new("benches/record/sweep"), Path::new("docs/plots")),
+        [] => (Path::new("benches/record"), Path::new("docs/plots")),
         [records, plots] => (records.as_path(), plots.as_path()),
         _ => anyhow::bail!("usage: plots [RECORDS PLOTS], two directories"),
     };
     std::fs::create_dir_all(plots).with_context(|| format!("cannot make {}", plots.display()))?;
     for (name, make) in PLOTS {
-        let runs = read(&records.join(format!("{name}.json")))?;
+        let runs = read(&records.join(format!("sweep/{name}.json")))?;
         let path = plots.join(format!("{name}.svg"));
         make(&runs).draw(&path)?;
         println!("{}: {} runs", path.display(), runs.len());
     }
     for (name, make) in STATE_PLOTS {
-        let curves = curves::read(&records.join(format!("{name}.json")))?;
+        let curves = curves::read(&records.join(format!("precision/{name}.json")))?;
         let path = plots.join(format!("{name}.svg"));
         make(&curves).draw(&path)?;
         println!("\n{}: {} runs\n\n{}", path.display(), curves.len(), pairs::tables(&curves)?);
@@ -50,7 +50,7 @@ fn lines(curves: &[Curve]) -> Vec<Line> {
     lines.collect()
 }
 
-fn precision(curves: &[Curve]) -> Plot {
+fn scratch(curves: &[Curve]) -> Plot {
     Plot {
         title: "Validation loss of train-lm by the state it is kept in, one line for each seed",
         x: Axis { name: "step", log: true },
@@ -60,7 +60,7 @@ fn precision(curves: &[Curve]) -> Plot {
     }
 }
 
-fn tuning(curves: &[Curve]) -> Plot {
+fn tuned(curves: &[Curve]) -> Plot {
     Plot {
         title: "Validation loss of train-lm fine-tuned on another text, one line for each seed",
         x: Axis { name: "step", log: false },
@@ -82,7 +82,7 @@ fn bert(curves: &[Curve]) -> Plot {
 
 /// A plot of losses is made from the runs of the file with its name.
 const STATE_PLOTS: [(&str, fn(&[Curve]) -> Plot); 3] =
-    [("precision", precision), ("tuning", tuning), ("bert", bert)];
+    [("scratch", scratch), ("tuned", tuned), ("bert", bert)];
 
 /// A plot is made from the runs of the file with its name.
 type Make = fn(&[Run]) -> Plot;

@@ -219,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn every_command_of_the_documents_is_understood() {
+        use clap::Parser as _;
+        let commands = documents::commands("train-bert");
+        assert!(commands.len() >= 1, "{commands:?}");
+        for command in commands {
+            let words = ["train-bert".to_owned()].into_iter().chain(command.arguments);
+            Args::try_parse_from(words).unwrap_or_else(|error| panic!("{}: {error}", command.place));
+        }
+    }
+
+    #[test]
     fn the_rate_rises_over_a_tenth_and_falls_to_almost_nothing() {
         let args = Args::parse_from(["train-bert", "--model", "m", "--steps", "100", "--lr", "1"]);
         assert!((rate(0, &args) - 0.1).abs() < 1e-12 && (rate(9, &args) - 1.0).abs() < 1e-12);

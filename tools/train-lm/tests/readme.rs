@@ -22,3 +22,31 @@ fn the_default_run_has_a_state_of_eight_budgets_and_continues_with_the_same_comm
     assert!((number(&second, "continued_from_step") - 2.0).abs() < 0.5);
     assert_ne!(first["digest"], second["digest"]);
 }
+
+/// The guide's runs, of a few steps and another size: one from nothing, and one that starts from its weights.
+#[test]
+fn commands_of_the_guide_do_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("your.txt"), "the quick brown fox jumps over the lazy dog\n".repeat(400))
+        .unwrap();
+    let small = [
+        "--params", "250k", "--seq", "16", "--batch", "2", "--memory", "4MiB", "--sample", "0", "--steps",
+        "2",
+    ];
+    let commands = documents::commands_of("docs/GUIDE.md", "train-lm");
+    let mut seen = Vec::new();
+    for command in commands.iter().filter(|command| command.is_shell) {
+        let mut words: Vec<_> = command.arguments.iter().map(String::as_str).collect();
+        if let Some(at) = words.iter().position(|word| *word == "--steps") {
+            words.drain(at..at + 2);
+        }
+        seen.push(run(dir.path(), &[&words[..], &small].concat()));
+        let store = dir.path().join("runs/pre");
+        let store = paramstore::ParamStore::open_read_only(store, &paramstore::Options::new()).unwrap();
+        let export = paramstore::exchange::Export::new().force(true);
+        export.to_file(&store, dir.path().join("pre.safetensors"), |_| {}).unwrap();
+    }
+    let [from_nothing, tuned] = &seen[..] else { panic!("{seen:?}") };
+    assert_ne!(from_nothing["digest"], tuned["digest"]);
+    assert!(dir.path().join("runs/tuned/meta").is_file());
+}
