@@ -133,6 +133,26 @@ fn source_is_ascii() {
     check(&["src", "tests", "benches"], rules::ascii);
 }
 
+/// What the guide says that errors say is said somewhere.
+#[test]
+fn the_guide_explains_errors_that_there_are() {
+    let guide = read("docs/GUIDE.md");
+    let (_, table) = guide.split_once("## What to do after each error message").unwrap();
+    let said: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).collect();
+    assert!(said.len() >= 15, "{said:?}");
+    let mut source: String = files("src").into_iter().map(|(_, text)| text).collect();
+    // As the compiler reads a string that goes on in the next line.
+    while let Some(at) = source.find("\\\n") {
+        let rest = source[at + 2..].trim_start().len();
+        source.replace_range(at..source.len() - rest, "");
+    }
+    for (message, _) in said {
+        for part in message.split("...") {
+            assert!(source.contains(part.trim()), "no error says {message:?}");
+        }
+    }
+}
+
 /// Samples that break a rule, beside some that look like it and do not.
 mod samples {
     use crate::{code, examples, rules};
