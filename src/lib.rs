@@ -36,6 +36,7 @@ mod options;
 mod pager;
 mod param_store;
 pub mod precision;
+mod radix;
 pub mod repair;
 mod rows;
 mod schema;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{Piece, pieces};
 use crate::format::directory::Directory;
+use crate::radix::sort_by_bits;
 use crate::units::to_usize;
 
 /// A row that a call names: ordered by row, then by its place among the ids.
@@ -129,10 +130,12 @@ fn sorted(ids: &[u64], rows: u64) -> Vec<Named> {
         named.sort_unstable();
         return named;
     }
-    // Row and position in one number: this sorts in half the time of pairs.
+    // Row and position in one number.
     let mut packed: Vec<u64> =
         ids.iter().zip(0_u64..).map(|(&row, position)| row << bits | position).collect();
-    packed.sort_unstable();
+    // Positions ascend already.
+    let bits_of_rows = u64::BITS - rows.saturating_sub(1).leading_zeros();
+    sort_by_bits(&mut packed, bits..bits + bits_of_rows);
     let position = |packed: u64| to_usize(packed & ((1 << bits) - 1));
     packed.into_iter().map(|packed| Named { row: packed >> bits, position: position(packed) }).collect()
 }

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::places::{BYTES_PER_SLOT, Places, spread};
 use crate::error::Result;
+use crate::radix::sort_by_bits;
 use crate::storage::Buffer;
-use crate::units::to_usize;
+use crate::units::{to_u64, to_usize};
 
-/// Bytes of memory beside the record that a slot takes: what is known of it, and its place in the map.
-pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + 40;
+/// Bytes of memory beside the record that a slot takes: what is known of it, its place, and its number among those that are free
+/// or changed.
+pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + BYTES_PER_SLOT + 3 * size_of::<u32>();
 /// A row's heat never exceeds this: what was hot once cools in as many rounds of the hand.
 const HOTTEST: u8 = 16;
 /// What a use adds to it. With rows by Zipf's law, and a tenth of them in memory, this hits 1.5 points more than 1 (0.674 and
@@ -17,7 +20,7 @@ const WARMTH: u8 = 4;
 /// No use is known.
 pub(super) const NEVER: u32 = u32::MAX;
 
-/// Spreads row numbers over the map. Rows are ours and not an attacker's to choose beyond making himself slow.
+/// Spreads row numbers over a map.
 #[derive(Default)]
 pub(super) struct RowHasher(u64);
 
@@ -33,8 +36,7 @@ impl Hasher for RowHasher {
     }
 
     fn write_u64(&mut self, row: u64) {
-        let z = row.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = (z ^ (z >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        self.0 = spread(row);
     }
 }
 
@@ -54,6 +56,9 @@ struct Slot {
     used: bool,
 }
 
+/// A slot that holds nothing.
+const UNUSED: Slot = Slot { row: 0, call: 0, next: NEVER, heat: 0, dirty: false, used: false };
+
 impl Slot {
     fn is_expected(&self, now: u32) -> bool {
         self.next != NEVER && self.next >= now
@@ -65,8 +70,12 @@ pub(super) struct Cache {
     memory: Buffer,
     slots: Vec<Slot>,
     capacity: usize,
-    map: RowMap<u32>,
+    /// Whether there is a slot for every row of the table: each has the one of its number, and nothing is looked up.
+    is_whole: bool,
+    places: Places,
     free: Vec<u32>,
+    /// Slots that hold a row.
+    used: usize,
     hand: usize,
     dirty: usize,
     /// Every changed slot, some of them more than once, and slots that are not changed any more: looking through all slots
@@ -81,15 +90,19 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(record_bytes: usize, capacity: usize) -> Result<Self> {
+    /// Of `capacity` records of a table of `rows`.
+    pub(super) fn new(record_bytes: usize, capacity: usize, rows: u64) -> Result<Self> {
         let memory = Buffer::new(record_bytes * capacity)?;
+        let is_whole = rows <= to_u64(capacity);
         Ok(Self {
             record_bytes,
             memory,
-            slots: Vec::with_capacity(capacity),
+            slots: if is_whole { vec![UNUSED; capacity] } else { Vec::with_capacity(capacity) },
             capacity,
-            map: RowMap::with_capacity_and_hasher(capacity, BuildHasherDefault::default()),
+            is_whole,
+            places: Places::new(if is_whole { 0 } else { capacity }),
             free: Vec::new(),
+            used: 0,
             hand: 0,
             dirty: 0,
             changed: Vec::new(),
@@ -114,7 +127,7 @@ impl Cache {
 
     /// Slots that hold nothing.
     pub(super) fn free(&self) -> usize {
-        self.free.len() + self.capacity - self.slots.len()
+        self.capacity - self.used
     }
 
     /// Begins a call: what it finds and claims stays until the next one.
@@ -130,14 +143,50 @@ impl Cache {
 
     /// The slot of a row.
     pub(super) fn find(&self, row: u64) -> Option<u32> {
-        self.map.get(&row).copied()
+        if self.is_whole {
+            let at = u32::try_from(row).ok()?;
+            return self.slots.get(to_usize(row)).filter(|slot| slot.used).map(|_| at);
+        }
+        self.places.find(row, |at| self.row(at))
+    }
+
+    /// The slots of rows that the call at hand uses, [`NEVER`] for each that is not in memory. Looks them up in parts, so that
+    /// the processor waits for many lines of memory at once.
+    pub(super) fn touch_all(&mut self, rows: &[u64]) -> Vec<u32> {
+        const PART: usize = 64;
+        let mut slots = Vec::with_capacity(rows.len());
+        if self.is_whole {
+            for &row in rows {
+                let found = self.find(row);
+                if let Some(at) = found {
+                    self.touch_slot(at);
+                }
+                slots.push(found.unwrap_or(NEVER));
+            }
+            return slots;
+        }
+        let mut guesses = [NEVER; PART];
+        for part in rows.chunks(PART) {
+            for (guess, &row) in guesses.iter_mut().zip(part) {
+                *guess = self.places.guess(row);
+            }
+            for (&guess, &row) in guesses.iter().zip(part) {
+                let is_right =
+                    self.slots.get(to_usize(guess.into())).is_some_and(|slot| slot.row == row && slot.used);
+                let found = if is_right { Some(guess) } else { self.find(row) };
+                if let Some(at) = found {
+                    self.touch_slot(at);
+                }
+                slots.push(found.unwrap_or(NEVER));
+            }
+        }
+        slots
     }
 
     /// The slot of a row that the call at hand uses.
-    pub(super) fn touch(&mut self, row: u64) -> Option<u32> {
-        let at = self.find(row)?;
-        self.touch_slot(at);
-        Some(at)
+    #[cfg(test)]
+    fn touch(&mut self, row: u64) -> Option<u32> {
+        self.touch_all(&[row]).first().copied().filter(|&at| at != NEVER)
     }
 
     /// The same, for a row whose slot is known.
@@ -168,7 +217,7 @@ impl Cache {
     /// Says that a batch will need a row; true if it is in memory.
     pub(super) fn expect(&mut self, row: u64, batch: u32) -> bool {
         let now = self.now;
-        let found = self.map.get(&row).and_then(|&at| self.slots.get_mut(to_usize(at.into())));
+        let found = self.find(row).and_then(|at| self.slots.get_mut(to_usize(at.into())));
         found.map(|slot| slot.next = if slot.next > now { slot.next.min(batch) } else { batch }).is_some()
     }
 
@@ -178,9 +227,10 @@ impl Cache {
         for &row in rows {
             let at = match self.free.pop() {
                 Some(at) => at,
+                None if self.is_whole => u32::try_from(row).unwrap_or(NEVER),
                 None if self.slots.len() < self.capacity => {
                     let at = u32::try_from(self.slots.len()).unwrap_or(NEVER);
-                    self.slots.push(Slot { row, call: 0, next: NEVER, heat: 0, dirty: false, used: false });
+                    self.slots.push(UNUSED);
                     at
                 }
                 None => break,
@@ -195,9 +245,12 @@ impl Cache {
         self.moves += 1;
         let call = self.call;
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
-            *slot = Slot { row, call, next: NEVER, heat: 0, dirty: false, used: true };
+            *slot = Slot { row, call, used: true, ..UNUSED };
+            self.used += 1;
         }
-        self.map.insert(row, at);
+        if !self.is_whole {
+            self.places.insert(row, at);
+        }
     }
 
     /// Chooses up to `count` slots that can be given up: not those of the call at hand; of those that no batch is known to
@@ -245,10 +298,14 @@ impl Cache {
     pub(super) fn give_up(&mut self, at: u32) {
         self.moves += 1;
         self.set_dirty(at, false);
+        let row = self.row(at);
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
             slot.used = false;
-            self.map.remove(&slot.row);
-            self.free.push(at);
+            self.used -= 1;
+            if !self.is_whole {
+                self.places.remove(row, |at| self.slots.get(to_usize(at.into())).map_or(0, |slot| slot.row));
+                self.free.push(at);
+            }
         }
     }
 
@@ -262,11 +319,15 @@ impl Cache {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.moves += 1;
-        self.slots.clear();
-        self.map.clear();
+        if self.is_whole {
+            self.slots.fill(UNUSED);
+        } else {
+            self.slots.clear();
+            self.places.clear();
+        }
         self.free.clear();
         self.changed.clear();
-        (self.hand, self.dirty) = (0, 0);
+        (self.hand, self.dirty, self.used) = (0, 0, 0);
     }
 
     /// Up to `count` changed slots that the call at hand does not use, from the hand on.
@@ -279,7 +340,7 @@ impl Cache {
 
     /// Rows in memory.
     pub(super) fn len(&self) -> usize {
-        self.map.len()
+        self.used
     }
 
     pub(super) fn row(&self, at: u32) -> u64 {
@@ -332,10 +393,13 @@ impl Cache {
 
     /// The records of distinct slots, in the order of `slots`.
     pub(super) fn records_mut(&mut self, slots: &[u32]) -> Vec<&mut [u8]> {
-        // Slot and place in one number: this sorts in half the time of pairs.
+        // Slot and place in one number.
         let mut order: Vec<u64> =
             slots.iter().zip(0_u64..).map(|(&at, place)| u64::from(at) << 32 | place).collect();
-        order.sort_unstable();
+        if !slots.is_sorted() {
+            let bits = usize::BITS - self.capacity.leading_zeros();
+            sort_by_bits(&mut order, 32..32 + bits);
+        }
         let mut found: Vec<&mut [u8]> = slots.iter().map(|_| Default::default()).collect();
         let (mut rest, mut position) = (&mut *self.memory, 0);
         for packed in order {
@@ -356,10 +420,9 @@ impl Cache {
 mod tests {
     use super::super::window::{Announced, Window};
     use super::*;
-    use crate::units::to_u64;
 
     fn filled(capacity: usize) -> Cache {
-        let mut cache = Cache::new(16, capacity).unwrap();
+        let mut cache = Cache::new(16, capacity, u64::MAX).unwrap();
         cache.begin();
         let rows: Vec<_> = (0..).map(|row| 10 * row).take(capacity).collect();
         assert_eq!(cache.claim_free(&rows).len(), capacity);
@@ -380,6 +443,26 @@ mod tests {
         let expected = cache.find(20).unwrap();
         assert_eq!(cache.victims(4), [expected]);
         assert!(cache.find(10) == Some(needed));
+    }
+
+    #[test]
+    fn a_table_that_fits_has_its_rows_in_the_slots_of_their_numbers() {
+        let mut cache = Cache::new(16, 4, 4).unwrap();
+        cache.begin();
+        assert_eq!((cache.touch_all(&[3, 1]), cache.claim_free(&[3, 1])), (vec![NEVER; 2], vec![3, 1]));
+        assert_eq!(
+            (cache.free(), cache.len(), cache.find(1), cache.find(2), cache.find(9)),
+            (2, 2, Some(1), None, None)
+        );
+        cache.set_dirty(3, true);
+        assert_eq!(cache.all_dirty(), [(3, 3)]);
+        cache.give_up(3);
+        assert_eq!(
+            (cache.free(), cache.find(3), cache.dirty(), cache.claim_free(&[0, 3])),
+            (3, None, 0, vec![0, 3])
+        );
+        cache.clear();
+        assert_eq!((cache.free(), cache.find(1)), (4, None));
     }
 
     /// Misses of Belady's MIN, which knows all batches: each keeps its own rows, and gives up those that are needed last.
@@ -416,7 +499,7 @@ mod tests {
             })
             .collect();
         let misses = |ahead: usize| {
-            let (mut cache, mut window) = (Cache::new(8, 40).unwrap(), Window::new(1 << 20));
+            let (mut cache, mut window) = (Cache::new(8, 40, u64::MAX).unwrap(), Window::new(1 << 20));
             let mut misses = 0;
             for (at, batch) in batches.iter().enumerate() {
                 let new = if at == 0 { 1..=ahead } else { ahead..=ahead };

@@ -1,7 +1,7 @@
 //! What a commit wants of the tables, and what it leaves behind.
 
 use super::ahead::Ahead;
-use super::index::{Entry, Index};
+use super::index::{Entry, Index, ROW_BYTES};
 use super::log::Log;
 use super::{Rows, State, Table, counting, wrong_counts};
 use crate::error::Result;
@@ -107,6 +107,12 @@ impl Rows {
     }
 }
 
+/// The log, and what is known of it in memory, in parts: a pass over the blocks begins when so many of them are full, takes
+/// as long as one more, and is ended at once if it takes two. The later it begins, the more rows share it.
+const PARTS: u64 = 16;
+const PASS_BEGINS: u64 = 13;
+const PASS_ENDS: u64 = 15;
+
 impl State {
     /// Folds a part of what stands in the log if much of it is in use: as much as keeps pace with what is appended, so that
     /// no commit has to fold everything.
@@ -115,25 +121,33 @@ impl State {
         let index =
             self.tables.iter().map(|table| table.committed.bytes() + table.working.bytes()).sum::<usize>();
         let is_full = |part: u64| {
-            self.log.used_bytes() > ring / 8 * part || index > self.index_bytes / 8 * to_usize(part)
+            self.log.used_bytes() > ring / PARTS * part
+                || index > self.index_bytes / to_usize(PARTS) * to_usize(part)
         };
-        let (is_to_do, is_urgent) = (is_full(5), is_full(7));
+        let (is_to_do, is_urgent) = (is_full(PASS_BEGINS), is_full(PASS_ENDS));
         let changed = |table: &Table| to_u64(table.cache.dirty() * table.spec.records.bytes());
         let appended = self.tables.iter().map(changed).sum::<u64>() + self.log.uncommitted_bytes();
         if self.pass.is_none() {
             if !is_to_do {
                 return Ok(());
             }
-            if index <= self.index_bytes / 8 * 5 && self.is_mostly_dead() && !is_urgent {
+            let is_index_small = index <= self.index_bytes / to_usize(PARTS) * to_usize(PASS_BEGINS);
+            if is_index_small && self.is_mostly_dead() && !is_urgent {
                 // More than is appended, so that the log does not go on to fill.
                 return self.move_on(pager, appended.saturating_mul(2));
             }
             self.begin_pass();
         }
         let Some(pass) = &self.pass else { return Ok(()) };
-        // A pass is over by the time an eighth of the log has been filled.
-        let share =
-            u128::from(appended) * 8 * u128::try_from(pass.blocks).unwrap_or(0) / u128::from(ring.max(1));
+        // A pass is over by the time one part more of what fills first is full.
+        let smallest = self.tables.iter().map(|table| table.spec.records.bytes()).min().unwrap_or(1).max(1);
+        let of_log = (appended, ring);
+        let of_index = (appended / to_u64(smallest) * to_u64(ROW_BYTES), to_u64(self.index_bytes));
+        let share = |(more, of): (u64, u64)| {
+            u128::from(more) * u128::from(PARTS) * u128::try_from(pass.blocks).unwrap_or(0)
+                / u128::from(of.max(1))
+        };
+        let share = share(of_log).max(share(of_index));
         let count = if is_urgent { pass.blocks } else { usize::try_from(share).unwrap_or(pass.blocks) };
         self.go_on(pager, count)
     }

@@ -5,6 +5,9 @@ use super::cache::RowMap;
 /// Units of places in the log.
 pub(super) const UNIT_BYTES: u64 = 8;
 
+/// About how much memory a row takes, with the room that its list has for more.
+pub(super) const ROW_BYTES: usize = size_of::<Entry>() * 3 / 2;
+
 /// A row in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -28,7 +31,7 @@ impl Index {
 
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.rows * size_of::<Entry>() * 3 / 2 + self.blocks.len() * 48
+        self.rows * ROW_BYTES + self.blocks.len() * 48
     }
 
     pub(super) fn get(&self, block: u64, row_in_block: u32) -> Option<u32> {

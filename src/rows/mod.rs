@@ -17,6 +17,7 @@ mod fold;
 mod hashed;
 mod index;
 mod log;
+mod places;
 mod shares;
 mod visit;
 mod window;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use check::{LogPlace, check_log, each_batch};
 pub(crate) use shares::{budget_share, check_budget, rows_in_memory, smallest_budget};
 
-use cache::{Cache, RowMap};
+use cache::{Cache, NEVER, RowMap};
 use fold::Pass;
 use index::{Entry, Index, place_of};
 use log::Log;
@@ -281,7 +282,7 @@ impl State {
             Ok(Table {
                 key: tensor_key(directory.seed, name),
                 tensor: u32::try_from(spec.tensor).unwrap_or(u32::MAX),
-                cache: Cache::new(spec.records.bytes(), records)?,
+                cache: Cache::new(spec.records.bytes(), records, spec.rows)?,
                 window: Window::new(window),
                 committed: Index::default(),
                 working: Index::default(),
@@ -347,15 +348,12 @@ impl State {
     fn near(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<Vec<u32>> {
         let Some(of) = self.tables.get_mut(table) else { return Ok(Vec::new()) };
         of.cache.begin();
-        let mut slots = vec![u32::MAX; rows.len()];
+        let mut slots = of.cache.touch_all(rows);
         let (mut missing, mut places) = (Vec::new(), Vec::new());
-        for (place, (&row, slot)) in rows.iter().zip(&mut slots).enumerate() {
-            if let Some(at) = of.cache.touch(row) {
-                *slot = at;
-            } else {
-                missing.push(row);
-                places.push(place);
-            }
+        for (place, (&row, _)) in rows.iter().zip(&slots).enumerate().filter(|(_, (_, slot))| **slot == NEVER)
+        {
+            missing.push(row);
+            places.push(place);
         }
         let mut state = pager.lock();
         let stats = state.stats_mut();

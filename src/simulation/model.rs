@@ -166,7 +166,7 @@ impl Model {
         let Some(plain) = self.tensors.get_mut(tensor).map(Arc::make_mut) else { return };
         match plain.planes.as_mut_slice() {
             [(_, param), .., (name, lost)] if name == COMPENSATION_PLANE => {
-                param.write_compensated(lost, values)
+                param.write_compensated(lost, values);
             }
             [(_, param), ..] => param.write(values),
             [] => {}

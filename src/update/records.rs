@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::rows::{Chunk, RowUpdate};
+use super::rows::{CHUNK_LEN, Chunk, RowUpdate};
 use super::{Engine, on_threads};
 use crate::error::Result;
-use crate::format::elements::as_f32_mut;
+use crate::format::elements::{as_f32, as_f32_mut};
 use crate::format::records::{Records, mark, set_mark, set_sightings, sightings};
 use crate::kernel::{InstructionSet, MOST_PLANES};
 use crate::layout::Named;
@@ -74,6 +74,9 @@ impl RowUpdate<'_> {
         groups: &[&[Named]],
     ) -> (u64, Counted) {
         let width = self.rows.width();
+        if update.catch_up.is_none() && !self.rule.is_rowwise() && 2 * width <= CHUNK_LEN {
+            return self.many(isa, update, records, groups);
+        }
         let mut memory = Chunk::default();
         let (mut non_finite, mut counted) = (0, Counted::default());
         for (record, named) in records.iter_mut().zip(groups) {
@@ -89,6 +92,73 @@ impl RowUpdate<'_> {
             set_mark(record, update.updates.saturating_add(1));
         }
         (non_finite, counted)
+    }
+
+    /// The same for records without anything to catch up, several by one call of the rule: their planes are copied side by
+    /// side and back, which lets the processor fetch the next records while it works on these.
+    fn many(
+        &self,
+        isa: InstructionSet,
+        update: &RecordUpdate<'_>,
+        records: &mut [&mut [u8]],
+        groups: &[&[Named]],
+    ) -> (u64, Counted) {
+        let width = self.rows.width();
+        let mut memory = SideBySide::default();
+        let mut taken = Vec::with_capacity(CHUNK_LEN / width);
+        let (mut non_finite, mut counted) = (0, Counted::default());
+        let parts = records.chunks_mut(CHUNK_LEN / width).zip(groups.chunks(CHUNK_LEN / width));
+        for (records, groups) in parts {
+            taken.clear();
+            for (record, named) in records.iter_mut().zip(groups) {
+                if update.ids.is_empty() || see(update, record, named, &mut counted) {
+                    let to = taken.len() * width..(taken.len() + 1) * width;
+                    let sum = memory.gradient.get_mut(to.clone()).unwrap_or_default();
+                    self.sum(isa, named, &(0..width), sum);
+                    let values = as_f32(record);
+                    for (number, plane) in memory.planes.iter_mut().take(self.planes).enumerate() {
+                        copy(plane.get_mut(to.clone()), values.get(update.layout.within(number)));
+                    }
+                    taken.push(record);
+                }
+            }
+            let len = taken.len() * width;
+            let mut planes = memory.planes.each_mut().map(|plane| plane.get_mut(..len).unwrap_or_default());
+            let gradient = memory.gradient.get(..len).unwrap_or_default();
+            non_finite += self.apply(isa, &mut planes, gradient, &mut memory.ready);
+            for (at, record) in taken.drain(..).enumerate() {
+                let from = at * width..(at + 1) * width;
+                let values = as_f32_mut(record);
+                for (number, plane) in memory.planes.iter().take(self.planes).enumerate() {
+                    copy(values.get_mut(update.layout.within(number)), plane.get(from.clone()));
+                }
+                counted.born += u64::from(mark(record) == 0);
+                set_mark(record, update.updates.saturating_add(1));
+            }
+        }
+        (non_finite, counted)
+    }
+}
+
+/// Planes of several records, each side by side, and their gradients: they stay in the first-level cache.
+struct SideBySide {
+    planes: [[f32; CHUNK_LEN]; 1 + MOST_PLANES],
+    gradient: [f32; CHUNK_LEN],
+    ready: [f32; CHUNK_LEN],
+}
+
+impl Default for SideBySide {
+    fn default() -> Self {
+        let zeros = [0.0; CHUNK_LEN];
+        Self { planes: [zeros; 1 + MOST_PLANES], gradient: zeros, ready: zeros }
+    }
+}
+
+fn copy(to: Option<&mut [f32]>, from: Option<&[f32]>) {
+    if let (Some(to), Some(from)) = (to, from)
+        && to.len() == from.len()
+    {
+        to.copy_from_slice(from);
     }
 }
 

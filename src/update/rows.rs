@@ -19,7 +19,7 @@ use crate::units::to_usize;
 /// Elements of gradients that one thread takes at a time, where rows allow it.
 const ROWS_LEN: usize = 1 << 14;
 /// Elements of a row that are summed and updated at a time: they stay in the first-level cache.
-const CHUNK_LEN: usize = 1024;
+pub(super) const CHUNK_LEN: usize = 1024;
 
 /// One update of some rows of a tensor.
 pub(crate) struct RowUpdate<'a> {
@@ -122,21 +122,29 @@ impl RowUpdate<'_> {
         columns: &Range<usize>,
         sum: &'s mut [f32],
     ) -> &'s [f32] {
-        let given = |named: &Named| {
-            let row = named.position * self.rows.width();
-            self.gradients.get(row + columns.start..row + columns.end).unwrap_or_default()
-        };
         match named {
             [] => &[],
-            [only] => given(only),
-            [first, others @ ..] => {
+            [only] => self.given(only, columns),
+            _ => {
                 let sum = sum.get_mut(..columns.len()).unwrap_or_default();
-                sum.copy_from_slice(given(first));
-                for other in others {
-                    accumulate(isa, sum, given(other), 1.0, false);
-                }
+                self.sum(isa, named, columns, sum);
                 sum
             }
+        }
+    }
+
+    /// The gradient of some columns that was given at a place.
+    fn given(&self, named: &Named, columns: &Range<usize>) -> &[f32] {
+        let row = named.position * self.rows.width();
+        self.gradients.get(row + columns.start..row + columns.end).unwrap_or_default()
+    }
+
+    /// As [`gradient`](Self::gradient), in `sum` in any case, which has as many elements.
+    pub(super) fn sum(&self, isa: InstructionSet, named: &[Named], columns: &Range<usize>, sum: &mut [f32]) {
+        let Some((first, others)) = named.split_first() else { return };
+        sum.copy_from_slice(self.given(first, columns));
+        for other in others {
+            accumulate(isa, sum, self.given(other, columns), 1.0, false);
         }
     }
 }
@@ -195,20 +203,32 @@ impl RowUpdate<'_> {
             for (now, left) in now.iter_mut().zip(&mut left) {
                 (*now, *left) = std::mem::take(left).split_at_mut_checked(len).unwrap_or_default();
             }
-            let [param, state @ ..] = &mut now;
-            let state = state.get_mut(..self.planes - 1).unwrap_or_default();
             let gradient = self.gradient(isa, named, &(start..start + len), &mut memory.sum);
             start += len;
-            if self.prepare == Preparation::default() {
-                non_finite += self.rule.run(isa, param, gradient, state);
-                continue;
-            }
-            // Counted before it is scaled, which can make an infinity of a number.
-            non_finite += count_non_finite(isa, gradient);
-            let out = memory.ready.get_mut(..len).unwrap_or_default();
-            prepare_gradient(isa, out, gradient, self.prepare);
-            let _of_scaled = self.rule.run(isa, param, out, state);
+            non_finite += self.apply(isa, &mut now, gradient, &mut memory.ready);
         }
+        non_finite
+    }
+
+    /// Runs the rule over planes by a gradient, which passes through `ready` where it has to be prepared. Returns how many of
+    /// its elements were NaN or infinite.
+    pub(super) fn apply(
+        &self,
+        isa: InstructionSet,
+        planes: &mut [&mut [f32]; 1 + MOST_PLANES],
+        gradient: &[f32],
+        ready: &mut [f32],
+    ) -> u64 {
+        let [param, state @ ..] = planes;
+        let state = state.get_mut(..self.planes - 1).unwrap_or_default();
+        if self.prepare == Preparation::default() {
+            return self.rule.run(isa, param, gradient, state);
+        }
+        // Counted before it is scaled, which can make an infinity of a number.
+        let non_finite = count_non_finite(isa, gradient);
+        let ready = ready.get_mut(..gradient.len()).unwrap_or_default();
+        prepare_gradient(isa, ready, gradient, self.prepare);
+        let _of_scaled = self.rule.run(isa, param, ready, state);
         non_finite
     }
 
@@ -224,15 +244,7 @@ impl RowUpdate<'_> {
         let Chunk { wide, wide_ready, .. } = memory;
         wide.resize(columns.len(), 0.0);
         let gradient = self.gradient(isa, named, &columns, wide);
-        let [param, state @ ..] = &mut planes;
-        let state = state.get_mut(..self.planes - 1).unwrap_or_default();
-        if self.prepare == Preparation::default() {
-            return self.rule.run(isa, param, gradient, state);
-        }
-        let non_finite = count_non_finite(isa, gradient);
         wide_ready.resize(columns.len(), 0.0);
-        prepare_gradient(isa, wide_ready, gradient, self.prepare);
-        let _of_scaled = self.rule.run(isa, param, wide_ready, state);
-        non_finite
+        self.apply(isa, &mut planes, gradient, wide_ready)
     }
 }

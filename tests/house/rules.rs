@@ -17,16 +17,17 @@ pub(crate) const FLOORS: &str = "\
 7  options        error kernel pager storage store
 7  telemetry      error units format pager storage store
 7  update         error units format kernel layout optim pager precision rows storage
-6  rows           error units splitmix format initial layout pager storage store
+6  rows           error units splitmix radix format initial layout pager storage store
 5  pager          error units format initial kernel layout precision storage store
 4  store          error units format layout storage
 4  schema         error units format layout optim precision
 3  initial        units splitmix format
-3  layout         error units format
+3  layout         error units radix format
 3  optim          error kernel
 3  precision      units format kernel
 2  format         units
 2  kernel         splitmix
+2  radix          units
 2  storage        error
 1  error          -
 1  splitmix       -

@@ -49,7 +49,7 @@ fn walk(folder: &str, pages: &mut Vec<String>) {
     names.sort();
     for name in names {
         let path = format!("{folder}/{name}");
-        if name.ends_with(".md") {
+        if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
             pages.push(path);
         } else if name != "target" && root().join(&path).is_dir() {
             walk(&path, pages);

@@ -1,4 +1,4 @@
-//! The least that a step on rows could take: its reads alone, or its traffic through memory alone.
+//! The least that a step on rows could take: its reads alone, or what it is in memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use memmap2::MmapMut;
-use paramstore::ParamStore;
 use paramstore::inspect::BlockRun;
+use paramstore::optim::TensorClock;
+use paramstore::{InstructionSet, Optimizer, ParamStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -92,56 +93,115 @@ impl Pages {
     }
 }
 
-/// Traffic of a step through memory: what is gathered, the gradients, and every plane of the rows updated.
+/// A step on rows by a program that keeps them in memory and knows their places: gather, update, scatter. It has no table of
+/// what is in memory, sorts nothing, and makes nothing durable.
 pub(super) struct Memory {
     /// Records, as many as a table has or 4 GiB of them, whichever is less.
     records: Vec<f32>,
     record_len: usize,
     dim: usize,
+    rule: Optimizer,
 }
 
 impl Memory {
-    pub(super) fn new(rows: u64, record_len: usize, dim: usize) -> Self {
+    pub(super) fn new(rows: u64, record_len: usize, dim: usize, rule: Optimizer) -> Self {
         const MOST: u64 = 1 << 30;
         let rows = rows.min(MOST / record_len as u64).max(1);
         let records = vec![1.0; usize::try_from(rows).unwrap_or(1) * record_len];
-        Self { records, record_len, dim }
+        Self { records, record_len, dim, rule }
     }
 
-    /// Gathers `ids`, then reads `gradients` and reads and writes the records of the distinct rows; returns the seconds.
-    pub(super) fn pass(&mut self, ids: &[u64], distinct: &[u64], gradients: &[f32], out: &mut [f32]) -> f64 {
+    /// Gathers `ids`, then updates the records of the distinct ones by the sums of their `gradients`; returns the seconds.
+    pub(super) fn pass(&mut self, ids: &[u64], gradients: &[f32], out: &mut [f32]) -> Result<f64, Failure> {
         let rows = (self.records.len() / self.record_len) as u64;
-        let (dim, record_len) = (self.dim, self.record_len);
-        let place = |id: u64| usize::try_from(id % rows).unwrap_or(0) * record_len;
+        let (dim, record_len, rule) = (self.dim, self.record_len, self.rule);
+        let number = |id: u64| usize::try_from(id % rows).unwrap_or(0);
+        // Ascending, so that the records can be handed out to threads: what is known before a step begins.
+        let mut named: Vec<_> = ids.iter().map(|&id| number(id)).zip(0..).collect::<Vec<(usize, usize)>>();
+        named.sort_unstable();
+        let groups: Vec<_> = named.chunk_by(|a, b| a.0 == b.0).collect();
         let start = Instant::now();
         let records = &self.records;
         out.par_chunks_exact_mut(dim).zip(ids).with_min_len(256).for_each(|(out, &id)| {
-            out.copy_from_slice(&records[place(id)..][..dim]);
+            out.copy_from_slice(&records[number(id) * record_len..][..dim]);
         });
-        // Ascending and distinct, so that the records can be handed out to threads.
-        let mut numbers: Vec<_> =
-            distinct.iter().map(|&id| usize::try_from(id % rows).unwrap_or(0)).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut touched = Vec::with_capacity(numbers.len());
+        let mut touched = Vec::with_capacity(groups.len());
         let (mut rest, mut position) = (self.records.as_mut_slice(), 0);
-        for number in numbers {
+        for number in groups.iter().map(|group| group[0].0) {
             let (_, from) = rest.split_at_mut((number - position) * record_len);
             let (record, after) = from.split_at_mut(record_len);
             touched.push(record);
             (rest, position) = (after, number + 1);
         }
-        let per_record = gradients.len() / dim / touched.len().max(1) * dim;
-        touched.par_iter_mut().enumerate().with_min_len(256).for_each(|(at, record)| {
-            for gradient in gradients[at * per_record..][..per_record].chunks_exact(dim) {
-                for (x, g) in record[..dim].iter_mut().zip(gradient) {
-                    *x += *g * 1e-9;
+        let chunks = touched.par_chunks_mut(ROWS).zip(groups.par_chunks(ROWS)).with_min_len(256 / ROWS);
+        chunks.try_for_each_init(
+            || Chunk::new(&rule, dim),
+            |chunk, (records, groups)| chunk.update(&rule, records, groups, gradients),
+        )?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+/// Rows that are updated by one call of a rule: their planes stay in the first level of the cache.
+const ROWS: usize = 16;
+
+/// The planes of some rows one after the other, as rules take them.
+struct Chunk {
+    isa: InstructionSet,
+    gradient: Vec<f32>,
+    /// Elements of a row of each plane, the parameters' first, and room for a chunk of them.
+    planes: Vec<(usize, Vec<f32>)>,
+    /// Rows of a call: one for a rule that keeps something for a row.
+    rows: usize,
+}
+
+impl Chunk {
+    fn new(rule: &Optimizer, dim: usize) -> Self {
+        let state = rule.state_planes();
+        let rows = if state.iter().any(|plane| plane.per_row) { 1 } else { ROWS };
+        let widths = [dim].into_iter().chain(state.iter().map(|plane| if plane.per_row { 1 } else { dim }));
+        let planes = widths.map(|width| (width, vec![0.0; rows * width])).collect();
+        Self { isa: InstructionSet::detect(), gradient: vec![0.0; rows * dim], planes, rows }
+    }
+
+    /// Updates records by the sums of the gradients at the places of their groups.
+    fn update(
+        &mut self,
+        rule: &Optimizer,
+        records: &mut [&mut [f32]],
+        groups: &[&[(usize, usize)]],
+        gradients: &[f32],
+    ) -> Result<(), Failure> {
+        let dim = self.gradient.len() / self.rows;
+        for (records, groups) in records.chunks_mut(self.rows).zip(groups.chunks(self.rows)) {
+            let len = records.len();
+            let sums = self.gradient.chunks_exact_mut(dim);
+            for (at, ((record, group), sum)) in records.iter().zip(groups).zip(sums).enumerate() {
+                sum.fill(0.0);
+                for (_, position) in *group {
+                    let gradient = &gradients[position * dim..][..dim];
+                    sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+                }
+                let mut from = 0;
+                for (width, plane) in &mut self.planes {
+                    plane[at * *width..][..*width].copy_from_slice(&record[from..][..*width]);
+                    from += *width;
                 }
             }
-            for x in &mut record[dim..] {
-                *x *= 0.999;
+            let mut planes = self.planes.iter_mut().map(|(width, plane)| &mut plane[..len * *width]);
+            if let Some(param) = planes.next() {
+                let mut state: Vec<_> = planes.collect();
+                let mut clock = TensorClock::default();
+                rule.update(self.isa, &mut clock, param, &self.gradient[..len * dim], &mut state)?;
             }
-        });
-        start.elapsed().as_secs_f64()
+            for (at, record) in records.iter_mut().enumerate() {
+                let mut from = 0;
+                for (width, plane) in &self.planes {
+                    record[from..][..*width].copy_from_slice(&plane[at * width..][..*width]);
+                    from += width;
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use paramstore::{Init, Options, ParamGroup, ParamStore, RowUse, Schema, Stats, TensorSpec};
+use paramstore::{Init, Optimizer, Options, ParamGroup, ParamStore, RowUse, Schema, Stats, TensorSpec};
 
 use super::machine;
 use super::scratch::{Scratch, Stop, check_room};
@@ -57,6 +57,7 @@ pub(super) struct Measured {
 
 struct Bench<'a> {
     arguments: &'a RowsArguments,
+    rule: Optimizer,
     store: ParamStore,
     draw: Draw,
     gradients: Vec<f32>,
@@ -95,6 +96,7 @@ pub(crate) fn run(arguments: &RowsArguments, out: &mut dyn Write) -> Result<Verd
     let elements = usize::try_from(arguments.batch * arguments.dim).unwrap_or(usize::MAX);
     let bench = Bench {
         arguments,
+        rule: optimizer,
         store,
         draw,
         gradients: (0_u32..)
@@ -145,10 +147,9 @@ impl Bench<'_> {
                 if round.stats.rows_missed > 0 {
                     round.read_limit_s = pages.read(round.stats.rows_missed)?;
                 } else {
-                    let memory =
-                        memory.get_or_insert_with(|| Memory::new(self.arguments.rows, record_len, dim));
-                    let rows = distinct(ids);
-                    round.memory_limit_s = memory.pass(ids, &rows, &self.gradients, &mut self.gathered);
+                    let memory = memory
+                        .get_or_insert_with(|| Memory::new(self.arguments.rows, record_len, dim, self.rule));
+                    round.memory_limit_s = memory.pass(ids, &self.gradients, &mut self.gathered)?;
                 }
             }
             rounds.extend(turn.into_iter().map(|(_, round)| round));

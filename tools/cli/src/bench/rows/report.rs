@@ -127,8 +127,11 @@ pub(super) fn to_text(arguments: &RowsArguments, measured: &Measured, out: &mut 
         whole(sums.distinct / f64::from(u32::try_from(measured.rounds.len()).unwrap_or(u32::MAX))),
         count(arguments.batch)
     )?;
-    let limit =
-        if sums.missed > 0.0 { "random reads of what was missed" } else { "the same traffic through memory" };
+    let limit = if sums.missed > 0.0 {
+        "random reads of what was missed"
+    } else {
+        "the same in memory alone: gather, update, scatter"
+    };
     writeln!(out, "limit         {:>12}   {limit}", whole(sums.drawn / sums.limit_s))?;
     writeln!(out, "ratio         {:>12.2}", sums.limit_s / sums.seconds)?;
     writeln!(
