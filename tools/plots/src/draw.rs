@@ -40,7 +40,9 @@ impl Scale {
     fn of(axis: &Axis, values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), x| (low.min(x), high.max(x)));
         if axis.log {
-            Self { low: low / 1.3, high: high * 1.3, log: true }
+            // Values of one kind fill the page too.
+            let margin = (high / low).powf(0.2).clamp(1.01, 1.3);
+            Self { low: low / margin, high: high * margin, log: true }
         } else {
             Self { low: 0.0, high: high * 1.1, log: false }
         }
@@ -55,11 +57,12 @@ impl Scale {
         }
     }
 
-    /// Round values: 1, 2 and 5 times powers of ten.
+    /// Round values: 1, 2 and 5 times powers of ten, or steps of that length where few of these lie on the scale.
     fn ticks(&self) -> Vec<f64> {
-        let step = if self.log { 0.0 } else { nice((self.high - self.low) / 6.0) };
-        if !self.log {
-            return (0..=10).map(|i| f64::from(i) * step).filter(|&x| x <= self.high).collect();
+        if !self.log || self.high / self.low < 5.0 {
+            let step = nice((self.high - self.low) / 6.0);
+            let first = (self.low / step).ceil();
+            return (0..=10).map(|i| (first + f64::from(i)) * step).filter(|&x| x <= self.high).collect();
         }
         let decades = -6..=9;
         let ticks = decades.flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(power)));
@@ -162,6 +165,8 @@ mod tests {
         assert_eq!(linear.ticks(), [0.0, 0.5, 1.0, 1.5, 2.0]);
         let log = Scale::of(&axis(true), [10.0, 800.0].into_iter());
         assert_eq!(log.ticks(), [10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
+        let narrow = Scale::of(&axis(true), [4.0, 6.0].into_iter());
+        assert_eq!(narrow.ticks(), [4.0, 4.5, 5.0, 5.5, 6.0, 6.5]);
     }
 
     #[test]
