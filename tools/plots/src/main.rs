@@ -81,8 +81,9 @@ fn bert(curves: &[Curve]) -> Plot {
 }
 
 /// A plot of losses is made from the runs of the file with its name.
-const STATE_PLOTS: [(&str, fn(&[Curve]) -> Plot); 3] =
-    [("scratch", scratch), ("tuned", tuned), ("bert", bert)];
+type MakeOfLosses = fn(&[Curve]) -> Plot;
+
+const STATE_PLOTS: [(&str, MakeOfLosses); 3] = [("scratch", scratch), ("tuned", tuned), ("bert", bert)];
 
 /// A plot is made from the runs of the file with its name.
 type Make = fn(&[Run]) -> Plot;

@@ -1,5 +1,7 @@
 //! What runs in few bits come to beside runs in f32 of the same seeds, as tables for `docs/PRECISION.md`.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::curves::{Curve, STATES};
@@ -55,8 +57,8 @@ pub(crate) fn tables(curves: &[Curve]) -> Result<String> {
          95 % interval | deviation between pairs | lowest to highest |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let steps: Vec<_> = full.first().context("no run in f32")?.points.iter().map(|point| point.0).collect();
-    let titles = steps.iter().map(|step| format!(" {step} |")).collect::<String>();
-    let mut way = format!("| `--state` |{titles}\n|---|{}\n", "---|".repeat(steps.len()));
+    let titles = steps.iter().map(f64::to_string).collect::<Vec<_>>().join(" | ");
+    let mut way = format!("| `--state` | {titles} |\n|---|{}\n", "---|".repeat(steps.len()));
     for state in STATES {
         let runs = of(curves, state);
         ensure!(
@@ -68,8 +70,11 @@ pub(crate) fn tables(curves: &[Curve]) -> Result<String> {
         let range =
             |values: &[f64]| values.iter().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
         let (low, high) = range(&losses);
-        ends +=
-            &format!("| `{state}` | {} | {mean:.4} | {deviation:.4} | {low:.4} to {high:.4} |", losses.len());
+        write!(
+            ends,
+            "| `{state}` | {} | {mean:.4} | {deviation:.4} | {low:.4} to {high:.4} |",
+            losses.len()
+        )?;
         if state == STATES[0] {
             ends += " | | | |\n";
         } else {
@@ -78,20 +83,22 @@ pub(crate) fn tables(curves: &[Curve]) -> Result<String> {
             let half = half_interval(deviation, pairs.len())?;
             let (from, to) = (mean - half, mean + half);
             let (low, high) = range(&pairs);
-            ends += &format!(
-                " {mean:+.4} | {from:+.4} to {to:+.4} | {deviation:.4} | {low:+.4} to {high:+.4} |\n"
-            );
+            writeln!(
+                ends,
+                " {mean:+.4} | {from:+.4} to {to:+.4} | {deviation:.4} | {low:+.4} to {high:+.4} |"
+            )?;
         }
-        way += &format!("| `{state}` |");
+        write!(way, "| `{state}` |")?;
         for (at, step) in steps.iter().enumerate() {
             let points: Option<Vec<_>> = runs.iter().map(|curve| curve.points.get(at).copied()).collect();
             let points = points.filter(|points| points.iter().all(|point| (point.0 - step).abs() < 0.5));
             let points =
                 points.with_context(|| format!("a run of {state} was not validated after step {step}"))?;
-            way += &format!(
+            write!(
+                way,
                 " {:.3} |",
                 Spread::of(&points.iter().map(|point| point.1).collect::<Vec<_>>()).mean
-            );
+            )?;
         }
         way += "\n";
     }

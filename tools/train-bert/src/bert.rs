@@ -161,7 +161,7 @@ mod tests {
     #[expect(clippy::cast_possible_truncation, reason = "to f32 on purpose")]
     fn values(def: &TensorDef, key: u64, along: f64) -> Tensor {
         let len = def.dims.iter().product();
-        let at = noise(key, len).into_iter().zip(noise(key ^ 99, len));
+        let at = noise(key, len).into_iter().zip(noise(key ^ 0x63, len));
         let all = at.map(|(x, d)| (f64::from(def.start.0) + 0.4 * x + along * d) as f32).collect();
         Tensor::from_vec(all, def.dims.clone(), &Device::Cpu).unwrap()
     }
@@ -193,7 +193,7 @@ mod tests {
             defs.iter().zip(&vars).map(|(def, var)| (def.name.clone(), var.as_tensor().clone())).collect();
         let grads = Model { shape: &shape, tensors: &tensors }.loss(&batch).unwrap().backward().unwrap();
         for (i, (def, var)) in defs.iter().zip(&vars).enumerate() {
-            let direction = noise(i as u64 ^ 99, def.dims.iter().product());
+            let direction = noise(i as u64 ^ 0x63, def.dims.iter().product());
             let grad = grads.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let slope: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(*g) * d).sum();
             let measured = (loss(i, H) - loss(i, -H)) / (2.0 * H);

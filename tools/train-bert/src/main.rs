@@ -108,7 +108,7 @@ fn run(args: &Args, stop: &AtomicBool) -> Result<bool> {
     if args.check {
         let tuned = Tuned::create(&args.store, shape.tensors(1), ("f32", 0, args.memory), Some(&file))?;
         let sentences = SENTENCES.map(|text| verses::encode(&tokenizer, text));
-        return check(&shape, &tuned, sentences.into_iter().collect::<Result<_>>()?);
+        return check(&shape, &tuned, &sentences.into_iter().collect::<Result<Vec<_>>>()?);
     }
     let verses = Verses::new(training::text::DEFAULT_TEXT, tokenizer, args.seed, (args.validate, 32))?;
     let defs = shape.tensors(verses.books());
@@ -190,7 +190,7 @@ fn train_on(
     Ok(true)
 }
 
-fn check(shape: &Shape, tuned: &Tuned, sentences: Vec<Vec<u32>>) -> Result<bool> {
+fn check(shape: &Shape, tuned: &Tuned, sentences: &[Vec<u32>]) -> Result<bool> {
     let values = tuned.values(None)?;
     let sequences: Vec<_> = sentences.iter().map(|ids| (&ids[..], 0)).collect();
     let means =

@@ -172,7 +172,7 @@ impl CustomOp1 for Gelu {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         // One over the root of 2 pi.
-        const PEAK: f32 = 0.398_942_28;
+        const PEAK: f32 = 0.398_942_3;
         let slope = |x: f32| below(x) + x * PEAK * (-0.5 * x * x).exp();
         let dx = with_slice(x, |x| {
             with_slice(grad, |dy| x.iter().zip(dy).map(|(x, dy)| slope(*x) * dy).collect())

@@ -146,7 +146,7 @@ mod tests {
     /// Words of one letter each, which are the tokens 0 to 25.
     fn made() -> Verses<'static> {
         let letters = "abcdefghijklmnopqrstuvwxyz";
-        let vocab: [_; 26] = std::array::from_fn(|i| (letters[i..=i].to_owned(), i as u32));
+        let vocab: [_; 26] = std::array::from_fn(|i| (letters[i..=i].to_owned(), u32::try_from(i).unwrap()));
         let model = tokenizers::models::wordpiece::WordPiece::builder().vocab(vocab).unk_token("a".into());
         let train = (0..26).map(|i| (&letters[i..=i], i % 2)).collect();
         let validation = vec![vec![(vec![1], 0), (vec![2, 3], 1)], vec![(vec![4], 1)]];
