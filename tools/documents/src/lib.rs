@@ -93,7 +93,11 @@ fn arguments<'l>(line: &'l str, program: &str) -> Option<&'l str> {
     }
     let rest = if let Some(rest) = line.strip_prefix("cargo run --release") {
         match rest.strip_prefix(" -p ") {
-            Some(rest) => rest.strip_prefix(program)?.strip_prefix(" --").or(Some(""))?,
+            Some(rest) => {
+                let rest =
+                    rest.strip_prefix(program).filter(|rest| rest.is_empty() || rest.starts_with(' '))?;
+                rest.strip_prefix(" --").unwrap_or("")
+            }
             None => rest.strip_prefix(" --").filter(|_| program == "paramstore")?,
         }
     } else {
@@ -158,6 +162,7 @@ paramstores
   ok
 ```
     cargo run --release -p train-lm
+    cargo run --release -p paramstore-xtask -- crash
 ";
         let found = in_text(text, "page", "paramstore");
         let lines: Vec<_> = found.iter().map(|command| command.arguments.join(",")).collect();
