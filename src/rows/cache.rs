@@ -89,6 +89,11 @@ pub(super) struct Cache {
     moves: u64,
 }
 
+/// The slot of a row where each has its own.
+fn own_slot(row: u64) -> u32 {
+    u32::try_from(row).unwrap_or(NEVER)
+}
+
 impl Cache {
     /// Of `capacity` records of a table of `rows`.
     pub(super) fn new(record_bytes: usize, capacity: usize, rows: u64) -> Result<Self> {
@@ -144,10 +149,13 @@ impl Cache {
     /// The slot of a row.
     pub(super) fn find(&self, row: u64) -> Option<u32> {
         if self.is_whole {
-            let at = u32::try_from(row).ok()?;
-            return self.slots.get(to_usize(row)).filter(|slot| slot.used).map(|_| at);
+            return Some(own_slot(row)).filter(|&at| self.holds(at, row));
         }
         self.places.find(row, |at| self.row(at))
+    }
+
+    fn holds(&self, at: u32, row: u64) -> bool {
+        self.slots.get(to_usize(at.into())).is_some_and(|slot| slot.row == row && slot.used)
     }
 
     /// The slots of rows that the call at hand uses, [`NEVER`] for each that is not in memory. Looks them up in parts, so that
@@ -155,25 +163,13 @@ impl Cache {
     pub(super) fn touch_all(&mut self, rows: &[u64]) -> Vec<u32> {
         const PART: usize = 64;
         let mut slots = Vec::with_capacity(rows.len());
-        if self.is_whole {
-            for &row in rows {
-                let found = self.find(row);
-                if let Some(at) = found {
-                    self.touch_slot(at);
-                }
-                slots.push(found.unwrap_or(NEVER));
-            }
-            return slots;
-        }
         let mut guesses = [NEVER; PART];
         for part in rows.chunks(PART) {
             for (guess, &row) in guesses.iter_mut().zip(part) {
-                *guess = self.places.guess(row);
+                *guess = if self.is_whole { own_slot(row) } else { self.places.guess(row) };
             }
             for (&guess, &row) in guesses.iter().zip(part) {
-                let is_right =
-                    self.slots.get(to_usize(guess.into())).is_some_and(|slot| slot.row == row && slot.used);
-                let found = if is_right { Some(guess) } else { self.find(row) };
+                let found = if self.holds(guess, row) { Some(guess) } else { self.find(row) };
                 if let Some(at) = found {
                     self.touch_slot(at);
                 }
@@ -227,7 +223,7 @@ impl Cache {
         for &row in rows {
             let at = match self.free.pop() {
                 Some(at) => at,
-                None if self.is_whole => u32::try_from(row).unwrap_or(NEVER),
+                None if self.is_whole => own_slot(row),
                 None if self.slots.len() < self.capacity => {
                     let at = u32::try_from(self.slots.len()).unwrap_or(NEVER);
                     self.slots.push(UNUSED);

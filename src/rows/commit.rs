@@ -120,19 +120,16 @@ impl State {
         let ring = self.log.ring_bytes();
         let index =
             self.tables.iter().map(|table| table.committed.bytes() + table.working.bytes()).sum::<usize>();
-        let is_full = |part: u64| {
-            self.log.used_bytes() > ring / PARTS * part
-                || index > self.index_bytes / to_usize(PARTS) * to_usize(part)
-        };
-        let (is_to_do, is_urgent) = (is_full(PASS_BEGINS), is_full(PASS_ENDS));
+        let is_index_full = |part: u64| index > self.index_bytes / to_usize(PARTS) * to_usize(part);
+        let is_full = |part: u64| self.log.used_bytes() > ring / PARTS * part || is_index_full(part);
+        let is_urgent = is_full(PASS_ENDS);
         let changed = |table: &Table| to_u64(table.cache.dirty() * table.spec.records.bytes());
         let appended = self.tables.iter().map(changed).sum::<u64>() + self.log.uncommitted_bytes();
         if self.pass.is_none() {
-            if !is_to_do {
+            if !is_full(PASS_BEGINS) {
                 return Ok(());
             }
-            let is_index_small = index <= self.index_bytes / to_usize(PARTS) * to_usize(PASS_BEGINS);
-            if is_index_small && self.is_mostly_dead() && !is_urgent {
+            if !is_index_full(PASS_BEGINS) && self.is_mostly_dead() && !is_urgent {
                 // More than is appended, so that the log does not go on to fill.
                 return self.move_on(pager, appended.saturating_mul(2));
             }

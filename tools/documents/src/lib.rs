@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 pub struct Command {
     /// Path of the document from the root of the repository, and the number of the line.
     pub place: String,
+    /// That number again.
+    pub line: usize,
     /// Whether it stands in a block that a shell takes (```` ```sh ````).
     pub is_shell: bool,
     /// What follows the name of the program.
@@ -42,6 +44,42 @@ pub fn commands_of(page: &str, program: &str) -> Vec<Command> {
     in_text(&text, page, program)
 }
 
+/// Holds each command that starts a program against what parses the program's command line; there have to be `least`.
+///
+/// # Panics
+/// If one is not understood, with its place and what the parser says.
+pub fn check<E: std::fmt::Display>(
+    program: &str,
+    least: usize,
+    parse: impl Fn(Vec<String>) -> Result<(), E>,
+) {
+    let commands = commands(program);
+    assert!(commands.len() >= least, "{program}: {commands:?}");
+    for Command { place, arguments, .. } in commands {
+        let words = [program.to_owned()].into_iter().chain(arguments);
+        parse(words.collect()).unwrap_or_else(|error| panic!("{place}: {error}"));
+    }
+}
+
+impl Command {
+    /// The same with other values of options: of those that it has, and of those that end in `!` in any case.
+    #[must_use]
+    pub fn with(mut self, values: &[(&str, &str)]) -> Self {
+        for (option, value) in values {
+            let name = option.trim_end_matches('!');
+            match self.arguments.iter().position(|argument| argument == name) {
+                Some(at) => self
+                    .arguments
+                    .splice(at + 1..(at + 2).min(self.arguments.len()), [(*value).to_owned()])
+                    .for_each(drop),
+                None if name != *option => self.arguments.extend([name.to_owned(), (*value).to_owned()]),
+                None => {}
+            }
+        }
+        self
+    }
+}
+
 /// Markdown files below a folder, by name; not of what was built or downloaded.
 fn walk(folder: &str, pages: &mut Vec<String>) {
     let entries = std::fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
@@ -69,17 +107,17 @@ fn in_text(text: &str, page: &str, program: &str) -> Vec<Command> {
         if block.is_none() && !line.starts_with("    ") {
             continue;
         }
-        let mut line = line.to_owned();
-        while let Some(head) = line.strip_suffix('\\') {
+        let mut text = line.to_owned();
+        while let Some(head) = text.strip_suffix('\\') {
             let next = lines.next().map_or("", |(_, next)| next.trim().trim_start_matches("$ "));
-            line = format!("{head}{next}");
+            text = format!("{head}{next}");
         }
-        let Some(arguments) = arguments(&line, program) else { continue };
-        let place = format!("{page}:{}", number + 1);
+        let Some(arguments) = arguments(&text, program) else { continue };
+        let (line, place) = (number + 1, format!("{page}:{}", number + 1));
         let is_shell = block == Some("sh");
         for arguments in choices(arguments) {
             let arguments = split(&arguments);
-            found.push(Command { place: place.clone(), is_shell, arguments });
+            found.push(Command { place: place.clone(), line, is_shell, arguments });
         }
     }
     found
@@ -184,6 +222,18 @@ paramstores
         let lines: Vec<_> =
             in_text(text, "page", "train-lm").into_iter().map(|command| command.arguments).collect();
         assert_eq!(lines, [vec!["--steps".to_owned(), "2".to_owned()], vec![]]);
+    }
+
+    #[test]
+    fn options_get_other_values_and_are_added_only_when_told() {
+        let command = Command {
+            place: String::new(),
+            line: 1,
+            is_shell: false,
+            arguments: split("bench --params 1B --json"),
+        };
+        let command = command.with(&[("--params", "1M"), ("--rows", "9"), ("--steps!", "2")]);
+        assert_eq!(command.arguments.join(" "), "bench --params 1M --json --steps 2");
     }
 
     #[test]

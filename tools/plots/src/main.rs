@@ -32,10 +32,11 @@ fn main() -> Result<()> {
         make(&runs).draw(&path)?;
         println!("{}: {} runs", path.display(), runs.len());
     }
-    for (name, make) in STATE_PLOTS {
+    for plot in LOSSES {
+        let name = plot.0;
         let curves = curves::read(&records.join(format!("precision/{name}.json")))?;
         let path = plots.join(format!("{name}.svg"));
-        make(&curves).draw(&path)?;
+        losses(plot, &curves).draw(&path)?;
         println!("\n{}: {} runs\n\n{}", path.display(), curves.len(), pairs::tables(&curves)?);
     }
     Ok(())
@@ -50,40 +51,39 @@ fn lines(curves: &[Curve]) -> Vec<Line> {
     lines.collect()
 }
 
-fn scratch(curves: &[Curve]) -> Plot {
+/// A plot of losses: the file of runs, whose name it has, its title, what a loss is of, and whether steps go by logarithm.
+type Losses = (&'static str, &'static str, &'static str, bool);
+
+const LOSSES: [Losses; 3] = [
+    (
+        "scratch",
+        "Validation loss of train-lm by the state it is kept in, one line for each seed",
+        "bits per byte",
+        true,
+    ),
+    (
+        "tuned",
+        "Validation loss of train-lm fine-tuned on another text, one line for each seed",
+        "bits per byte",
+        false,
+    ),
+    (
+        "bert",
+        "Validation loss of all-MiniLM-L6-v2 fine-tuned, one line for each seed",
+        "bits per verse",
+        false,
+    ),
+];
+
+fn losses((_, title, of, log): Losses, curves: &[Curve]) -> Plot {
     Plot {
-        title: "Validation loss of train-lm by the state it is kept in, one line for each seed",
-        x: Axis { name: "step", log: true },
-        y: Axis { name: "bits per byte", log: true },
+        title,
+        x: Axis { name: "step", log },
+        y: Axis { name: of, log: true },
         lines: lines(curves),
-        legend: SeriesLabelPosition::LowerLeft,
+        legend: if log { SeriesLabelPosition::LowerLeft } else { SeriesLabelPosition::UpperRight },
     }
 }
-
-fn tuned(curves: &[Curve]) -> Plot {
-    Plot {
-        title: "Validation loss of train-lm fine-tuned on another text, one line for each seed",
-        x: Axis { name: "step", log: false },
-        y: Axis { name: "bits per byte", log: true },
-        lines: lines(curves),
-        legend: SeriesLabelPosition::UpperRight,
-    }
-}
-
-fn bert(curves: &[Curve]) -> Plot {
-    Plot {
-        title: "Validation loss of all-MiniLM-L6-v2 fine-tuned, one line for each seed",
-        x: Axis { name: "step", log: false },
-        y: Axis { name: "bits per verse", log: true },
-        lines: lines(curves),
-        legend: SeriesLabelPosition::UpperRight,
-    }
-}
-
-/// A plot of losses is made from the runs of the file with its name.
-type MakeOfLosses = fn(&[Curve]) -> Plot;
-
-const STATE_PLOTS: [(&str, MakeOfLosses); 3] = [("scratch", scratch), ("tuned", tuned), ("bert", bert)];
 
 /// A plot is made from the runs of the file with its name.
 type Make = fn(&[Run]) -> Plot;

@@ -3,28 +3,8 @@
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cpu::erf::erf_f32;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
-
-/// Runs `f` on the elements of a tensor of f32, in order.
-pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => Ok(f(slice_of(cpu, layout)?)),
-        _ => bail!("expected a tensor on the CPU"),
-    }
-}
-
-fn slice_of<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("expected a contiguous tensor, got strides {:?}", layout.stride()),
-    }
-}
-
-fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, like.shape(), like.device())
-}
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+use training::tensors::{slice_of, tensor_like, with_slice};
 
 /// `x W^T + b` for x of rows x inputs and W of outputs x inputs.
 pub(crate) struct Affine;

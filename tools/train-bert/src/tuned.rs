@@ -9,9 +9,9 @@ use paramstore::{
     Init, Optimizer, Options, ParamGroup, ParamStore, Precision, Schema, TensorInfo, TensorSpec,
 };
 use training::people::{grouped, note};
+use training::tensors::with_slice;
 
 use crate::bert::Tensors;
-use crate::ops::with_slice;
 use crate::shape::{Kind, TensorDef};
 
 /// Groups of the optimizer: name, weight decay, and what the learning rate is multiplied by.

@@ -7,7 +7,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use training::tensors::{slice_of, tensor_like, with_slice};
 
 /// Where the gradients of a unit's parameters are collected, one slot per parameter.
 ///
@@ -55,26 +56,6 @@ impl Slot {
     fn add(&self, grad: &Tensor) -> Result<()> {
         self.sink.add(self.index, grad)
     }
-}
-
-/// Runs `f` on the elements of a contiguous CPU tensor of f32.
-pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => Ok(f(slice_of(cpu, layout)?)),
-        _ => bail!("expected a tensor on the CPU"),
-    }
-}
-
-fn slice_of<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("expected a contiguous tensor, got strides {:?}", layout.stride()),
-    }
-}
-
-fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, like.shape(), like.device())
 }
 
 /// `x w` for x of shape rows x inputs and w of shape inputs x outputs (strided views are welcome).

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use training::tensors::with_slice;
 
 use crate::config::{EMBED, Shape, UNEMBED, Unit, shards};
 use crate::data::Batch;
 use crate::model::{self, Weights};
-use crate::ops::{GradSink, exp_minus, with_slice};
+use crate::ops::{GradSink, exp_minus};
 
 /// Where parameters are read from, by one thread while others compute.
 pub(crate) trait Source: Sync {
@@ -316,7 +317,7 @@ impl Engine {
             let (next, pulled) =
                 self.overlap(|| self.read_part(source, index.checked_sub(1)), || on_shards(&work, unit))?;
             for (slot, name) in part.names.iter().enumerate() {
-                with_slice(&sink.take(slot)?.contiguous()?, |grad| store.apply(name, grad))??;
+                with_slice(&sink.take(slot)?, |grad| store.apply(name, grad))??;
             }
             (tensors, grads) = (next, pulled);
         }
@@ -355,7 +356,7 @@ impl Engine {
                 });
             }
             let start = run.0 * self.shape.d_model;
-            with_slice(&sink.take(0)?.contiguous()?, |grad| store.apply_range(UNEMBED, start, grad))??;
+            with_slice(&sink.take(0)?, |grad| store.apply_range(UNEMBED, start, grad))??;
             table = next;
         }
         Ok(sums.into_iter().flatten().collect())

@@ -6,5 +6,7 @@ pub mod people;
 pub mod program;
 pub mod random;
 pub mod store;
+#[cfg(feature = "candle")]
+pub mod tensors;
 pub mod text;
 pub mod units;
