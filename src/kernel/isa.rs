@@ -1,7 +1,7 @@
 //! The instruction set a kernel runs with.
 
 use super::arch;
-use super::narrow::Conversion;
+use super::narrow::{Conversion, compact};
 use super::reduce;
 use super::sweep::{self, Rule};
 
@@ -111,6 +111,18 @@ impl InstructionSet {
     ) -> u32 {
         let [a, b, c] = planes;
         dispatch!(self, sweep(rule, param, grad, a, b, c))
+    }
+
+    /// Runs a rule over planes in few bits; see [`compact::sweep`].
+    pub(super) fn sweep_compact<R: Rule<N>, const N: usize>(
+        self,
+        rule: R,
+        param: &mut [u16],
+        source: compact::Source<'_>,
+        planes: [&mut [f32]; sweep::MOST_PLANES],
+    ) -> u32 {
+        let [a, b, c] = planes;
+        dispatch!(self, sweep_compact(rule, param, source, a, b, c))
     }
 
     /// Converts a run of elements; see [`super::narrow::convert`].

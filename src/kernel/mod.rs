@@ -21,4 +21,4 @@ pub(crate) mod reduce;
 mod sweep;
 
 pub use isa::InstructionSet;
-pub(crate) use sweep::{MOST_PLANES, Rule, Sweep};
+pub(crate) use sweep::{MOST_PLANES, Planes, Rule, Sweep};

@@ -1,6 +1,7 @@
 //! The one loop under every update rule.
 
 use super::InstructionSet;
+use super::narrow::compact::Compact;
 
 /// The most state planes that a rule may have.
 pub(crate) const MOST_PLANES: usize = 3;
@@ -26,14 +27,20 @@ impl<R: Rule<N>, const N: usize> Rule<N> for Negated<R> {
 pub(crate) struct Sweep<'a, 'b> {
     /// The instruction set.
     pub(crate) isa: InstructionSet,
-    /// The parameters.
-    pub(crate) param: &'a mut [f32],
+    /// The parameters and the state planes, in the order of the rule.
+    pub(crate) planes: Planes<'a, 'b>,
     /// The gradients.
     pub(crate) grad: &'a [f32],
-    /// The state planes, in the order of the rule.
-    pub(crate) state: &'a mut [&'b mut [f32]],
     /// Whether the gradient changes its sign first (`maximize`).
     pub(crate) negate: bool,
+}
+
+/// The parameters and their state.
+pub(crate) enum Planes<'a, 'b> {
+    /// In f32.
+    F32(&'a mut [f32], &'a mut [&'b mut [f32]]),
+    /// In bf16 and codes of 8 bits.
+    Compact(Compact<'a>),
 }
 
 impl Sweep<'_, '_> {
@@ -46,17 +53,21 @@ impl Sweep<'_, '_> {
         if self.negate { self.run_parts(Negated(rule), PART_LEN) } else { self.run_parts(rule, PART_LEN) }
     }
 
-    /// Runs a rule over at most `part_len` elements at a time.
+    /// Runs a rule over at most `part_len` elements in f32 at a time.
     fn run_parts<R: Rule<N>, const N: usize>(self, rule: R, part_len: usize) -> u64 {
-        assert_eq!(self.state.len(), N, "the number of state planes");
-        let mut state = self.state.iter_mut();
+        let (param, state) = match self.planes {
+            Planes::F32(param, state) => (param, state),
+            Planes::Compact(planes) => return planes.run(self.isa, rule, self.grad),
+        };
+        assert_eq!(state.len(), N, "the number of state planes");
+        let mut state = state.iter_mut();
         let mut parts: [_; MOST_PLANES] = std::array::from_fn(|_| {
             let plane = state.next().map_or(&mut [][..], |plane| &mut **plane);
             plane.chunks_mut(part_len)
         });
         let mut grad = self.grad.chunks(part_len);
         let mut non_finite = 0;
-        for param in self.param.chunks_mut(part_len) {
+        for param in param.chunks_mut(part_len) {
             let planes = parts.each_mut().map(|parts| parts.next().unwrap_or_default());
             let grad = grad.next().unwrap_or_default();
             non_finite += u64::from(self.isa.sweep(rule, param, grad, planes));
@@ -64,6 +75,9 @@ impl Sweep<'_, '_> {
         non_finite
     }
 }
+
+/// The exponent of an f32: all ones in NaN and infinities.
+pub(super) const EXPONENT: u32 = 0x7f80_0000;
 
 /// The most elements of one loop, which counts in 32 bits.
 const PART_LEN: usize = 1 << 24;
@@ -87,7 +101,6 @@ pub(super) fn sweep<R: Rule<N>, const N: usize>(
     b: &mut [f32],
     c: &mut [f32],
 ) -> u32 {
-    const EXPONENT: u32 = 0x7f80_0000;
     const { assert!(N <= MOST_PLANES) };
     let len = param.len();
     let len_if = |present: bool| if present { len } else { 0 };
@@ -149,7 +162,8 @@ mod tests {
                 let mut param: Vec<f32> = (0_u8..63).map(f32::from).collect();
                 let (mut a, mut b) = (vec![0.5; 63], vec![2.0; 63]);
                 let mut state = [&mut a[..], &mut b[..]];
-                let sweep = Sweep { isa, param: &mut param, grad: &grad, state: &mut state, negate };
+                let planes = Planes::F32(&mut param, &mut state);
+                let sweep = Sweep { isa, planes, grad: &grad, negate };
                 let count = if negate {
                     sweep.run_parts(Negated(Add), part_len)
                 } else {

@@ -1,7 +1,7 @@
 //! One step of one tensor, ready to run over its blocks.
 
-use crate::kernel::narrow::{self, Lane, Rounding};
-use crate::kernel::{InstructionSet, MOST_PLANES, Sweep, body};
+use crate::kernel::narrow::{self, Compact, Lane, Rounding};
+use crate::kernel::{InstructionSet, MOST_PLANES, Planes, Sweep, body};
 
 /// The scalars of a tensor's step, and the kernel they belong to. One value serves all blocks, on any thread.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +50,11 @@ impl Prepared {
         grad: &[f32],
         state: &mut [&mut [f32]],
     ) -> u64 {
-        let sweep = Sweep { isa, param, grad, state, negate: self.negate };
+        self.run_planes(isa, Planes::F32(param, state), grad)
+    }
+
+    fn run_planes(&self, isa: InstructionSet, planes: Planes<'_, '_>, grad: &[f32]) -> u64 {
+        let sweep = Sweep { isa, planes, grad, negate: self.negate };
         match self.body {
             Body::Sgd(body) => body.run(sweep),
             Body::Adagrad(body) => body.run(sweep),
@@ -66,6 +70,7 @@ impl Prepared {
             Body::RowwiseAdagrad(body) => body.run(sweep),
         }
     }
+
     /// As [`run`](Self::run), over planes in any form, the parameters first; these are rounded by `rounding`.
     pub(crate) fn run_lanes(
         &self,
@@ -74,6 +79,9 @@ impl Prepared {
         grad: &[f32],
         rounding: Rounding,
     ) -> u64 {
+        if let Some(planes) = Compact::of(lanes, rounding) {
+            return self.run_planes(isa, Planes::Compact(planes), grad);
+        }
         if lanes.iter().any(|lane| !matches!(lane, Lane::F32(_))) {
             let rule =
                 |param: &mut [f32], grad: &[f32], state: &mut [&mut [f32]]| self.run(isa, param, grad, state);

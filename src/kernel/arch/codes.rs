@@ -11,7 +11,7 @@ use std::arch::x86_64::{
     _mm512_srli_epi32, _mm512_srlv_epi32, _mm512_sub_epi32, _mm512_subs_epu16,
 };
 
-use crate::kernel::narrow::q8::{self, Binades, Codes, LAST, Lines};
+use crate::kernel::narrow::q8::{self, Binades, Codes, LAST, Lines, Q8_BLOCK};
 
 static SIGNED: Binades = q8::binades(&q8::SIGNED_LINES);
 static UNSIGNED: Binades = q8::binades(&q8::UNSIGNED_LINES);
@@ -19,15 +19,15 @@ static UNSIGNED: Binades = q8::binades(&q8::UNSIGNED_LINES);
 /// See [`q8::encode`]. A function of its own, so that its tables stay in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[inline(never)]
-pub(super) fn encode(of: Codes, values: &[f32], codes: &mut [u8], inverse: f32) {
+pub(super) fn encode(of: Codes, values: &[f32], codes: &mut [u8], scales: &[f32]) {
     let signed = Finder::new(&q8::SIGNED_LINES, &SIGNED);
     let unsigned = Finder::new(&q8::UNSIGNED_LINES, &UNSIGNED);
     match of {
-        Codes::Signed => run(of, values, codes, inverse, |x, y| signed.signed(x, y)),
-        Codes::Unsigned => run(of, values, codes, inverse, |_, y| {
+        Codes::Signed => run(of, values, codes, scales, |x, y| signed.signed(x, y)),
+        Codes::Unsigned => run(of, values, codes, scales, |_, y| {
             unsigned.unsigned(y, _mm512_cmp_ps_mask::<_CMP_LT_OQ>(y, unsigned.first))
         }),
-        Codes::Kept => run(of, values, codes, inverse, |x, y| {
+        Codes::Kept => run(of, values, codes, scales, |x, y| {
             let is_zero = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(x, _mm512_setzero_ps());
             unsigned.unsigned(_mm512_max_ps(y, unsigned.first), is_zero)
         }),
@@ -103,17 +103,29 @@ impl Finder {
     }
 }
 
-/// Finds the codes of whole groups of sixteen by `find`, which gets elements and these times the inverse; and those of the
-/// rest one by one.
+/// Finds the codes of whole groups of sixteen by `find`, which gets elements and these times the inverse of their scale; and
+/// those of the rest one by one.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[inline]
-fn run(of: Codes, values: &[f32], codes: &mut [u8], inverse: f32, find: impl Fn(__m512, __m512) -> __m512i) {
-    let (groups, rest) = values.as_chunks::<16>();
-    let (to, to_rest) = codes.as_chunks_mut::<16>();
-    for (values, codes) in groups.iter().zip(to) {
-        let x: __m512 = bytemuck::cast(*values);
-        let y = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
-        *codes = bytemuck::cast(_mm512_cvtepi32_epi8(find(x, y)));
+fn run(
+    of: Codes,
+    values: &[f32],
+    codes: &mut [u8],
+    scales: &[f32],
+    find: impl Fn(__m512, __m512) -> __m512i,
+) {
+    for ((values, codes), &scale) in values.chunks(Q8_BLOCK).zip(codes.chunks_mut(Q8_BLOCK)).zip(scales) {
+        let Some(inverse) = q8::inverse(scale) else {
+            q8::encode_rarely(of, values, codes, scale);
+            continue;
+        };
+        let (groups, rest) = values.as_chunks::<16>();
+        let (to, to_rest) = codes.as_chunks_mut::<16>();
+        for (values, codes) in groups.iter().zip(to) {
+            let x: __m512 = bytemuck::cast(*values);
+            let y = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
+            *codes = bytemuck::cast(_mm512_cvtepi32_epi8(find(x, y)));
+        }
+        q8::encode_part(of, rest, to_rest, inverse);
     }
-    q8::encode(of, rest, to_rest, inverse);
 }

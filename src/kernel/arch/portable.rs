@@ -3,7 +3,7 @@
 //! They are never inlined: the arguments of a real function are known not to overlap, and the loops vectorise only
 //! with that knowledge.
 
-use crate::kernel::narrow::{self, Conversion, q8};
+use crate::kernel::narrow::{self, Conversion, compact, q8};
 use crate::kernel::reduce;
 use crate::kernel::sweep::{self, Rule};
 
@@ -17,6 +17,18 @@ pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
     c: &mut [f32],
 ) -> u32 {
     sweep::sweep(rule, param, grad, a, b, c)
+}
+
+#[inline(never)]
+pub(in crate::kernel) fn sweep_compact<R: Rule<N>, const N: usize>(
+    rule: R,
+    param: &mut [u16],
+    source: compact::Source<'_>,
+    a: &mut [f32],
+    b: &mut [f32],
+    c: &mut [f32],
+) -> u32 {
+    compact::sweep(rule, param, source, a, b, c)
 }
 
 #[inline(never)]

@@ -8,7 +8,7 @@
     reason = "calls across a target_feature boundary; each is guarded by a proof of the features"
 )]
 
-use crate::kernel::narrow::{self, Conversion};
+use crate::kernel::narrow::{self, Conversion, compact};
 use crate::kernel::reduce;
 use crate::kernel::sweep::{self, Rule};
 
@@ -27,7 +27,7 @@ macro_rules! shells {
         }
 
         pub(in crate::kernel) mod $shells {
-            use super::{$proof, Conversion, Rule, narrow, reduce};
+            use super::{$proof, Conversion, Rule, compact, narrow, reduce};
 
             pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(
                 _proof: $proof,
@@ -53,12 +53,36 @@ macro_rules! shells {
                 unsafe { shell(rule, param, grad, a, b, c) }
             }
 
+            pub(in crate::kernel) fn sweep_compact<R: Rule<N>, const N: usize>(
+                _proof: $proof,
+                rule: R,
+                param: &mut [u16],
+                source: compact::Source<'_>,
+                a: &mut [f32],
+                b: &mut [f32],
+                c: &mut [f32],
+            ) -> u32 {
+                #[target_feature(enable = $features)]
+                fn shell<R: Rule<N>, const N: usize>(
+                    rule: R,
+                    param: &mut [u16],
+                    source: compact::Source<'_>,
+                    a: &mut [f32],
+                    b: &mut [f32],
+                    c: &mut [f32],
+                ) -> u32 {
+                    compact::sweep(rule, param, source, a, b, c)
+                }
+                // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.
+                unsafe { shell(rule, param, source, a, b, c) }
+            }
+
             pub(in crate::kernel) fn convert(_proof: $proof, conversion: Conversion<'_>) {
                 #[target_feature(enable = $features)]
                 fn shell(conversion: Conversion<'_>) {
                     // Of a closure, the features are those of the shell.
-                    narrow::convert(conversion, &|of, values: &[f32], to: &mut [u8], inverse| {
-                        $encode(of, values, to, inverse);
+                    narrow::convert(conversion, &|of, values: &[f32], codes: &mut [u8], scales: &[f32]| {
+                        $encode(of, values, codes, scales);
                     });
                 }
                 // SAFETY: a value of the proof exists only if `detect` found every feature of the shell.

@@ -1,6 +1,6 @@
 //! Row-wise Adagrad.
 
-use crate::kernel::{Rule, Sweep};
+use crate::kernel::{Planes, Rule, Sweep};
 
 /// The scalars of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,13 +14,14 @@ pub(crate) struct RowwiseAdagrad {
 impl RowwiseAdagrad {
     /// Updates one row, whose state plane is a single sum.
     pub(crate) fn run(self, sweep: Sweep<'_, '_>) -> u64 {
-        let Some(sum) = sweep.state.first_mut().and_then(|plane| plane.first_mut()) else { return 0 };
+        let Planes::F32(param, [sum, ..]) = sweep.planes else { return 0 };
+        let Some(sum) = sum.first_mut() else { return 0 };
         if sweep.grad.is_empty() {
             return 0;
         }
         *sum += mean_of_squares(sweep.grad);
         let root = sum.sqrt() + self.eps;
-        Sweep { state: &mut [], ..sweep }.run(Move { minus_lr: self.minus_lr, root })
+        Sweep { planes: Planes::F32(param, &mut []), ..sweep }.run(Move { minus_lr: self.minus_lr, root })
     }
 }
 

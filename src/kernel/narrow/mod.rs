@@ -2,8 +2,9 @@
 //!
 //! A rule is written for f32 and stays so. A run of elements is taken a chunk at a time: each narrow plane is widened
 //! into memory on the stack, the rule runs over f32, and what changed is rounded back. All of it stays in the first-level
-//! cache, so that memory sees the narrow bytes alone.
+//! cache, so that memory sees the narrow bytes alone. The most usual planes go through one loop instead ([`compact`]).
 
+pub(super) mod compact;
 mod half;
 pub(super) mod q8;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::ops::Range;
 
 use super::{InstructionSet, MOST_PLANES};
 
+pub(crate) use compact::Compact;
 use q8::Codes;
 pub(crate) use q8::Q8_BLOCK;
 
@@ -315,10 +317,7 @@ pub(super) fn convert(conversion: Conversion<'_>, encoder: &impl q8::Encoder) {
                 (Book::Unsigned, false) => Codes::Unsigned,
                 (Book::Unsigned, true) => Codes::Kept,
             };
-            let blocks = values.chunks(Q8_BLOCK).zip(codes.chunks_mut(Q8_BLOCK)).zip(scales);
-            for ((values, codes), scale) in blocks {
-                *scale = q8::encode_block(of, values, codes, encoder);
-            }
+            q8::quantise(of, values, codes, scales, encoder);
         }
     }
 }

@@ -142,10 +142,10 @@ pub(in crate::kernel) const fn binades(lines: &Lines) -> Binades {
     binades
 }
 
-/// What finds the codes of a run of elements: [`encode`], or the same in other instructions. Gets the elements, their codes, and
-/// the inverse of the scale.
-pub(in crate::kernel) trait Encoder: Fn(Codes, &[f32], &mut [u8], f32) {}
-impl<F: Fn(Codes, &[f32], &mut [u8], f32)> Encoder for F {}
+/// What finds the codes of blocks: [`encode`], or the same in other instructions. Gets the elements, their codes, and the
+/// scale of each block.
+pub(in crate::kernel) trait Encoder: Fn(Codes, &[f32], &mut [u8], &[f32]) {}
+impl<F: Fn(Codes, &[f32], &mut [u8], &[f32])> Encoder for F {}
 
 /// Which codes are asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,29 +156,62 @@ pub(in crate::kernel) enum Codes {
     Kept,
 }
 
-/// Quantises a block of at most [`Q8_BLOCK`] elements; returns its scale, the largest magnitude. A block with a NaN or an
-/// infinity gets the scale NaN: one scale cannot say more, and it shows.
+/// Blocks whose scales are found before their codes are, so that one block does not wait for the scale of another.
+const SPAN: usize = 4;
+
+/// Quantises elements from the beginning of a block on. The scale of a block is its largest magnitude; of one with a NaN or an
+/// infinity it is NaN: one scale cannot say more, and it shows.
 #[inline(always)]
-pub(super) fn encode_block(of: Codes, values: &[f32], codes: &mut [u8], encoder: &impl Encoder) -> f32 {
-    // Magnitudes are ordered as their bits are.
-    let largest = values.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
-    let scale = f32::from_bits(largest);
-    if scale == 0.0 || !scale.is_finite() {
-        codes.fill(if of == Codes::Signed { 127 } else { 0 });
-        return if scale == 0.0 { 0.0 } else { f32::NAN };
+pub(super) fn quantise(
+    of: Codes,
+    values: &[f32],
+    codes: &mut [u8],
+    scales: &mut [f32],
+    encoder: &impl Encoder,
+) {
+    let spans = values.chunks(SPAN * Q8_BLOCK).zip(codes.chunks_mut(SPAN * Q8_BLOCK));
+    for ((values, codes), scales) in spans.zip(scales.chunks_mut(SPAN)) {
+        for (values, scale) in values.chunks(Q8_BLOCK).zip(scales.iter_mut()) {
+            // Magnitudes are ordered as their bits are.
+            let largest = values.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
+            let largest = f32::from_bits(largest);
+            *scale = if largest.is_finite() { largest } else { f32::NAN };
+        }
+        encoder(of, values, codes, scales);
     }
-    if (1e-30..1e30).contains(&scale) {
-        encoder(of, values, codes, 1.0 / scale);
-    } else {
-        // The inverse would be infinite or lose bits.
-        encode_by(of, values, codes, |x| x / scale);
-    }
-    scale
 }
 
-/// The codes of elements, by the inverse of their scale.
+/// The codes of blocks by their scales.
 #[inline(always)]
-pub(in crate::kernel) fn encode(of: Codes, values: &[f32], codes: &mut [u8], inverse: f32) {
+pub(in crate::kernel) fn encode(of: Codes, values: &[f32], codes: &mut [u8], scales: &[f32]) {
+    for ((values, codes), &scale) in values.chunks(Q8_BLOCK).zip(codes.chunks_mut(Q8_BLOCK)).zip(scales) {
+        match inverse(scale) {
+            Some(inverse) => encode_by(of, values, codes, |x| x * inverse),
+            None => encode_rarely(of, values, codes, scale),
+        }
+    }
+}
+
+/// The inverse of a scale, unless there is none, or it would be infinite or lose bits.
+#[inline(always)]
+pub(in crate::kernel) fn inverse(scale: f32) -> Option<f32> {
+    (1e-30..1e30).contains(&scale).then(|| 1.0 / scale)
+}
+
+/// The codes of a block whose scale has no [`inverse`].
+#[cold]
+#[inline(never)]
+pub(in crate::kernel) fn encode_rarely(of: Codes, values: &[f32], codes: &mut [u8], scale: f32) {
+    if scale == 0.0 || scale.is_nan() {
+        codes.fill(if of == Codes::Signed { 127 } else { 0 });
+    } else {
+        encode_by(of, values, codes, |x| x / scale);
+    }
+}
+
+/// The codes of a part of a block by the inverse of its scale.
+#[inline(always)]
+pub(in crate::kernel) fn encode_part(of: Codes, values: &[f32], codes: &mut [u8], inverse: f32) {
     encode_by(of, values, codes, |x| x * inverse);
 }
 

@@ -20,7 +20,7 @@ const CHOICES: [(&str, &str, &str); 10] = [
 ];
 
 /// Every rule with every valid combination of choices.
-fn variants() -> Vec<Optimizer> {
+pub(super) fn variants() -> Vec<Optimizer> {
     let mut all = Vec::new();
     for name in Optimizer::NAMES {
         let mut variants = vec![Optimizer::from_name(name).unwrap()];
@@ -68,10 +68,10 @@ const SPECIAL: [f32; 20] = [
 ];
 
 /// Values from a counter: special ones, any bits, and normal ones of usual size.
-struct Source(u64);
+pub(super) struct Source(pub(super) u64);
 
 impl Source {
-    fn bits(&mut self) -> u32 {
+    pub(super) fn bits(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -86,7 +86,15 @@ impl Source {
         }
     }
 
-    fn values(&mut self, len: usize) -> Vec<f32> {
+    /// A positive number of any size, or a special one.
+    pub(super) fn scale(&mut self) -> f32 {
+        match self.bits() % 8 {
+            0 => [0.0, f32::NAN, 1e-38, 1e30][self.bits() as usize % 4],
+            _ => self.value().abs().clamp(1e-20, 1e3),
+        }
+    }
+
+    pub(super) fn values(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.value()).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of what every optimizer has in common, and of Lion, for which there are no golden files.
 
 mod catch_up;
+mod compact;
 mod every_isa;
 mod settings;
 
