@@ -50,8 +50,9 @@ fn one_pass_leaves_what_one_loop_after_another_leaves() {
         let planes = rule.state_planes();
         !planes.is_empty() && planes.iter().all(|plane| !plane.per_row)
     };
-    for rule in variants().iter().filter(|rule| per_element(rule)) {
-        for (len, first) in lens {
+    let (each, lens) = if cfg!(miri) { (29, &lens[1..5]) } else { (1, &lens[..]) };
+    for rule in variants().iter().filter(|rule| per_element(rule)).step_by(each) {
+        for &(len, first) in lens {
             let mut source = Source(len as u64);
             let start = Planes::new(rule, &mut source, len);
             let grad = source.values(len);
