@@ -12,7 +12,7 @@ use crate::format::Uuid;
 use crate::storage::{Buffer, Queue, Segment};
 use crate::units::to_usize;
 
-/// Batches that are read ahead, or have been and wait, at once.
+/// Batches that are read ahead at once.
 const BATCHES: usize = 2;
 /// Memory for the reads of one batch that are under way.
 const STAGING_BYTES: usize = 1 << 20;
@@ -47,12 +47,19 @@ struct Arrived {
     records: Buffer,
     /// How many have been asked for.
     used: Cell<usize>,
+    /// Batches of the table that were to be read ahead since.
+    later: u32,
 }
 
 impl Arrived {
     /// Whether its batch has come; another one asks for a few of its rows at most.
     fn is_used(&self) -> bool {
         2 * self.used.get() >= self.rows.len()
+    }
+
+    /// Whether its batch may never come: the next one is told of before it comes, but not the one after that.
+    fn is_late(&self) -> bool {
+        self.later > 1
     }
 }
 
@@ -70,6 +77,8 @@ struct Pending {
     rows: Vec<u64>,
     /// Memory of its records.
     bytes: usize,
+    /// See [`Arrived::later`].
+    later: u32,
 }
 
 pub(super) struct Ahead {
@@ -78,7 +87,7 @@ pub(super) struct Ahead {
     /// Bytes of records of all batches.
     bytes: usize,
     pending: VecDeque<Pending>,
-    arrived: VecDeque<Arrived>,
+    arrived: Vec<Arrived>,
     /// Bytes that were read and have not been counted.
     bytes_read: u64,
 }
@@ -89,26 +98,23 @@ impl Ahead {
         let staging = STAGING_BYTES.min(bytes / 4 / BATCHES) / 4096 * 4096;
         let bytes = bytes - staging * BATCHES;
         let staging = (0..BATCHES).map(|_| Buffer::new(staging)).collect::<Result<_>>()?;
-        let (pending, arrived) = (VecDeque::new(), VecDeque::new());
+        let (pending, arrived) = (VecDeque::new(), Vec::new());
         Ok(Self { queue: Queue::new(1)?, staging, bytes, pending, arrived, bytes_read: 0 })
     }
 
-    /// How many records of that size can be read ahead now.
-    pub(super) fn room(&mut self, record_bytes: usize) -> usize {
+    /// How many records of that size can be read ahead for another batch of a table. What waits for batches that come before
+    /// it stays: thrown away, it would be read twice.
+    pub(super) fn room(&mut self, table: usize, record_bytes: usize) -> usize {
+        self.pending.iter_mut().filter(|of| of.table == table).for_each(|of| of.later += 1);
+        self.arrived.iter_mut().filter(|of| of.table == table).for_each(|of| of.later += 1);
         while self.pending.len() >= BATCHES {
             let Some(done) = self.queue.try_recv() else { return 0 };
             self.take_in(done);
         }
-        self.arrived.retain(|arrived| !arrived.is_used());
-        loop {
-            let taken = self.pending.iter().map(|pending| pending.bytes).sum::<usize>()
-                + self.arrived.iter().map(|arrived| arrived.records.len()).sum::<usize>();
-            let room = self.bytes.saturating_sub(taken) / record_bytes;
-            // A batch that has not come until now may never come.
-            if room > 0 || self.arrived.pop_front().is_none() {
-                return room;
-            }
-        }
+        self.arrived.retain(|arrived| !arrived.is_used() && !arrived.is_late());
+        let taken = self.pending.iter().map(|pending| pending.bytes).sum::<usize>()
+            + self.arrived.iter().map(|arrived| arrived.records.len()).sum::<usize>();
+        self.bytes.saturating_sub(taken) / record_bytes
     }
 
     /// Whether a row is on its way, or has come for a batch that has not.
@@ -128,7 +134,12 @@ impl Ahead {
         let Some(mut staging) = self.staging.pop() else { return Ok(()) };
         let tags = wanted.rows.last().map_or(0, |&(_, tag, _)| to_usize(tag.into()) + 1);
         let records = Buffer::new(tags * wanted.record_bytes)?;
-        self.pending.push_back(Pending { table: wanted.table, rows: missing, bytes: records.len() });
+        self.pending.push_back(Pending {
+            table: wanted.table,
+            rows: missing,
+            bytes: records.len(),
+            later: 0,
+        });
         self.queue.submit(move || {
             let read = read(wanted, &mut staging, records);
             let (arrived, bytes_read) = read.map_or((None, 0), |(arrived, bytes)| (Some(arrived), bytes));
@@ -154,12 +165,9 @@ impl Ahead {
     fn take_in(&mut self, done: Done) {
         let Done { staging, arrived, bytes_read } = done;
         self.bytes_read += bytes_read;
-        self.pending.pop_front();
+        let later = self.pending.pop_front().map_or(0, |pending| pending.later);
         self.staging.push(staging);
-        if self.arrived.len() >= BATCHES {
-            self.arrived.pop_front();
-        }
-        self.arrived.extend(arrived);
+        self.arrived.extend(arrived.map(|arrived| Arrived { later, ..arrived }));
     }
 
     /// A record that has arrived, if it stands where it stood.
@@ -199,5 +207,52 @@ fn read(wanted: Wanted, staging: &mut Buffer, mut records: Buffer) -> Result<(Ar
     bytes_read += from_log(&log, tensor, record_bytes, &mut in_log, staging, &mut take)?;
     let place = |(row, tag, standing): (u64, u32, Standing)| (row, (standing, to_usize(tag.into())));
     let rows = rows.into_iter().map(place).collect();
-    Ok((Arrived { table, rows, record_bytes, records, used: Cell::new(0) }, bytes_read))
+    Ok((Arrived { table, rows, record_bytes, records, used: Cell::new(0), later: 0 }, bytes_read))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD_BYTES: usize = 64;
+
+    /// What has arrived for a batch of a table, of so many records.
+    fn arrived(table: usize, records: usize) -> Arrived {
+        let rows = (0..records).map(|at| (at as u64, (Standing::Block(1), at))).collect();
+        let records = Buffer::new(records * RECORD_BYTES).unwrap();
+        Arrived { table, rows, record_bytes: RECORD_BYTES, records, used: Cell::new(0), later: 0 }
+    }
+
+    #[test]
+    fn records_wait_for_their_batch_though_the_next_one_has_no_room() {
+        let mut ahead = Ahead::new(1 << 20).unwrap();
+        let all = ahead.room(0, RECORD_BYTES);
+        ahead.arrived.push(arrived(0, all));
+        assert_eq!(
+            ahead.room(0, RECORD_BYTES),
+            0,
+            "of the next batch, which is told of before this one comes"
+        );
+        assert!(ahead.record(0, 7, Standing::Block(1)).is_some());
+        for _ in 0..3 {
+            assert_eq!(ahead.room(1, RECORD_BYTES), 0, "batches of another table are no later ones");
+        }
+        assert!(ahead.is_pending(0, 8));
+        assert_eq!(ahead.room(0, RECORD_BYTES), all, "a batch that does not come");
+        assert!(ahead.record(0, 7, Standing::Block(1)).is_none());
+    }
+
+    #[test]
+    fn records_of_a_batch_that_has_come_give_way_to_the_next_one() {
+        let mut ahead = Ahead::new(1 << 20).unwrap();
+        let all = ahead.room(0, RECORD_BYTES);
+        ahead.arrived.push(arrived(0, all / 2 + 1));
+        let half = ahead.room(0, RECORD_BYTES);
+        assert!(half > 0 && half < all / 2 + 1, "{half} of {all}");
+        for row in 0..all as u64 / 2 {
+            assert!(ahead.record(0, row, Standing::Block(1)).is_some());
+            assert!(ahead.record(0, row, Standing::Log(1)).is_none(), "it stands elsewhere now");
+        }
+        assert_eq!(ahead.room(0, RECORD_BYTES), all);
+    }
 }

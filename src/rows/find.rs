@@ -74,7 +74,7 @@ impl State {
     pub(super) fn read_ahead(&mut self, pager: &Pager, table: usize, mut missing: Vec<u64>) -> Result<()> {
         let (Some(ahead), Some(of)) = (&mut self.ahead, self.tables.get_mut(table)) else { return Ok(()) };
         let record_bytes = of.spec.records.bytes();
-        let room = ahead.room(record_bytes);
+        let room = ahead.room(table, record_bytes);
         missing.retain(|&row| !ahead.is_pending(table, row));
         if missing.is_empty() || room == 0 {
             return Ok(());
