@@ -5,7 +5,7 @@
 //! over all leaves of the tensor ([`TreeSum`]).
 
 use super::InstructionSet;
-use super::sweep::Rule;
+use super::sweep::{EXPONENT, Rule};
 
 /// Elements in a leaf; only the last leaf of a tensor may have fewer.
 pub(crate) const LEAF_LEN: usize = 1024;
@@ -121,7 +121,6 @@ pub(crate) fn count_non_finite(isa: InstructionSet, values: &[f32]) -> u64 {
 
 #[inline(always)]
 pub(super) fn count_non_finite_body(values: &[f32]) -> u64 {
-    const EXPONENT: u32 = 0x7f80_0000;
     // Counters as wide as the elements keep the vectors whole; a chunk is short enough for them.
     values
         .chunks(1 << 16)

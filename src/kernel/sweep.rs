@@ -40,7 +40,7 @@ pub(crate) enum Planes<'a, 'b> {
     /// In f32.
     F32(&'a mut [f32], &'a mut [&'b mut [f32]]),
     /// In bf16 and codes of 8 bits.
-    Compact(Compact<'a>),
+    Compact(Compact<'a, 'b>),
 }
 
 impl Sweep<'_, '_> {

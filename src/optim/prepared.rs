@@ -79,7 +79,10 @@ impl Prepared {
         grad: &[f32],
         rounding: Rounding,
     ) -> u64 {
-        if let Some(planes) = Compact::of(lanes, rounding) {
+        // A rule for rows has one value of state for all elements.
+        if !self.is_rowwise()
+            && let Some(planes) = Compact::of(lanes, rounding)
+        {
             return self.run_planes(isa, Planes::Compact(planes), grad);
         }
         if lanes.iter().any(|lane| !matches!(lane, Lane::F32(_))) {

@@ -6,49 +6,29 @@
 
 use std::ops::Range;
 
-use super::{Book, CHUNK_LEN, Conversion, Half, Lane, Q8_BLOCK, Rounding, half};
+use super::q8::SIGNED;
+use super::{CHUNK_LEN, Half, Lane, Q8_BLOCK, Rounding, half};
 use crate::kernel::sweep::{EXPONENT, Rule};
 use crate::kernel::{InstructionSet, MOST_PLANES};
 
 /// The planes of one run of elements.
 #[derive(Debug)]
-pub(crate) struct Compact<'a> {
+pub(crate) struct Compact<'a, 'b> {
     param: &'a mut [u16],
-    /// Those of the rule in its order; the others have no element.
-    state: [Plane<'a>; MOST_PLANES],
-    states: usize,
+    /// In codes of 8 bits, all of them, and as long as the parameters.
+    state: &'a mut [Lane<'b>],
     key: u64,
     first: u64,
 }
 
-/// A plane in codes of 8 bits.
-#[derive(Debug)]
-struct Plane<'a> {
-    book: Book,
-    codes: &'a mut [u8],
-    scales: &'a mut [f32],
-}
-
-impl<'a> Compact<'a> {
+impl<'a, 'b> Compact<'a, 'b> {
     /// The planes, the parameters first, if they are of this kind and length and rounded so.
-    pub(crate) fn of(lanes: &'a mut [Lane<'_>], rounding: Rounding) -> Option<Self> {
+    pub(crate) fn of(lanes: &'a mut [Lane<'b>], rounding: Rounding) -> Option<Self> {
         let Rounding::Stochastic { key, first } = rounding else { return None };
-        let [Lane::Half(Half::Bf16, param), lanes @ ..] = lanes else { return None };
-        let mut state =
-            std::array::from_fn(|_| Plane { book: Book::Signed, codes: &mut [], scales: &mut [] });
-        let states = lanes.len();
-        if states == 0 || states > state.len() {
-            return None;
-        }
-        for (lane, plane) in lanes.iter_mut().zip(&mut state) {
-            let Lane::Q8(book, codes, scales) = lane else { return None };
-            // A rule for rows has one value for all.
-            if codes.len() != param.len() {
-                return None;
-            }
-            *plane = Plane { book: *book, codes, scales };
-        }
-        Some(Self { param, state, states, key, first })
+        let [Lane::Half(Half::Bf16, param), state @ ..] = lanes else { return None };
+        let is_like = |lane: &Lane<'_>| matches!(lane, Lane::Q8(_, codes, _) if codes.len() == param.len());
+        let is_compact = (1..=MOST_PLANES).contains(&state.len()) && state.iter().all(is_like);
+        is_compact.then_some(Self { param, state, key, first })
     }
 
     /// Runs a rule over the planes. Returns how many gradients were NaN or infinite.
@@ -62,42 +42,25 @@ impl<'a> Compact<'a> {
         rule: R,
         grad: &[f32],
     ) -> u64 {
-        let Self { param, mut state, states, key, mut first } = self;
-        assert_eq!(states, N, "the number of state planes");
+        let Self { param, state, key, first } = self;
+        assert_eq!(state.len(), N, "the number of state planes");
         assert_eq!(grad.len(), param.len(), "the length of the gradient");
         let mut memory = [[0.0; CHUNK_LEN]; MOST_PLANES];
         let mut non_finite = 0;
         for (number, (param, grad)) in param.chunks_mut(CHUNK_LEN).zip(grad.chunks(CHUNK_LEN)).enumerate() {
-            let len = param.len();
-            let chunk = number * CHUNK_LEN..number * CHUNK_LEN + len;
-            let mut state = state.each_mut().map(|plane| plane.part(chunk.clone()));
-            let source = Source { grad, state: state.each_ref().map(Plane::read), key, first };
+            let (start, len) = (number * CHUNK_LEN, param.len());
+            let mut scaled = [Scaled::NONE; MOST_PLANES];
+            for (scaled, lane) in scaled.iter_mut().zip(&*state) {
+                *scaled = Scaled::of(lane, start..start + len);
+            }
+            let source = Source { grad, state: scaled, key, first: first.wrapping_add(start as u64) };
             let wide = memory.each_mut().map(|memory| &mut memory[..len]);
             non_finite += u64::from(isa.sweep_compact(rule, param, source, wide));
-            for (plane, values) in state.iter_mut().zip(&memory).take(N) {
-                let Plane { book, codes, scales } = plane;
-                let values = &values[..len];
-                isa.convert(Conversion::Quantise { book: *book, keep: true, values, codes, scales });
+            for (lane, values) in state.iter_mut().zip(&memory) {
+                lane.write(isa, start, &values[..len], Rounding::Nearest);
             }
-            first = first.wrapping_add(len as u64);
         }
         non_finite
-    }
-}
-
-impl Plane<'_> {
-    /// A range of the elements that begins at a multiple of 256; none of a plane that has none.
-    fn part(&mut self, range: Range<usize>) -> Plane<'_> {
-        let blocks = range.start / Q8_BLOCK..range.end.div_ceil(Q8_BLOCK);
-        Plane {
-            book: self.book,
-            codes: self.codes.get_mut(range).unwrap_or_default(),
-            scales: self.scales.get_mut(blocks).unwrap_or_default(),
-        }
-    }
-
-    fn read(&self) -> Scaled<'_> {
-        Scaled { table: self.book.codes(), codes: self.codes, scales: self.scales }
     }
 }
 
@@ -111,6 +74,18 @@ struct Scaled<'a> {
 }
 
 impl<'a> Scaled<'a> {
+    /// No element.
+    const NONE: Self = Self { table: &SIGNED, codes: &[], scales: &[] };
+
+    /// A range of a lane's elements that begins with a block; none of a lane of another kind.
+    fn of(lane: &'a Lane<'_>, range: Range<usize>) -> Self {
+        let Lane::Q8(book, codes, scales) = lane else {
+            return Self::NONE;
+        };
+        let blocks = range.start / Q8_BLOCK..range.end.div_ceil(Q8_BLOCK);
+        Self { table: book.codes(), codes: &codes[range], scales: &scales[blocks] }
+    }
+
     /// The table, the codes and the scale of elements that are of one block; none of a plane that is not `present`.
     #[inline(always)]
     fn of_block(self, part: Range<usize>, present: bool) -> (&'static [f32; 256], &'a [u8], f32) {

@@ -97,3 +97,17 @@ fn planes_of_another_kind_length_or_rounding_are_not_taken_in_one_pass() {
     let lanes = &mut [Lane::Half(Half::Bf16, &mut param), Lane::F32(&mut f32)];
     assert!(narrow::Compact::of(lanes, stochastic).is_none());
 }
+
+/// Its one value of state is as long as the row.
+#[test]
+fn a_row_of_one_element_is_updated_by_its_own_rule() {
+    let rule = Optimizer::from_name("rowwiseadagrad").unwrap();
+    let (prepared, _) = rule.prepare(TensorClock::default());
+    let (mut param, mut codes, mut scales) = ([0x3f80], [0], [0.0]);
+    let state = Lane::Q8(Book::Unsigned, &mut codes, &mut scales);
+    let lanes = &mut [Lane::Half(Half::Bf16, &mut param), state];
+    let rounding = Rounding::Stochastic { key: 1, first: 0 };
+    assert_eq!(prepared.run_lanes(InstructionSet::detect(), lanes, &[3.0], rounding), 0);
+    assert_eq!((codes, scales), ([255], [9.0]));
+    assert_ne!(param, [0x3f80]);
+}
