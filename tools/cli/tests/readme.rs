@@ -40,7 +40,7 @@ fn belongings(place: &Place) {
 fn take(place: &Place, mut started: std::process::Command, command: &Command) {
     let arguments = command.arguments.iter().map(|argument| argument.replace("/tmp", &place.text("tmp")));
     let output = started.current_dir(place.path("")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}: {}", command.place, String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {}", command.place(), String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -75,9 +75,9 @@ fn commands_of_measurements_run_at_a_small_size() {
     let counts = [("--warm-up", "1"), ("--steps", "1"), ("--lookahead", "1")];
     let mut seen = Vec::new();
     for command in documents::commands("paramstore").into_iter().filter(|command| !command.is_shell) {
-        let mut command = command.with(&[&sizes[..], &counts].concat());
+        let mut command = command.replacing(&[&sizes[..], &counts].concat());
         if command.arguments[0] == "bench" {
-            command = command.with(&[("--dir!", "/tmp")]);
+            command = command.with(&[("--dir", "/tmp")]);
         }
         // Sizes apart many are the same.
         if !seen.contains(&command.arguments) {

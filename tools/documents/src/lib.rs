@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// A command of a document.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// Path of the document from the root of the repository, and the number of the line.
-    pub place: String,
-    /// That number again.
+    /// Path of the document from the root of the repository.
+    pub page: String,
+    /// Number of the line.
     pub line: usize,
     /// Whether it stands in a block that a shell takes (```` ```sh ````).
     pub is_shell: bool,
@@ -55,28 +55,44 @@ pub fn check<E: std::fmt::Display>(
 ) {
     let commands = commands(program);
     assert!(commands.len() >= least, "{program}: {commands:?}");
-    for Command { place, arguments, .. } in commands {
-        let words = [program.to_owned()].into_iter().chain(arguments);
-        parse(words.collect()).unwrap_or_else(|error| panic!("{place}: {error}"));
+    for command in commands {
+        let words = [program.to_owned()].into_iter().chain(command.arguments.iter().cloned());
+        parse(words.collect()).unwrap_or_else(|error| panic!("{}: {error}", command.place()));
     }
 }
 
 impl Command {
-    /// The same with other values of options: of those that it has, and of those that end in `!` in any case.
+    /// Where it stands: the document and the line.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.page, self.line)
+    }
+
+    /// The same with other values of the options that it has.
+    #[must_use]
+    pub fn replacing(mut self, values: &[(&str, &str)]) -> Self {
+        for (option, value) in values {
+            self.replace(option, value);
+        }
+        self
+    }
+
+    /// The same with these options, in place of those of their names.
     #[must_use]
     pub fn with(mut self, values: &[(&str, &str)]) -> Self {
         for (option, value) in values {
-            let name = option.trim_end_matches('!');
-            match self.arguments.iter().position(|argument| argument == name) {
-                Some(at) => self
-                    .arguments
-                    .splice(at + 1..(at + 2).min(self.arguments.len()), [(*value).to_owned()])
-                    .for_each(drop),
-                None if name != *option => self.arguments.extend([name.to_owned(), (*value).to_owned()]),
-                None => {}
+            if !self.replace(option, value) {
+                self.arguments.extend([(*option).to_owned(), (*value).to_owned()]);
             }
         }
         self
+    }
+
+    /// Whether it has the option.
+    fn replace(&mut self, option: &str, value: &str) -> bool {
+        let at = self.arguments.iter().position(|argument| argument == option);
+        let old = at.and_then(|at| self.arguments.get_mut(at + 1));
+        old.map(|old| value.clone_into(old)).is_some()
     }
 }
 
@@ -113,11 +129,10 @@ fn in_text(text: &str, page: &str, program: &str) -> Vec<Command> {
             text = format!("{head}{next}");
         }
         let Some(arguments) = arguments(&text, program) else { continue };
-        let (line, place) = (number + 1, format!("{page}:{}", number + 1));
         let is_shell = block == Some("sh");
         for arguments in choices(arguments) {
             let arguments = split(&arguments);
-            found.push(Command { place: place.clone(), line, is_shell, arguments });
+            found.push(Command { page: page.to_owned(), line: number + 1, is_shell, arguments });
         }
     }
     found
@@ -218,7 +233,7 @@ paramstores
             ]
         );
         assert_eq!(found.iter().filter(|command| command.is_shell).count(), 2);
-        assert_eq!((found[0].place.as_str(), found[2].place.as_str()), ("page:3", "page:9"));
+        assert_eq!([found[0].place(), found[2].place()], ["page:3", "page:9"]);
         let lines: Vec<_> =
             in_text(text, "page", "train-lm").into_iter().map(|command| command.arguments).collect();
         assert_eq!(lines, [vec!["--steps".to_owned(), "2".to_owned()], vec![]]);
@@ -227,13 +242,15 @@ paramstores
     #[test]
     fn options_get_other_values_and_are_added_only_when_told() {
         let command = Command {
-            place: String::new(),
+            page: String::new(),
             line: 1,
             is_shell: false,
             arguments: split("bench --params 1B --json"),
         };
-        let command = command.with(&[("--params", "1M"), ("--rows", "9"), ("--steps!", "2")]);
-        assert_eq!(command.arguments.join(" "), "bench --params 1M --json --steps 2");
+        let command = command
+            .replacing(&[("--params", "1M"), ("--rows", "9")])
+            .with(&[("--steps", "2"), ("--params", "2M")]);
+        assert_eq!(command.arguments.join(" "), "bench --params 2M --json --steps 2");
     }
 
     #[test]

@@ -96,16 +96,15 @@ fn commands_of_the_documents_fine_tune_a_model_in_every_state_with_the_same_bits
     for (number, command) in documents::commands("train-bert").into_iter().enumerate() {
         let of = |store: &str| {
             let model = text("model");
-            let small = [("--model", model.as_str()), ("--store!", store), ("--memory!", "16MiB")];
-            let short =
-                [("--steps!", "6"), ("--batch!", "4"), ("--validate!", "8"), ("--validate-every!", "6")];
-            let mut words = command.clone().with(&small).with(&short).with(&[("--tokens!", "16")]).arguments;
+            let small = [("--model", model.as_str()), ("--store", store), ("--memory", "16MiB")];
+            let short = [("--steps", "6"), ("--batch", "4"), ("--validate", "8"), ("--validate-every", "6")];
+            let mut words = command.clone().with(&small).with(&short).with(&[("--tokens", "16")]).arguments;
             words.retain(|word| word != "--json");
             words.push("--json".to_owned());
             run(&words)
         };
         let (ran, again) = (of(&text(&format!("{number}a"))), of(&text(&format!("{number}b"))));
-        assert_eq!(ran["digest"], again["digest"], "{}", command.place);
+        assert_eq!(ran["digest"], again["digest"], "{}", command.place());
         let name = format!("{} {}", ran["state"], ran["random_start"]);
         ends.insert(name, (ran["digest"].to_string(), ran["state_bytes"].as_u64().unwrap()));
         let losses = &ran["val_bits_per_verse_at"];

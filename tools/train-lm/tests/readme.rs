@@ -29,19 +29,15 @@ fn commands_of_the_documents_do_what_they_say() {
     let dir = tempfile::tempdir().unwrap();
     let text = "the quick brown fox jumps over the lazy dog\n".repeat(400);
     std::fs::write(dir.path().join("your.txt"), text).unwrap();
-    let small = [
-        ("--params!", "250k"),
-        ("--vocab!", "256"),
-        ("--seq!", "16"),
-        ("--batch!", "2"),
-        ("--memory!", "4MiB"),
-    ];
-    let short = [("--steps!", "2"), ("--sample!", "0"), ("--validate-every", "1"), ("--commit-every", "1")];
+    let small =
+        [("--params", "250k"), ("--vocab", "256"), ("--seq", "16"), ("--batch", "2"), ("--memory", "4MiB")];
+    let short = [("--steps", "2"), ("--sample", "0"), ("--store", "")];
+    let often = [("--validate-every", "1"), ("--commit-every", "1"), ("--text", "your.txt")];
     let (mut seen, mut digests) = (Vec::new(), std::collections::BTreeSet::new());
     // Weights for those that start from some are there after the first.
     for command in documents::commands("train-lm") {
-        let command = command.with(&small).with(&short).with(&[("--text", "your.txt"), ("--store!", "")]);
-        let mut words = command.arguments;
+        let command = command.with(&small).with(&short).replacing(&often);
+        let mut words = command.arguments.clone();
         words.retain(|word| word != "--json");
         if seen.contains(&words) {
             continue;
@@ -51,7 +47,7 @@ fn commands_of_the_documents_do_what_they_say() {
         let at = words.iter().position(|word| word == "--store").unwrap();
         words[at + 1].clone_from(&store);
         let ran = run(dir.path(), &words.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(ran["complete"].as_bool().unwrap(), "{}: {ran}", command.place);
+        assert!(ran["complete"].as_bool().unwrap(), "{}: {ran}", command.place());
         digests.insert(ran["digest"].as_str().unwrap().to_owned());
         if seen.len() == 1 {
             let options = paramstore::Options::new();
