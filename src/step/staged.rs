@@ -51,7 +51,7 @@ impl Step<'_> {
                 Access { tensor, range: part.clone(), planes: plane..plane + 1, blank: !seen, copy: None };
             self.store.pager().enter(&access);
             for piece in pieces(&directory, tensor, part) {
-                let values = slice_of(gradient, &piece, range.start);
+                let values = slice_of(gradient, &piece.of_tensor, range.start);
                 self.stage_piece(&piece, plane, values, scale, !seen)?;
             }
         }

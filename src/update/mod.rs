@@ -22,6 +22,7 @@ use crate::optim::Prepared;
 use crate::pager::{Key, Lease, Pager, Waiter, elapsed_ns, read_ahead};
 use crate::precision::lane;
 use crate::rows::Rows;
+use crate::units::to_usize;
 
 /// What all updates of a store share: blocks to lease, threads and an instruction set to compute with.
 #[derive(Clone)]
@@ -119,7 +120,7 @@ impl Update {
             }
             planes.extend(self.copy.map(&mut part_of));
             let part = match gradient {
-                Gradient::Given(values) => Gradient::Given(slice_of(values, piece, self.range.start)),
+                Gradient::Given(values) => Gradient::Given(slice_of(values, &piece.of_tensor, self.range.start)),
                 Gradient::Staged => Gradient::Given(part_of(self.written()).into_f32()),
                 made @ Gradient::Made(_) => made,
             };
@@ -133,16 +134,16 @@ impl Update {
     }
 }
 
-/// Blocks that are updated together where they are in memory.
-const BATCH: usize = 8;
+/// Blocks that are updated together where they are in memory: each time, all threads are called up and waited for.
+const BATCH: usize = 16;
 
 fn keys_of(piece: &Piece, planes: usize) -> impl Iterator<Item = Key> + use<> {
     let block = piece.block;
     (0..planes).map(move |plane| Key { block, plane })
 }
 
-/// The part of `values`, which begin at element `start` of the tensor, that belongs to a piece.
-pub(crate) fn slice_of<'v>(values: &'v [f32], piece: &Piece, start: u64) -> &'v [f32] {
-    let from = crate::units::to_usize(piece.of_tensor.start - start);
-    values.get(from..from + piece.within.len()).unwrap_or_default()
+/// The part of `values`, which begin at element `start` of the tensor, for a range of its elements.
+pub(crate) fn slice_of<'v>(values: &'v [f32], range: &Range<u64>, start: u64) -> &'v [f32] {
+    let [from, to] = [range.start, range.end].map(|at| to_usize(at - start));
+    values.get(from..to).unwrap_or_default()
 }

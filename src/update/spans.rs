@@ -66,7 +66,11 @@ pub(super) fn update(update: &Update, engine: &Engine, mut spans: Vec<Span<'_>>)
     let job = Job { isa: engine.isa, rule, prepare: update.prepare, rounding_key, copies };
     match spans.as_mut_slice() {
         [one] => one.run(job),
-        many => on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(job)).sum()),
+        many => {
+            // One at a time: with runs of many spans, the thread that is done first waits for the others.
+            let spans = || many.par_iter_mut().with_max_len(1).map(|span| span.run(job)).sum();
+            on_threads(engine.threads(), spans)
+        }
     }
 }
 
