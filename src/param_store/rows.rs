@@ -149,7 +149,7 @@ impl ParamStore {
             if is_alone || number_of.len() <= PART {
                 copy((out, &number_of));
             } else {
-                let parts = out.par_chunks_mut(PART * width).zip(number_of.par_chunks(PART));
+                let parts = out.par_chunks_mut(PART * width).zip(number_of.par_chunks(PART)).with_max_len(1);
                 on_threads(threads, || parts.for_each(copy));
             }
             None

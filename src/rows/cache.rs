@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::changed::Changed;
 use super::places::{BYTES_PER_SLOT, Places, spread};
 use crate::error::Result;
 use crate::radix::sort_by_bits;
 use crate::storage::Buffer;
 use crate::units::{to_u64, to_usize};
 
-/// Bytes of memory beside the record that a slot takes: what is known of it, its place, and its number among those that are free
-/// or changed.
-pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + BYTES_PER_SLOT + 3 * size_of::<u32>();
+/// Bytes of memory beside the record that a slot takes: what is known of it, its place, its number among those that are free, and
+/// the bit that says that it has changed.
+pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + BYTES_PER_SLOT + size_of::<u32>() + 1;
 /// A row's heat never exceeds this: what was hot once cools in as many rounds of the hand.
 const HOTTEST: u8 = 16;
 /// What a use adds to it. With rows by Zipf's law, and a tenth of them in memory, this hits 1.5 points more than 1 (0.674 and
@@ -52,12 +53,11 @@ struct Slot {
     /// The next batch that is known to need it, by its number in the window.
     next: u32,
     heat: u8,
-    dirty: bool,
     used: bool,
 }
 
 /// A slot that holds nothing.
-const UNUSED: Slot = Slot { row: 0, call: 0, next: NEVER, heat: 0, dirty: false, used: false };
+const UNUSED: Slot = Slot { row: 0, call: 0, next: NEVER, heat: 0, used: false };
 
 impl Slot {
     fn is_expected(&self, now: u32) -> bool {
@@ -77,10 +77,7 @@ pub(super) struct Cache {
     /// Slots that hold a row.
     used: usize,
     hand: usize,
-    dirty: usize,
-    /// Every changed slot, some of them more than once, and slots that are not changed any more: looking through all slots
-    /// would take a commit longer than what it does with those that changed.
-    changed: Vec<u32>,
+    changed: Changed,
     /// The number of the call at hand.
     call: u32,
     /// The number of the batch at hand.
@@ -109,8 +106,7 @@ impl Cache {
             free: Vec::new(),
             used: 0,
             hand: 0,
-            dirty: 0,
-            changed: Vec::new(),
+            changed: Changed::new(capacity),
             call: 0,
             now: 0,
             moves: 0,
@@ -127,7 +123,7 @@ impl Cache {
     }
 
     pub(super) fn dirty(&self) -> usize {
-        self.dirty
+        self.changed.count()
     }
 
     /// Slots that hold nothing.
@@ -162,6 +158,11 @@ impl Cache {
     /// the processor waits for many lines of memory at once.
     pub(super) fn touch_all(&mut self, rows: &[u64]) -> Vec<u32> {
         const PART: usize = 64;
+        if self.is_whole && self.used == self.capacity {
+            // Nothing to look up.
+            let capacity = to_u64(self.capacity);
+            return rows.iter().map(|&row| if row < capacity { own_slot(row) } else { NEVER }).collect();
+        }
         let mut slots = Vec::with_capacity(rows.len());
         let mut guesses = [NEVER; PART];
         for part in rows.chunks(PART) {
@@ -170,7 +171,7 @@ impl Cache {
             }
             for (&guess, &row) in guesses.iter().zip(part) {
                 let found = if self.holds(guess, row) { Some(guess) } else { self.find(row) };
-                if let Some(at) = found {
+                if let Some(at) = found.filter(|_| !self.is_whole) {
                     self.touch_slot(at);
                 }
                 slots.push(found.unwrap_or(NEVER));
@@ -185,8 +186,16 @@ impl Cache {
         self.touch_all(&[row]).first().copied().filter(|&at| at != NEVER)
     }
 
-    /// The same, for a row whose slot is known.
-    pub(super) fn touch_slot(&mut self, at: u32) {
+    /// The same for rows whose slots are known. Where every row has its own slot, no use of one has to be remembered.
+    pub(super) fn touch_slots(&mut self, slots: &[u32]) {
+        if !self.is_whole {
+            for &at in slots {
+                self.touch_slot(at);
+            }
+        }
+    }
+
+    fn touch_slot(&mut self, at: u32) {
         let (call, now) = (self.call, self.now);
         if let Some(slot) = self.slots.get_mut(to_usize(at.into())) {
             slot.heat = (slot.heat + WARMTH).min(HOTTEST);
@@ -323,15 +332,14 @@ impl Cache {
         }
         self.free.clear();
         self.changed.clear();
-        (self.hand, self.dirty, self.used) = (0, 0, 0);
+        (self.hand, self.used) = (0, 0);
     }
 
     /// Up to `count` changed slots that the call at hand does not use, from the hand on.
     pub(super) fn dirty_ahead(&self, count: usize) -> Vec<u32> {
-        let numbers = (self.hand..self.slots.len()).chain(0..self.hand);
-        let is_to_go =
-            |at: &usize| self.slots.get(*at).is_some_and(|slot| slot.dirty && slot.call != self.call);
-        numbers.filter(is_to_go).take(count).map(|at| u32::try_from(at).unwrap_or(NEVER)).collect()
+        let is_idle =
+            |at: &u32| self.slots.get(to_usize((*at).into())).is_some_and(|slot| slot.call != self.call);
+        self.changed.from(u32::try_from(self.hand).unwrap_or(0)).filter(is_idle).take(count).collect()
     }
 
     /// Rows in memory.
@@ -344,36 +352,17 @@ impl Cache {
     }
 
     pub(super) fn is_dirty(&self, at: u32) -> bool {
-        self.slots.get(to_usize(at.into())).is_some_and(|slot| slot.dirty)
+        self.changed.contains(at)
     }
 
     pub(super) fn set_dirty(&mut self, at: u32, dirty: bool) {
-        if let Some(slot) = self.slots.get_mut(to_usize(at.into()))
-            && slot.dirty != dirty
-        {
-            slot.dirty = dirty;
-            if dirty {
-                self.dirty += 1;
-                self.changed.push(at);
-            } else {
-                self.dirty -= 1;
-            }
-        }
-        if self.changed.len() > 2 * self.dirty + 1024 {
-            let mut changed = std::mem::take(&mut self.changed);
-            changed.sort_unstable();
-            changed.dedup();
-            changed.retain(|&at| self.is_dirty(at));
-            self.changed = changed;
-        }
+        self.changed.set(at, dirty);
     }
 
     /// All changed records: row and slot, ascending by row.
     pub(super) fn all_dirty(&self) -> Vec<(u64, u32)> {
-        let dirty = self.changed.iter().copied().filter(|&at| self.is_dirty(at));
-        let mut all: Vec<_> = dirty.map(|at| (self.row(at), at)).collect();
+        let mut all: Vec<_> = self.changed.from(0).map(|at| (self.row(at), at)).collect();
         all.sort_unstable();
-        all.dedup();
         all
     }
 
@@ -389,24 +378,28 @@ impl Cache {
 
     /// The records of distinct slots, in the order of `slots`.
     pub(super) fn records_mut(&mut self, slots: &[u32]) -> Vec<&mut [u8]> {
+        let (mut rest, mut position, record_bytes) = (&mut *self.memory, 0, self.record_bytes);
+        let mut next = |at: u64| {
+            let start = to_usize(at) * record_bytes;
+            let (_, from) = std::mem::take(&mut rest).split_at_mut(start - position);
+            let (record, after) = from.split_at_mut(record_bytes);
+            (rest, position) = (after, start + record_bytes);
+            record
+        };
+        if slots.is_sorted() {
+            return slots.iter().map(|&at| next(at.into())).collect();
+        }
         // Slot and place in one number.
         let mut order: Vec<u64> =
             slots.iter().zip(0_u64..).map(|(&at, place)| u64::from(at) << 32 | place).collect();
-        if !slots.is_sorted() {
-            let bits = usize::BITS - self.capacity.leading_zeros();
-            sort_by_bits(&mut order, 32..32 + bits);
-        }
+        let bits = usize::BITS - self.capacity.leading_zeros();
+        sort_by_bits(&mut order, 32..32 + bits);
         let mut found: Vec<&mut [u8]> = slots.iter().map(|_| Default::default()).collect();
-        let (mut rest, mut position) = (&mut *self.memory, 0);
         for packed in order {
-            let (at, place) = (packed >> 32, packed & u64::from(u32::MAX));
-            let start = to_usize(at) * self.record_bytes;
-            let (_, from) = rest.split_at_mut(start - position);
-            let (record, after) = from.split_at_mut(self.record_bytes);
-            if let Some(found) = found.get_mut(to_usize(place)) {
+            let record = next(packed >> 32);
+            if let Some(found) = found.get_mut(to_usize(packed & u64::from(u32::MAX))) {
                 *found = record;
             }
-            (rest, position) = (after, start + self.record_bytes);
         }
         found
     }

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod cache;
+mod changed;
 mod check;
 mod clean;
 mod commit;
@@ -332,7 +333,7 @@ impl State {
         let moves = of.cache.moves();
         if let Some(last) = of.last.take_if(|last| last.moves == moves && last.rows == rows) {
             of.cache.begin();
-            last.slots.iter().for_each(|&at| of.cache.touch_slot(at));
+            of.cache.touch_slots(&last.slots);
             pager.lock().stats_mut().rows_hit += to_u64(rows.len());
             return Ok(last.slots);
         }

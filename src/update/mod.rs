@@ -120,7 +120,9 @@ impl Update {
             }
             planes.extend(self.copy.map(&mut part_of));
             let part = match gradient {
-                Gradient::Given(values) => Gradient::Given(slice_of(values, &piece.of_tensor, self.range.start)),
+                Gradient::Given(values) => {
+                    Gradient::Given(slice_of(values, &piece.of_tensor, self.range.start))
+                }
                 Gradient::Staged => Gradient::Given(part_of(self.written()).into_f32()),
                 made @ Gradient::Made(_) => made,
             };

@@ -54,7 +54,8 @@ impl RowUpdate<'_> {
                 run((&mut records, groups))
             } else {
                 on_threads(engine.threads(), || {
-                    let parts = records.par_chunks_mut(ROWS).zip(groups.par_chunks(ROWS)).map(run);
+                    let parts =
+                        records.par_chunks_mut(ROWS).zip(groups.par_chunks(ROWS)).with_max_len(1).map(run);
                     parts.reduce(Default::default, |a, b| (a.0 + b.0, a.1 + b.1))
                 })
             };

@@ -88,9 +88,9 @@ impl RowUpdate<'_> {
         let isa = engine.isa;
         let non_finite = match spans.as_mut_slice() {
             [one] => one.run(self, isa),
-            many => {
-                on_threads(engine.threads(), || many.par_iter_mut().map(|span| span.run(self, isa)).sum())
-            }
+            many => on_threads(engine.threads(), || {
+                many.par_iter_mut().with_max_len(1).map(|span| span.run(self, isa)).sum()
+            }),
         };
         engine.pager.lock().stats_mut().compute_ns += elapsed_ns(start);
         lease.release(|_| true)?;
