@@ -163,6 +163,11 @@ impl Pager {
             .all(|piece| planes.clone().all(|plane| state.is_near(Key { block: piece.block, plane })))
     }
 
+    /// Whether everything is done in the caller's thread.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.queue.is_in_place()
+    }
+
     /// Bytes of gradients that may wait for their update; 0 where the budget has no room for that, or where all is done
     /// in the caller's thread.
     pub(crate) fn gradient_bytes(&self) -> u64 {

@@ -26,6 +26,9 @@ pub(super) fn streaming_bytes(budget: u64, block_bytes: u64) -> u64 {
     (budget / 2).min(block_bytes.saturating_mul(ENOUGH_BLOCKS).max(ENOUGH_BYTES))
 }
 
+/// Smaller memory than this is not transferred often enough to be placed with care.
+const SMALLEST_SIBLING: usize = 64 << 10;
+
 /// Bytes that are taken from the budget until this is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
@@ -99,12 +102,30 @@ impl Pool {
             self.free_bytes -= to_u64(class);
             return Ok(Some(buffer));
         }
+        if let Some(buffer) = self.take_with_siblings(class)? {
+            return Ok(Some(buffer));
+        }
         if !self.make_room(to_u64(class)) {
             return Ok(None);
         }
         let buffer = Buffer::new(class)?;
         self.used.fetch_add(to_u64(class), Ordering::Relaxed);
         Ok(Some(buffer))
+    }
+
+    /// A buffer that lies with others of its size, which become free, in a huge page, if there is plenty of room.
+    fn take_with_siblings(&mut self, class: usize) -> Result<Option<Buffer>> {
+        let bytes = to_u64(Buffer::siblings(class) * class);
+        if class < SMALLEST_SIBLING || bytes > self.streaming_bytes() / 4 || !self.make_room(bytes) {
+            return Ok(None);
+        }
+        let mut buffers = Buffer::side_by_side(class)?;
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        let own = buffers.pop();
+        for buffer in buffers {
+            self.put(buffer);
+        }
+        Ok(own)
     }
 
     /// Takes bytes from the budget for memory that the pool does not hand out itself.
@@ -166,6 +187,28 @@ mod tests {
         assert!(pool.take(4096).unwrap().is_none());
         drop(reservation);
         assert!(pool.take(4096).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_small_comes_several_at_a_time_where_there_is_plenty_and_counts_whole() {
+        let (class, budget) = (256 << 10, 64 << 20);
+        let mut pool = Pool::new(budget, 1 << 20);
+        let first = pool.take(class).unwrap().unwrap();
+        assert_eq!((pool.used_bytes(), pool.available_bytes()), (2 << 20, budget - (256 << 10)));
+        let held: Vec<_> = (0..255).map(|_| pool.take(class).unwrap().unwrap()).collect();
+        assert_eq!((pool.used_bytes(), pool.available_bytes()), (budget, 0));
+        assert!(pool.take(class).unwrap().is_none());
+        held.into_iter().chain([first]).for_each(|buffer| pool.put(buffer));
+        // Another size takes the place of some of them.
+        let other = pool.take(3 << 20).unwrap().unwrap();
+        assert_eq!(
+            (other.len(), pool.used_bytes(), pool.available_bytes()),
+            (3 << 20, budget, budget - (3 << 20))
+        );
+        // With little, one at a time.
+        let mut pool = Pool::new(8 << 20, 1 << 20);
+        let _one = pool.take(class).unwrap().unwrap();
+        assert_eq!(pool.used_bytes(), 256 << 10);
     }
 
     #[test]

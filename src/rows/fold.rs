@@ -1,13 +1,16 @@
 //! From the log into the blocks, so that the log can be used again.
 
+use std::thread;
+
 use super::fetch::{InLog, from_log};
 use super::index::{Entry, merged};
-use super::log::Mark;
+use super::log::{LogReader, Mark};
 use super::{State, Table};
 use crate::error::{Error, Result};
 use crate::format::records::seal_page;
 use crate::layout::{BlockPlace, Piece};
-use crate::pager::{Key, Pager, Waiter, read_pieces_ahead};
+use crate::pager::{Key, Pager, ReadAhead, Waiter, read_pieces_ahead};
+use crate::storage::Buffer;
 use crate::units::{BlockIndex, to_u64, to_usize};
 
 /// A pass over everything that stood in the log when it began.
@@ -74,29 +77,12 @@ impl State {
         // Also if this fails half way: from here on they may be written.
         of.folded.extend(blocks);
         let changed = of.cache.all_dirty();
-        let room = self.arena.len() / of.spec.records.bytes();
-        let pieces = blocks.iter().map(|&block| piece_of(BlockIndex(block)));
-        let mut ahead = read_pieces_ahead(pieces.collect::<Vec<_>>().into_iter(), 0..1);
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut used = 0;
-        let mut written = Vec::new();
-        for &block in blocks {
-            let Some(of) = self.tables.get(table) else { break };
-            let job = of.job(BlockIndex(block), &changed);
-            if used + job.entries.len() > room {
-                run_jobs(self, pager, table, &jobs, &mut ahead)?;
-                written.append(&mut jobs);
-                used = 0;
-            }
-            used += job.entries.len();
-            jobs.push(job);
-        }
-        run_jobs(self, pager, table, &jobs, &mut ahead)?;
-        written.append(&mut jobs);
+        let jobs: Vec<_> = blocks.iter().map(|&block| of.job(BlockIndex(block), &changed)).collect();
+        run_jobs(self, pager, table, &jobs)?;
         pager.write_all()?;
         let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
-        pager.lock().stats_mut().row_blocks_folded += to_u64(written.len());
-        for job in written {
+        pager.lock().stats_mut().row_blocks_folded += to_u64(jobs.len());
+        for job in jobs {
             of.folded_now(&job);
         }
         Ok(())
@@ -127,54 +113,126 @@ impl Table {
     }
 }
 
-/// Reads what jobs need from the log, and writes their blocks.
-fn run_jobs(
-    state: &mut State,
-    pager: &Pager,
-    table: usize,
-    jobs: &[Job],
-    ahead: &mut crate::pager::ReadAhead<std::vec::IntoIter<Piece>>,
-) -> Result<()> {
+/// Writes the blocks of jobs, some at a time, with what they need from the log: read by a thread of its own while the blocks before
+/// them are written, if there is memory for both.
+fn run_jobs(state: &mut State, pager: &Pager, table: usize, jobs: &[Job]) -> Result<()> {
     let State { tables, log, staging, arena, .. } = state;
     let Some(of) = tables.get(table) else { return Ok(()) };
+    let source = Source { of, log: log.reader() };
+    let pieces: Vec<_> = jobs.iter().map(|job| piece_of(job.block)).collect();
+    let mut target = Target { of, pager, ahead: read_pieces_ahead(pieces.into_iter(), 0..1) };
     let record_bytes = of.spec.records.bytes();
-    let mut wants = Vec::new();
-    let mut number = 0;
-    for job in jobs {
-        let first = of.spec.rows_of(job.block).start;
-        for entry in &job.entries {
-            let row = first + u64::from(entry.row_in_block);
-            if of.cache.find(row).is_none() {
-                wants.push(InLog { at: entry.at, row, tag: number });
-            }
-            number += 1;
+    let half = arena.len() / 2;
+    let (mut now, mut next) = arena.split_at_mut(half);
+    if now.len() < of.spec.rows_per_block() * record_bytes || pager.is_in_place() {
+        for group in groups(jobs, arena.len() / record_bytes) {
+            source.read(group, staging, arena, pager)?;
+            target.write(group, arena)?;
         }
+        return Ok(());
     }
-    let read = from_log(&log.reader(), of.tensor, record_bytes, &mut wants, staging, |tag, record| {
-        let start = to_usize(tag.into()) * record_bytes;
-        if let Some(place) = arena.get_mut(start..start + record_bytes) {
-            place.copy_from_slice(record);
-        }
-    })?;
-    pager.lock().stats_mut().bytes_read += read;
-    let mut number = 0;
-    for job in jobs {
-        let place = of.spec.block_place(pager.directory(), job.block);
-        let place =
-            place.ok_or_else(|| Error::invalid("block of rows", job.block.0, "a block of the table"))?;
-        ahead.advance(&mut pager.lock(), &piece_of(job.block))?;
-        let mut lease = pager.lease(&[Key { block: job.block, plane: 0 }], Waiter::Caller)?;
-        if let Some(bytes) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(..place.bytes)) {
-            overlay(of, job, bytes, |entry| {
-                let start = (number + entry) * record_bytes;
-                arena.get(start..start + record_bytes).unwrap_or_default()
-            });
-            seal(of, pager, &place, bytes);
-        }
-        number += job.entries.len();
-        lease.release(|_| true)?;
+    let groups = groups(jobs, now.len() / record_bytes);
+    if let Some(first) = groups.first() {
+        source.read(first, staging, now, pager)?;
+    }
+    for (number, group) in (1..).zip(&groups) {
+        let read = || groups.get(number).map_or(Ok(()), |group| source.read(group, staging, next, pager));
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("paramstore-log".to_owned()).spawn_scoped(scope, read);
+            let refused = |source| Error::Resource { what: "a thread that reads the log".to_owned(), source };
+            let reading = thread.map_err(refused)?;
+            let written = target.write(group, now);
+            // A panic there goes on here.
+            written.and(reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        std::mem::swap(&mut now, &mut next);
     }
     Ok(())
+}
+
+/// Cuts jobs into runs of which none takes more than `room` records from the log, unless one job does.
+fn groups(jobs: &[Job], room: usize) -> Vec<&[Job]> {
+    let mut groups = Vec::new();
+    let mut left = jobs;
+    while !left.is_empty() {
+        let mut records = 0;
+        let fits = |job: &&Job| {
+            records += job.entries.len();
+            records <= room
+        };
+        let (group, rest) = left.split_at(left.iter().take_while(fits).count().max(1));
+        groups.push(group);
+        left = rest;
+    }
+    groups
+}
+
+/// The log, of which jobs need records.
+struct Source<'a> {
+    of: &'a Table,
+    log: LogReader,
+}
+
+impl Source<'_> {
+    /// Reads what jobs need into `arena`, a place for each of their entries, one after the other; what is in memory anyhow is left
+    /// out.
+    fn read(&self, jobs: &[Job], staging: &mut Buffer, arena: &mut [u8], pager: &Pager) -> Result<()> {
+        let record_bytes = self.of.spec.records.bytes();
+        let mut wants = Vec::new();
+        let mut number = 0;
+        for job in jobs {
+            let first = self.of.spec.rows_of(job.block).start;
+            for entry in &job.entries {
+                let row = first + u64::from(entry.row_in_block);
+                if self.of.cache.find(row).is_none() {
+                    wants.push(InLog { at: entry.at, row, tag: number });
+                }
+                number += 1;
+            }
+        }
+        let read = from_log(&self.log, self.of.tensor, record_bytes, &mut wants, staging, |tag, record| {
+            let start = to_usize(tag.into()) * record_bytes;
+            if let Some(place) = arena.get_mut(start..start + record_bytes) {
+                place.copy_from_slice(record);
+            }
+        })?;
+        pager.lock().stats_mut().bytes_read += read;
+        Ok(())
+    }
+}
+
+/// The blocks of a table.
+struct Target<'a> {
+    of: &'a Table,
+    pager: &'a Pager,
+    ahead: ReadAhead<std::vec::IntoIter<Piece>>,
+}
+
+impl Target<'_> {
+    /// Writes the blocks of jobs, whose records from the log are in `arena`.
+    fn write(&mut self, jobs: &[Job], arena: &[u8]) -> Result<()> {
+        let Self { of, pager, ahead } = self;
+        let record_bytes = of.spec.records.bytes();
+        let mut number = 0;
+        for job in jobs {
+            let place = of.spec.block_place(pager.directory(), job.block);
+            let place =
+                place.ok_or_else(|| Error::invalid("block of rows", job.block.0, "a block of the table"))?;
+            ahead.advance(&mut pager.lock(), &piece_of(job.block))?;
+            let mut lease = pager.lease(&[Key { block: job.block, plane: 0 }], Waiter::Caller)?;
+            if let Some(bytes) = lease.buffers().first_mut().and_then(|buffer| buffer.get_mut(..place.bytes))
+            {
+                overlay(of, job, bytes, |entry| {
+                    let start = (number + entry) * record_bytes;
+                    arena.get(start..start + record_bytes).unwrap_or_default()
+                });
+                seal(of, pager, &place, bytes);
+            }
+            number += job.entries.len();
+            lease.release(|_| true)?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes the newest records of a block over those it has; `from_log` gives that of an entry by number.

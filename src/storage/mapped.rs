@@ -1,19 +1,91 @@
-//! Files seen in place.
+//! Maps: files seen in place, and memory in parts.
 
-#![cfg_attr(
-    target_os = "linux",
-    expect(
-        unsafe_code,
-        reason = "a map of a file is only as constant as the file; the argument stands at the block"
-    )
+#![expect(
+    unsafe_code,
+    reason = "a map of a file is only as constant as the file, and parts of a map are its owners' alone; the argument stands at \
+              each block"
 )]
 
 use std::fs::File;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::slice;
+use std::sync::Arc;
+
+use memmap2::{MmapMut, MmapRaw};
 
 use super::real::transfer;
 use super::{Buffer, Mapped};
 use crate::error::{Error, Result};
+
+/// A part of private memory, of which nobody else has any.
+pub(super) struct Part {
+    map: Arc<MmapRaw>,
+    start: usize,
+    len_bytes: usize,
+    /// Whether there are other parts.
+    is_shared: bool,
+}
+
+impl Part {
+    /// Cuts an anonymous map into `count` parts of `len_bytes`, one after the other from `start` on.
+    ///
+    /// # Panics
+    /// If they do not lie in the map.
+    pub(super) fn cut(map: MmapMut, start: usize, len_bytes: usize, count: usize) -> Vec<Self> {
+        let end = len_bytes.checked_mul(count).and_then(|all| all.checked_add(start));
+        assert!(end.is_some_and(|end| end <= map.len()), "parts in the map");
+        let map = Arc::new(MmapRaw::from(map));
+        let part = |number: usize| Self {
+            map: Arc::clone(&map),
+            start: start + number * len_bytes,
+            len_bytes,
+            is_shared: count > 1,
+        };
+        (0..count).map(part).collect()
+    }
+}
+
+impl Deref for Part {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let first = self.map.as_ptr().wrapping_add(self.start);
+        // SAFETY: the part lies in the map (`cut`), which is private memory that lives as long as `self.map` and holds zeros or
+        // what was written; no other part has any of it, and who writes it borrows this one mutably.
+        unsafe { slice::from_raw_parts(first, self.len_bytes) }
+    }
+}
+
+impl DerefMut for Part {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let first = self.map.as_mut_ptr().wrapping_add(self.start);
+        // SAFETY: as in `deref`; and this part is borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(first, self.len_bytes) }
+    }
+}
+
+impl Drop for Part {
+    /// Gives the memory back to the system while other parts stay; the last one takes the map along.
+    fn drop(&mut self) {
+        if self.is_shared {
+            self.give_back();
+        }
+    }
+}
+
+impl Part {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn give_back(&mut self) {
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: the range is this part's own, as in `deref`, and the only borrow of it is this call's.
+        let _advised = unsafe { self.map.unchecked_advise_range(advice, self.start, self.len_bytes) };
+    }
+
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    #[expect(clippy::unused_self, reason = "the same call on every system")]
+    fn give_back(&mut self) {}
+}
 
 /// Maps a range that lies inside the file, and makes every page of it present.
 ///
