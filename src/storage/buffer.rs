@@ -168,17 +168,19 @@ mod tests {
 
     #[test]
     fn parts_of_one_area_are_apart_and_give_their_memory_back() {
+        // Miri takes minutes for every byte.
+        const STEP: usize = 4095;
         let len_bytes = 320 << 10;
         let mut parts = Buffer::side_by_side(len_bytes).unwrap();
         assert_eq!(parts.len(), 7);
         for (number, part) in (1..).zip(&mut parts) {
             assert_eq!((part.len(), part.as_ptr().addr() % 4096), (len_bytes, 0));
-            assert!(part.iter().all(|&byte| byte == 0));
+            assert!(part.iter().step_by(STEP).all(|&byte| byte == 0));
             part.fill(number);
         }
         for gone in [3, 0, 4] {
             drop(parts.remove(gone));
-            let own = |part: &Buffer| part.iter().all(|&byte| byte == part[0]);
+            let own = |part: &Buffer| part.iter().step_by(STEP).all(|&byte| byte == part[0]);
             assert!(parts.iter().all(own), "what others hold is theirs");
         }
         let numbers: Vec<_> = parts.iter().map(|part| part[0]).collect();
