@@ -3,7 +3,7 @@
 use super::arch;
 use super::narrow::{Conversion, compact};
 use super::reduce;
-use super::sweep::{self, Rule};
+use super::rule::{MOST_PLANES, Rule};
 
 /// An instruction set that the kernels are compiled for and that this CPU has: holding a value is the proof.
 ///
@@ -101,13 +101,13 @@ impl InstructionSet {
         }
     }
 
-    /// Runs a rule over `param` and its first `N` planes; see [`sweep::sweep`].
+    /// Runs a rule over `param` and its first `N` planes; see [`sweep`](super::sweep::sweep).
     pub(super) fn sweep<R: Rule<N>, const N: usize>(
         self,
         rule: R,
         param: &mut [f32],
         grad: &[f32],
-        planes: [&mut [f32]; sweep::MOST_PLANES],
+        planes: [&mut [f32]; MOST_PLANES],
     ) -> u32 {
         let [a, b, c] = planes;
         dispatch!(self, sweep(rule, param, grad, a, b, c))
@@ -119,7 +119,7 @@ impl InstructionSet {
         rule: R,
         param: &mut [u16],
         source: compact::Source<'_>,
-        planes: [&mut [f32]; sweep::MOST_PLANES],
+        planes: [&mut [f32]; MOST_PLANES],
     ) -> u32 {
         let [a, b, c] = planes;
         dispatch!(self, sweep_compact(rule, param, source, a, b, c))

@@ -18,7 +18,9 @@ mod isa;
 pub(crate) mod narrow;
 // The tests call everything in it; the rest of the crate does not yet.
 pub(crate) mod reduce;
+mod rule;
 mod sweep;
 
 pub use isa::InstructionSet;
-pub(crate) use sweep::{MOST_PLANES, Planes, Rule, Sweep};
+pub(crate) use rule::{MOST_PLANES, Rule};
+pub(crate) use sweep::{Planes, Sweep};

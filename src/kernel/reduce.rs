@@ -5,7 +5,7 @@
 //! over all leaves of the tensor ([`TreeSum`]).
 
 use super::InstructionSet;
-use super::sweep::{EXPONENT, Rule};
+use super::rule::{EXPONENT, Rule};
 
 /// Elements in a leaf; only the last leaf of a tensor may have fewer.
 pub(crate) const LEAF_LEN: usize = 1024;

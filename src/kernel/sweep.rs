@@ -2,26 +2,7 @@
 
 use super::InstructionSet;
 use super::narrow::compact::Compact;
-
-/// The most state planes that a rule may have.
-pub(crate) const MOST_PLANES: usize = 3;
-
-/// What an update rule does to one element with `N` state planes; the scalars of the step stand in `self`.
-pub(crate) trait Rule<const N: usize>: Copy {
-    /// Returns the new parameter and state of an element whose gradient is `g`.
-    fn element(self, p: f32, g: f32, state: [f32; N]) -> (f32, [f32; N]);
-}
-
-/// A rule with its gradient negated first, for `maximize`.
-#[derive(Clone, Copy)]
-struct Negated<R>(R);
-
-impl<R: Rule<N>, const N: usize> Rule<N> for Negated<R> {
-    #[inline(always)]
-    fn element(self, p: f32, g: f32, state: [f32; N]) -> (f32, [f32; N]) {
-        self.0.element(p, -g, state)
-    }
-}
+use super::rule::{EXPONENT, MOST_PLANES, Negated, Rule};
 
 /// The planes of one run of elements, and how a rule runs over them.
 pub(crate) struct Sweep<'a, 'b> {
@@ -75,9 +56,6 @@ impl Sweep<'_, '_> {
         non_finite
     }
 }
-
-/// The exponent of an f32: all ones in NaN and infinities.
-pub(super) const EXPONENT: u32 = 0x7f80_0000;
 
 /// The most elements of one loop, which counts in 32 bits.
 const PART_LEN: usize = 1 << 24;

@@ -12,7 +12,7 @@ import environment
 from check import check
 from programs import (
     BASELINE_DISK_BYTES, BASELINES, DISK_BYTES, OURS,
-    Cgroup, Died, Program, build_ours, command, count,
+    Cgroup, Died, Program, build_baselines, build_ours, command, count,
 )
 
 
@@ -183,6 +183,7 @@ def row(args, name, program, pairs):
 def main():
     args = arguments()
     executable = build_ours()
+    build_baselines(args.only)
     with tempfile.TemporaryDirectory(prefix="paramstore-compare-", dir=args.dir) as root:
         if args.check:
             raise SystemExit(check(args, executable, Path(root)))

@@ -14,7 +14,7 @@ import numpy
 
 import environment
 from baseline import BETA1, BETA2, FIRST_VALUE, LR, PLANES, STATE_BYTES, WEIGHT_DECAY, chunk_elements, gradient
-from programs import BASELINES, DISK_BYTES, OURS, Died, Program, build_ours, command, count
+from programs import BASELINES, DISK_BYTES, OURS, Died, Program, build_baselines, build_ours, command, count
 
 STEPS_BEFORE_KILL = 3
 FULL_DISK_STEPS = 3
@@ -270,6 +270,7 @@ def make(folder):
 def main():
     args = arguments()
     executable = build_ours()
+    build_baselines(args.only)
     subjects = [Subject(name, args, executable) for name in args.only]
     with tempfile.TemporaryDirectory(prefix="paramstore-faults-", dir=args.dir) as root:
         results = {"kill": kills(subjects, args, Path(root))}

@@ -5,7 +5,8 @@
 
 use crate::kernel::narrow::{self, Conversion, compact, q8};
 use crate::kernel::reduce;
-use crate::kernel::sweep::{self, Rule};
+use crate::kernel::rule::Rule;
+use crate::kernel::sweep;
 
 #[inline(never)]
 pub(in crate::kernel) fn sweep<R: Rule<N>, const N: usize>(

@@ -10,7 +10,8 @@
 
 use crate::kernel::narrow::{self, Conversion, compact};
 use crate::kernel::reduce;
-use crate::kernel::sweep::{self, Rule};
+use crate::kernel::rule::Rule;
+use crate::kernel::sweep;
 
 /// Defines the proof that a CPU has some features, and the shells compiled with them.
 macro_rules! shells {

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::q8::SIGNED;
 use super::{CHUNK_LEN, Half, Lane, Q8_BLOCK, Rounding, half};
-use crate::kernel::sweep::{EXPONENT, Rule};
-use crate::kernel::{InstructionSet, MOST_PLANES};
+use crate::kernel::InstructionSet;
+use crate::kernel::rule::{EXPONENT, MOST_PLANES, Rule};
 
 /// The planes of one run of elements.
 #[derive(Debug)]

@@ -158,6 +158,9 @@ impl Bench<'_> {
         }
         let first = usize::try_from(self.arguments.warm_up).unwrap_or(0);
         let peak_rss_bytes = machine::peak_rss_bytes();
+        let (after, log_bytes) = (self.usage(), self.store.row_log_bytes());
+        // What the best possible is told from takes memory, which the store need not have beside it.
+        drop(self.store);
         Ok(Measured {
             rounds,
             // A table that fits was there before the first batch.
@@ -166,8 +169,8 @@ impl Bench<'_> {
             } else {
                 min_hit_rate(&self.trace, first, usize::try_from(usage.memory_rows).unwrap_or(0))
             },
-            usage: self.usage(),
-            log_bytes: self.store.row_log_bytes(),
+            usage: after,
+            log_bytes,
             fill_s,
             peak_rss_bytes,
         })
