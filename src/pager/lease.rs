@@ -232,14 +232,23 @@ impl State {
         if self.frames.totals().ahead_bytes + to_u64(bytes) > self.pool.streaming_bytes() / 2 {
             return Ok(false);
         }
-        match self.pool.take(bytes)? {
+        match self.take_frame(bytes)? {
             Some(buffer) => self.start_read(key, buffer).map(|()| true),
             None => Ok(false),
         }
     }
 
+    /// Free memory for a frame. Where all blocks stay in memory each has its own size, or they would not.
+    fn take_frame(&mut self, bytes: usize) -> Result<Option<Buffer>> {
+        let larger = if self.is_whole() { None } else { self.pool.take_larger(bytes) };
+        larger.map_or_else(|| self.pool.take(bytes), |buffer| Ok(Some(buffer)))
+    }
+
     fn try_frame(&mut self, key: Key, stuck: bool) -> Result<Attempt<Buffer>> {
         let bytes = self.place(key)?.padded;
+        if let Some(buffer) = self.take_frame(bytes)? {
+            return Ok(Attempt::Done(buffer));
+        }
         let directory = Arc::clone(&self.directory);
         self.try_memory(bytes, stuck, || crate::layout::describe_block(&directory, key.block, key.plane))
     }

@@ -168,6 +168,11 @@ impl Pager {
         self.queue.is_in_place()
     }
 
+    /// Whether the budget has room for all blocks.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.lock().is_whole()
+    }
+
     /// Bytes of gradients that may wait for their update; 0 where the budget has no room for that, or where all is done
     /// in the caller's thread.
     pub(crate) fn gradient_bytes(&self) -> u64 {

@@ -1,12 +1,13 @@
 //! The memory of the pager: a fixed number of bytes, handed out in a few sizes and taken back.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
 use crate::storage::Buffer;
-use crate::units::to_u64;
+use crate::units::{to_u64, to_usize};
 
 /// Size of the memory that holds `bytes`: at most an eighth more, so that few sizes are in use.
 pub(super) fn class_of(bytes: usize) -> usize {
@@ -113,6 +114,21 @@ impl Pool {
         Ok(Some(buffer))
     }
 
+    /// A free buffer of up to four times the size, where one of its own would take the memory of others and there is plenty: what a
+    /// shorter block at the end of a tensor needs is not worth new memory from the system, twice.
+    pub(super) fn take_larger(&mut self, bytes: usize) -> Option<Buffer> {
+        let class = class_of(bytes);
+        let has_own = self.free.get(&class).is_some_and(|list| !list.is_empty());
+        if has_own || self.used_bytes() + to_u64(class) <= self.budget_bytes() {
+            return None;
+        }
+        let most = to_usize(self.streaming_bytes() / 8).min(4 * class);
+        let mut larger = self.free.range_mut((Excluded(class), Included(most.max(class))));
+        let buffer = larger.find_map(|(_, list)| list.pop())?;
+        self.free_bytes -= to_u64(buffer.len());
+        Some(buffer)
+    }
+
     /// A buffer that lies with others of its size, which become free, in a huge page, if there is plenty of room.
     fn take_with_siblings(&mut self, class: usize) -> Result<Option<Buffer>> {
         let bytes = to_u64(Buffer::siblings(class) * class);
@@ -187,6 +203,32 @@ mod tests {
         assert!(pool.take(4096).unwrap().is_none());
         drop(reservation);
         assert!(pool.take(4096).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_larger_buffer_serves_where_its_own_would_cost_others_theirs() {
+        let full = |bytes: usize| {
+            let mut pool = Pool::new(2 << 20, 4096);
+            let held: Vec<_> = std::iter::from_fn(|| pool.take(bytes).unwrap()).collect();
+            assert!(pool.take_larger(12 << 10).is_none(), "nothing is free");
+            for buffer in held {
+                pool.put(buffer);
+            }
+            pool
+        };
+        let mut pool = full(32 << 10);
+        assert!(pool.take_larger(32 << 10).is_none(), "its own are free");
+        assert!(pool.take_larger(4 << 10).is_none(), "more than four times the size");
+        let larger = pool.take_larger(12 << 10).unwrap();
+        assert_eq!((larger.len(), pool.used_bytes()), (32 << 10, 2 << 20));
+        assert_eq!(pool.available_bytes(), (2 << 20) - (32 << 10));
+        pool.put(larger);
+        assert_eq!(pool.available_bytes(), 2 << 20);
+        assert!(full(256 << 10).take_larger(200 << 10).is_none(), "a large part of what is streamed through");
+        let mut pool = Pool::new(2 << 20, 4096);
+        let one = pool.take(16 << 10).unwrap().unwrap();
+        pool.put(one);
+        assert!(pool.take_larger(12 << 10).is_none(), "there is room for one of its own");
     }
 
     #[test]

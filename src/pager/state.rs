@@ -171,10 +171,15 @@ impl State {
         self.writes > 0
     }
 
+    /// Whether the budget has room for all blocks.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole_bytes <= self.pool.budget_bytes()
+    }
+
     /// Whether hot frames take memory that blocks on their way need.
     pub(super) fn is_too_hot(&self) -> bool {
         let budget = self.pool.budget_bytes();
-        self.whole_bytes > budget && self.frames.totals().hot_bytes + self.pool.streaming_bytes() > budget
+        !self.is_whole() && self.frames.totals().hot_bytes + self.pool.streaming_bytes() > budget
     }
 
     /// Whether a frame that has just been changed is what the next commit will need of it.

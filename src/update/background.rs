@@ -9,13 +9,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use super::waiting::WaitingMemory;
 use super::{BATCH, Engine, Gradient, Update, slice_of};
 use crate::error::{Error, Result};
 use crate::format::elements::{as_f32, as_f32_mut};
 use crate::layout::{Piece, pieces};
 use crate::pager::{Waiter, elapsed_ns};
 use crate::storage::Buffer;
-use crate::units::to_u64;
+use crate::units::to_usize;
 
 /// A queue of updates and the thread that makes them; the thread starts with the first one.
 pub(crate) struct Background {
@@ -36,8 +37,9 @@ struct State {
     queued: VecDeque<Queued>,
     /// The tensor that is being updated.
     running: Option<usize>,
-    /// Bytes of memory of gradients that wait or are being used.
-    gradient_bytes: u64,
+    memory: WaitingMemory,
+    /// Whether somebody waits until there is memory for another gradient.
+    is_wanted: bool,
     non_finite: u64,
     error: Option<Error>,
     is_closing: bool,
@@ -96,17 +98,34 @@ impl Background {
             self.wait_idle()?;
             return update.run(&self.engine, Gradient::Given(values), Waiter::Caller);
         }
-        self.wait_until(|state| state.gradient_bytes + bytes <= capacity || state.error.is_some());
+        self.shared.lock().is_wanted = true;
+        self.wait_until(|state| state.memory.used_bytes() + bytes <= capacity || state.error.is_some());
+        self.shared.lock().is_wanted = false;
         self.check()?;
-        let mut memory = self.engine.pager.take_memory(4 * values.len())?;
+        let mut memory = self.memory(bytes, capacity)?;
         as_f32_mut(memory.get_mut(..4 * values.len()).unwrap_or_default()).copy_from_slice(values);
-        self.start()?;
+        if let Err(error) = self.start() {
+            self.engine.pager.give_memory(memory);
+            return Err(error);
+        }
         let mut state = self.shared.lock();
-        state.gradient_bytes += bytes;
+        state.memory.begin(&memory);
         state.queued.push_back(Queued { update, gradient: memory, elements: values.len() });
         drop(state);
         self.shared.moved.notify_all();
         Ok(0)
+    }
+
+    /// Memory for a gradient that there is room for.
+    fn memory(&self, bytes: u64, capacity: u64) -> Result<Buffer> {
+        let mut state = self.shared.lock();
+        if let Some(buffer) = state.memory.take_spare(bytes) {
+            return Ok(buffer);
+        }
+        let gone = state.memory.make_room(bytes, capacity);
+        drop(state);
+        self.shared.give_back(&self.engine, gone);
+        self.engine.pager.take_memory(to_usize(bytes))
     }
 
     fn start(&mut self) -> Result<()> {
@@ -148,9 +167,10 @@ impl Background {
     /// Forgets what has not begun, and waits for what has.
     pub(crate) fn cancel(&self) {
         let mut state = self.shared.lock();
-        let dropped = state.drop_queued();
+        state.drop_queued();
+        let spare = state.memory.take_all_spare();
         drop(state);
-        self.shared.give_back(&self.engine, dropped);
+        self.shared.give_back(&self.engine, spare);
         self.wait_until(|state| state.running.is_none());
         let mut state = self.shared.lock();
         state.non_finite = 0;
@@ -212,36 +232,37 @@ impl Shared {
     /// Gives the memory of a gradient back and takes note of what became of its update. After a failure nothing that
     /// waits is begun: the step has failed.
     fn end(&self, engine: &Engine, queued: Queued, result: Result<u64>) {
-        let memory_bytes = to_u64(queued.gradient.len());
-        engine.pager.give_memory(queued.gradient);
+        let is_whole = engine.pager.is_whole();
         let mut state = self.lock();
-        state.gradient_bytes -= memory_bytes;
+        state.memory.end(queued.gradient);
         state.running = None;
-        let mut dropped = VecDeque::new();
         match result {
             Ok(non_finite) => state.non_finite += non_finite,
             Err(error) => {
                 state.error.get_or_insert(error);
-                dropped = state.drop_queued();
+                state.drop_queued();
             }
         }
+        // Where everything fits, all memory is for blocks in the end.
+        let keeps = (state.is_wanted || !state.queued.is_empty()) && !is_whole;
+        let spare = if keeps { Vec::new() } else { state.memory.take_all_spare() };
         drop(state);
-        self.give_back(engine, dropped);
+        self.give_back(engine, spare);
     }
 
-    fn give_back(&self, engine: &Engine, dropped: VecDeque<Queued>) {
-        for queued in dropped {
-            engine.pager.give_memory(queued.gradient);
+    fn give_back(&self, engine: &Engine, spare: Vec<Buffer>) {
+        for buffer in spare {
+            engine.pager.give_memory(buffer);
         }
         self.moved.notify_all();
     }
 }
 
 impl State {
-    fn drop_queued(&mut self) -> VecDeque<Queued> {
-        let dropped = std::mem::take(&mut self.queued);
-        self.gradient_bytes -= dropped.iter().map(|queued| to_u64(queued.gradient.len())).sum::<u64>();
-        dropped
+    fn drop_queued(&mut self) {
+        for queued in std::mem::take(&mut self.queued) {
+            self.memory.end(queued.gradient);
+        }
     }
 }
 

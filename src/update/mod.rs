@@ -4,6 +4,7 @@ mod background;
 mod records;
 mod rows;
 mod spans;
+mod waiting;
 
 use std::ops::Range;
 use std::sync::Arc;
