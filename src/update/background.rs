@@ -18,6 +18,10 @@ use crate::pager::{Waiter, elapsed_ns};
 use crate::storage::Buffer;
 use crate::units::to_usize;
 
+/// Elements up to which far blocks are queued together. A larger gradient waits block by block, in memory of the size that a
+/// block in f32 has: of another size, each step would take the memory of blocks for it and give it back.
+const QUEUED_TOGETHER: u64 = 16 << 10;
+
 /// A queue of updates and the thread that makes them; the thread starts with the first one.
 pub(crate) struct Background {
     engine: Engine,
@@ -61,7 +65,6 @@ impl Background {
     pub(crate) fn give(&mut self, update: &Update, gradient: &[f32]) -> Result<u64> {
         let directory = Arc::clone(self.engine.pager.directory());
         let capacity = self.engine.pager.gradient_bytes();
-        let queued_max = (capacity / 8).max(1);
         let mut left = pieces(&directory, update.tensor, update.range.clone()).peekable();
         let mut non_finite = 0;
         while let Some(first) = left.next() {
@@ -70,7 +73,7 @@ impl Background {
             // What is near goes together: to call up the threads for one block takes a tenth of its update.
             for _ in 1..BATCH {
                 let goes_along = |next: &Piece| {
-                    let fits = is_near || next.of_tensor.end - part.start <= queued_max;
+                    let fits = is_near || next.of_tensor.end - part.start <= QUEUED_TOGETHER;
                     fits && self.is_near(update, &next.of_tensor) == is_near
                 };
                 let Some(next) = left.next_if(goes_along) else { break };
