@@ -240,28 +240,36 @@ impl State {
 
     /// Free memory for a frame. Where all blocks stay in memory each has its own size, or they would not.
     fn take_frame(&mut self, bytes: usize) -> Result<Option<Buffer>> {
-        let larger = if self.is_whole() { None } else { self.pool.take_larger(bytes) };
-        larger.map_or_else(|| self.pool.take(bytes), |buffer| Ok(Some(buffer)))
+        if self.is_whole() { self.pool.take(bytes) } else { self.pool.take_or_larger(bytes) }
     }
 
     fn try_frame(&mut self, key: Key, stuck: bool) -> Result<Attempt<Buffer>> {
         let bytes = self.place(key)?.padded;
-        if let Some(buffer) = self.take_frame(bytes)? {
-            return Ok(Attempt::Done(buffer));
-        }
         let directory = Arc::clone(&self.directory);
-        self.try_memory(bytes, stuck, || crate::layout::describe_block(&directory, key.block, key.plane))
+        let what = || crate::layout::describe_block(&directory, key.block, key.plane);
+        self.try_take(bytes, stuck, Self::take_frame, what)
     }
 
-    /// Memory for `what`: free memory, or that of writes under way, or that of the frame least needed.
+    /// Memory for `what` that is no frame.
     pub(super) fn try_memory(
         &mut self,
         bytes: usize,
         stuck: bool,
         what: impl Fn() -> String,
     ) -> Result<Attempt<Buffer>> {
+        self.try_take(bytes, stuck, |state, bytes| state.pool.take(bytes), what)
+    }
+
+    /// Memory for `what` by `take`: free memory, or that of writes under way, or that of the frame least needed.
+    fn try_take(
+        &mut self,
+        bytes: usize,
+        stuck: bool,
+        take: impl Fn(&mut Self, usize) -> Result<Option<Buffer>>,
+        what: impl Fn() -> String,
+    ) -> Result<Attempt<Buffer>> {
         loop {
-            if let Some(buffer) = self.pool.take(bytes)? {
+            if let Some(buffer) = take(self, bytes)? {
                 return Ok(Attempt::Done(buffer));
             }
             match self.try_room(stuck)? {

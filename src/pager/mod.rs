@@ -176,7 +176,7 @@ impl Pager {
     /// Bytes of gradients that may wait for their update; 0 where the budget has no room for that, or where all is done
     /// in the caller's thread.
     pub(crate) fn gradient_bytes(&self) -> u64 {
-        if self.queue.is_in_place() {
+        if self.is_in_place() {
             return 0;
         }
         let streaming = self.lock().streaming_bytes();

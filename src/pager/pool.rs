@@ -1,7 +1,7 @@
 //! The memory of the pager: a fixed number of bytes, handed out in a few sizes and taken back.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Included};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,12 +97,28 @@ impl Pool {
     /// A buffer of at least `bytes`, or `None` if the budget has no room.
     pub(super) fn take(&mut self, bytes: usize) -> Result<Option<Buffer>> {
         let class = class_of(bytes);
-        if let Some(list) = self.free.get_mut(&class)
-            && let Some(buffer) = list.pop()
-        {
-            self.free_bytes -= to_u64(class);
-            return Ok(Some(buffer));
-        }
+        self.pop(class..=class).map_or_else(|| self.take_new(class), |buffer| Ok(Some(buffer)))
+    }
+
+    /// As [`take`](Self::take), but a free buffer of up to four times the size where one of its own would take the memory of others
+    /// and there is plenty: what a shorter block at the end of a tensor needs is not worth new memory from the system, twice.
+    pub(super) fn take_or_larger(&mut self, bytes: usize) -> Result<Option<Buffer>> {
+        let class = class_of(bytes);
+        let has_room = self.used_bytes() + to_u64(class) <= self.budget_bytes();
+        let most = if has_room { class } else { to_usize(self.streaming_bytes() / 8).min(4 * class) };
+        let free = self.pop(class..=most.max(class));
+        free.map_or_else(|| self.take_new(class), |buffer| Ok(Some(buffer)))
+    }
+
+    /// The smallest free buffer of these sizes.
+    fn pop(&mut self, classes: RangeInclusive<usize>) -> Option<Buffer> {
+        let buffer = self.free.range_mut(classes).find_map(|(_, list)| list.pop())?;
+        self.free_bytes -= to_u64(buffer.len());
+        Some(buffer)
+    }
+
+    /// New memory from the system.
+    fn take_new(&mut self, class: usize) -> Result<Option<Buffer>> {
         if let Some(buffer) = self.take_with_siblings(class)? {
             return Ok(Some(buffer));
         }
@@ -112,21 +128,6 @@ impl Pool {
         let buffer = Buffer::new(class)?;
         self.used.fetch_add(to_u64(class), Ordering::Relaxed);
         Ok(Some(buffer))
-    }
-
-    /// A free buffer of up to four times the size, where one of its own would take the memory of others and there is plenty: what a
-    /// shorter block at the end of a tensor needs is not worth new memory from the system, twice.
-    pub(super) fn take_larger(&mut self, bytes: usize) -> Option<Buffer> {
-        let class = class_of(bytes);
-        let has_own = self.free.get(&class).is_some_and(|list| !list.is_empty());
-        if has_own || self.used_bytes() + to_u64(class) <= self.budget_bytes() {
-            return None;
-        }
-        let most = to_usize(self.streaming_bytes() / 8).min(4 * class);
-        let mut larger = self.free.range_mut((Excluded(class), Included(most.max(class))));
-        let buffer = larger.find_map(|(_, list)| list.pop())?;
-        self.free_bytes -= to_u64(buffer.len());
-        Some(buffer)
     }
 
     /// A buffer that lies with others of its size, which become free, in a huge page, if there is plenty of room.
@@ -207,28 +208,24 @@ mod tests {
 
     #[test]
     fn a_larger_buffer_serves_where_its_own_would_cost_others_theirs() {
-        let full = |bytes: usize| {
-            let mut pool = Pool::new(2 << 20, 4096);
-            let held: Vec<_> = std::iter::from_fn(|| pool.take(bytes).unwrap()).collect();
-            assert!(pool.take_larger(12 << 10).is_none(), "nothing is free");
+        const BUDGET: u64 = 2 << 20;
+        let free = |bytes: usize, count: usize| {
+            let mut pool = Pool::new(BUDGET, 4096);
+            let held: Vec<_> = (0..count).map(|_| pool.take(bytes).unwrap().unwrap()).collect();
             for buffer in held {
                 pool.put(buffer);
             }
             pool
         };
-        let mut pool = full(32 << 10);
-        assert!(pool.take_larger(32 << 10).is_none(), "its own are free");
-        assert!(pool.take_larger(4 << 10).is_none(), "more than four times the size");
-        let larger = pool.take_larger(12 << 10).unwrap();
-        assert_eq!((larger.len(), pool.used_bytes()), (32 << 10, 2 << 20));
-        assert_eq!(pool.available_bytes(), (2 << 20) - (32 << 10));
-        pool.put(larger);
-        assert_eq!(pool.available_bytes(), 2 << 20);
-        assert!(full(256 << 10).take_larger(200 << 10).is_none(), "a large part of what is streamed through");
-        let mut pool = Pool::new(2 << 20, 4096);
-        let one = pool.take(16 << 10).unwrap().unwrap();
-        pool.put(one);
-        assert!(pool.take_larger(12 << 10).is_none(), "there is room for one of its own");
+        let len = |pool: &mut Pool, bytes| pool.take_or_larger(bytes).unwrap().unwrap().len();
+        let mut full = free(32 << 10, 64);
+        assert_eq!(len(&mut full, 12 << 10), 32 << 10);
+        assert_eq!((full.used_bytes(), full.available_bytes()), (BUDGET, BUDGET - (32 << 10)));
+        assert_eq!(len(&mut full, 32 << 10), 32 << 10);
+        assert_eq!(len(&mut full, 4 << 10), 4 << 10, "32 KiB are more than four times the size");
+        let mut large = free(256 << 10, 8);
+        assert_eq!(len(&mut large, 200 << 10), 224 << 10, "a large part of what is streamed through");
+        assert_eq!(len(&mut free(32 << 10, 1), 12 << 10), 12 << 10, "there is room for one of its own");
     }
 
     #[test]

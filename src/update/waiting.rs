@@ -10,7 +10,6 @@ use crate::units::to_u64;
 pub(super) struct WaitingMemory {
     used_bytes: u64,
     spare: Vec<Buffer>,
-    spare_bytes: u64,
 }
 
 impl WaitingMemory {
@@ -23,21 +22,18 @@ impl WaitingMemory {
     pub(super) fn take_spare(&mut self, bytes: u64) -> Option<Buffer> {
         let large_enough = self.spare.iter().enumerate().filter(|(_, buffer)| to_u64(buffer.len()) >= bytes);
         let (at, _) = large_enough.min_by_key(|(_, buffer)| buffer.len())?;
-        let buffer = self.spare.swap_remove(at);
-        self.spare_bytes -= to_u64(buffer.len());
-        Some(buffer)
+        Some(self.spare.swap_remove(at))
     }
 
     /// Takes out what has to go so that `bytes` more stay below `most`.
     pub(super) fn make_room(&mut self, bytes: u64, most: u64) -> Vec<Buffer> {
-        let mut gone = Vec::new();
-        while self.used_bytes + self.spare_bytes + bytes > most
-            && let Some(buffer) = self.spare.pop()
-        {
-            self.spare_bytes -= to_u64(buffer.len());
-            gone.push(buffer);
-        }
-        gone
+        let mut all = self.used_bytes + bytes;
+        let fits = |buffer: &&Buffer| {
+            all += to_u64(buffer.len());
+            all <= most
+        };
+        let stay = self.spare.iter().take_while(fits).count();
+        self.spare.split_off(stay)
     }
 
     /// A gradient waits in `buffer` from now on.
@@ -48,13 +44,11 @@ impl WaitingMemory {
     /// The gradient in `buffer` is needed no more.
     pub(super) fn end(&mut self, buffer: Buffer) {
         self.used_bytes -= to_u64(buffer.len());
-        self.spare_bytes += to_u64(buffer.len());
         self.spare.push(buffer);
     }
 
     /// All that is not used.
     pub(super) fn take_all_spare(&mut self) -> Vec<Buffer> {
-        self.spare_bytes = 0;
         std::mem::take(&mut self.spare)
     }
 }
@@ -81,7 +75,7 @@ mod tests {
         assert!(memory.take_spare(13 * 4096).is_none());
         assert!(memory.make_room(4096, 25 * 4096).is_empty(), "all of it together is enough");
         let gone: Vec<_> = memory.make_room(13 * 4096, 25 * 4096).iter().map(|buffer| buffer.len()).collect();
-        assert_eq!(gone, [4 * 4096, 12 * 4096], "what is used stays");
+        assert_eq!(gone, [12 * 4096, 4 * 4096], "what is used stays");
         memory.end(taken);
         assert_eq!((memory.take_all_spare().len(), memory.take_all_spare().len()), (1, 0));
         assert!(memory.make_room(1, 0).is_empty());
