@@ -386,8 +386,9 @@ impl ParamStore {
     ///
     /// Rows of the batch that follows are read while the caller goes on. Rows that no known batch needs are given up before
     /// those that one does, and of the latter the ones that are needed last, which is the best that can be done (Belady,
-    /// 1966): the more batches are known, the fewer rows have to be read. What is known takes a 48th of the memory for rows (at
-    /// 1 GiB, 40 batches of 26,000 distinct rows); of a batch that does not fit, the rows in memory are marked.
+    /// 1966): the more batches are known, the fewer rows have to be read. When each row is needed next is known of as many
+    /// batches as a 48th of the memory for rows holds (at 1 GiB, 30 batches of 26,000 distinct rows); those behind them wait,
+    /// a byte or two a row, until there is room. Of a batch for which even that is too much, the rows in memory are marked.
     /// Nothing waits; unknown names, batches with an unknown row, and errors are left to the call itself.
     ///
     /// ```

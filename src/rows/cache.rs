@@ -219,8 +219,15 @@ impl Cache {
         }
     }
 
+    /// Says that a batch will need rows, of which some are in memory.
+    pub(super) fn expect_all(&mut self, rows: &[u64], batch: u32) {
+        for &row in rows {
+            self.expect(row, batch);
+        }
+    }
+
     /// Says that a batch will need a row; true if it is in memory.
-    pub(super) fn expect(&mut self, row: u64, batch: u32) -> bool {
+    fn expect(&mut self, row: u64, batch: u32) -> bool {
         let now = self.now;
         let found = self.find(row).and_then(|at| self.slots.get_mut(to_usize(at.into())));
         found.map(|slot| slot.next = if slot.next > now { slot.next.min(batch) } else { batch }).is_some()
@@ -495,13 +502,15 @@ mod tests {
                 for ahead in new.filter(|ahead| *ahead > 0) {
                     let Some(rows) = batches.get(at + ahead) else { continue };
                     if let Announced::As(number) = window.announce(rows, to_u64(ahead).try_into().unwrap()) {
-                        for &row in rows {
-                            cache.expect(row, number);
-                        }
+                        cache.expect_all(rows, number);
                     }
                 }
-                let next = window.at_hand(batch).map(<[u32]>::to_vec);
+                let is_known = window.at_hand(batch);
                 cache.set_now(window.now());
+                while let Some((number, rows)) = window.link() {
+                    cache.expect_all(&rows, number);
+                }
+                let next = is_known.then(|| window.next_uses().to_vec());
                 cache.begin();
                 let missing: Vec<u64> =
                     batch.iter().copied().filter(|&row| cache.touch(row).is_none()).collect();

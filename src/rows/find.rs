@@ -66,16 +66,16 @@ impl State {
     pub(super) fn read_following(&mut self, pager: &Pager, table: usize) -> Result<()> {
         let Some(of) = self.tables.get_mut(table) else { return Ok(()) };
         let Some(rows) = of.window.take_following() else { return Ok(()) };
-        let missing = rows.iter().copied().filter(|&row| of.cache.find(row).is_none()).collect();
-        self.read_ahead(pager, table, missing)
+        self.read_ahead(pager, table, &rows)
     }
 
-    /// Begins to read distinct rows, ascending, that are not in memory.
-    pub(super) fn read_ahead(&mut self, pager: &Pager, table: usize, mut missing: Vec<u64>) -> Result<()> {
+    /// Begins to read those of distinct rows, ascending, that are not in memory.
+    pub(super) fn read_ahead(&mut self, pager: &Pager, table: usize, rows: &[u64]) -> Result<()> {
         let (Some(ahead), Some(of)) = (&mut self.ahead, self.tables.get_mut(table)) else { return Ok(()) };
         let record_bytes = of.spec.records.bytes();
         let room = ahead.room(table, record_bytes);
-        missing.retain(|&row| !ahead.is_pending(table, row));
+        let is_missing = |row: &u64| of.cache.find(*row).is_none() && !ahead.is_pending(table, *row);
+        let missing: Vec<u64> = rows.iter().copied().filter(is_missing).collect();
         if missing.is_empty() || room == 0 {
             return Ok(());
         }

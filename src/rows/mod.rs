@@ -18,6 +18,7 @@ mod fold;
 mod hashed;
 mod index;
 mod log;
+mod packed;
 mod places;
 mod shares;
 mod visit;
@@ -228,12 +229,15 @@ impl Rows {
         let mut state = self.lock();
         let number = state.table_of(tensor)?;
         let Some(table) = state.tables.get_mut(number) else { return Ok(()) };
-        if let Announced::As(batch) = table.window.announce(rows, ahead) {
-            for &row in rows {
-                table.cache.expect(row, batch);
-            }
+        let announced = table.window.announce(rows, ahead);
+        if let Announced::As(batch) | Announced::Unkept(batch) = announced {
+            table.cache.expect_all(rows, batch);
         }
-        if ahead > 1 { Ok(()) } else { state.read_following(&self.pager, number) }
+        match announced {
+            _ if ahead > 1 => Ok(()),
+            Announced::Unkept(_) => state.read_ahead(&self.pager, number, rows),
+            Announced::As(_) | Announced::Known => state.read_following(&self.pager, number),
+        }
     }
 
     /// What each table takes.
@@ -406,9 +410,13 @@ impl State {
 impl Table {
     /// Says which rows a call asks for; returns the batches that need them next, if any is known.
     fn at_hand(&mut self, rows: &[u64]) -> Option<Vec<u32>> {
-        let next = self.window.at_hand(rows).map(<[u32]>::to_vec);
+        let is_known = self.window.at_hand(rows);
         self.cache.set_now(self.window.now());
-        next
+        while let Some((batch, rows)) = self.window.link() {
+            // Those that have come while it waited know of no use.
+            self.cache.expect_all(&rows, batch);
+        }
+        is_known.then(|| self.window.next_uses().to_vec())
     }
 
     /// Where a row stands in the log.
