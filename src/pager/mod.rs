@@ -64,7 +64,8 @@ pub enum IoPath {
     Auto,
     /// Past the page cache (`O_DIRECT`).
     Direct,
-    /// Reads through memory maps; writes past the page cache where the file system can.
+    /// Reads through memory maps; writes past the page cache where the file system can. Blocks on their way take up to 128 MiB
+    /// of the memory budget, half of it at most, and the page cache what it finds beside the budget.
     Mapped,
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(super) pool: Pool,
     pub(super) queue: Arc<Queue<Completion>>,
     pub(super) path: IoPath,
+    /// Whether blocks are read through maps.
+    pub(super) is_mapped: bool,
     /// Blocks whose scratch plane was written out in this step, with the checksum of it.
     pub(super) scratch: HashMap<BlockIndex, u32>,
     /// Reads that failed, told to whoever leases the block.
@@ -82,6 +84,7 @@ impl State {
             pool: Pool::new(settings.budget_bytes, super::block_bytes_max(&directory)),
             queue,
             path: settings.path,
+            is_mapped: settings.path == IoPath::Mapped,
             scratch: HashMap::new(),
             failed: HashMap::new(),
             checked: Checked::default(),
@@ -154,8 +157,16 @@ impl State {
         matches!(self.frames.get(key), Some(Frame::Ready { .. }))
     }
 
+    /// Bytes of the budget that blocks on their way may take: more than they need where they are read through maps, for a block
+    /// that is read into the page cache and copied from there is on its way for longer.
     pub(super) fn streaming_bytes(&self) -> u64 {
-        self.pool.streaming_bytes()
+        const ENOUGH_BYTES_MAPPED: u64 = 128 << 20;
+        let needed = self.pool.streaming_bytes();
+        if self.is_mapped {
+            needed.max(ENOUGH_BYTES_MAPPED.min(self.pool.budget_bytes() / 2))
+        } else {
+            needed
+        }
     }
 
     pub(super) fn put_memory(&mut self, buffer: Buffer) {
@@ -179,7 +190,7 @@ impl State {
     /// Whether hot frames take memory that blocks on their way need.
     pub(super) fn is_too_hot(&self) -> bool {
         let budget = self.pool.budget_bytes();
-        !self.is_whole() && self.frames.totals().hot_bytes + self.pool.streaming_bytes() > budget
+        !self.is_whole() && self.frames.totals().hot_bytes + self.streaming_bytes() > budget
     }
 
     /// Whether a frame that has just been changed is what the next commit will need of it.

@@ -128,6 +128,7 @@ impl State {
         if self.path == IoPath::Auto && !file.is_direct() {
             file = self.store.segment(segment, home, Caching::Cached)?;
             path = ReadPath::Mapped;
+            self.is_mapped = true;
         }
         Ok(Source::File { file, offset, path, check })
     }
