@@ -122,7 +122,6 @@ mod linux {
     use crate::error::{Error, Result};
     use crate::storage::buffer::HUGE_PAGE_BYTES;
     use crate::storage::{Mapped, check};
-    use crate::units::{to_u64, to_usize};
 
     struct FileMap(Mmap);
 
@@ -166,7 +165,8 @@ mod linux {
     /// The part of a range of a file that whole huge pages can hold: of fewer bytes, the page cache would read more than is asked
     /// for.
     fn huge_pages(offset: u64, len_bytes: usize) -> Range<usize> {
-        let before = to_usize(offset.next_multiple_of(to_u64(HUGE_PAGE_BYTES)) - offset).min(len_bytes);
+        let before = offset.wrapping_neg() % HUGE_PAGE_BYTES as u64;
+        let before = usize::try_from(before).unwrap_or(len_bytes).min(len_bytes);
         before..len_bytes - (len_bytes - before) % HUGE_PAGE_BYTES
     }
 
@@ -212,7 +212,7 @@ mod linux {
 
         #[test]
         fn huge_pages_hold_nothing_that_was_not_asked_for() {
-            const MIB: u64 = 1 << 20;
+            const MIB: usize = 1 << 20;
             for (offset, len, huge) in [
                 (0, 2 * MIB, 0..2 * MIB),
                 (4 * MIB, 5 * MIB, 0..4 * MIB),
@@ -221,8 +221,7 @@ mod linux {
                 (3 * MIB, 2 * MIB, MIB..MIB),
                 (4096, 4096, 4096..4096),
             ] {
-                let huge = to_usize(huge.start)..to_usize(huge.end);
-                assert_eq!(huge_pages(offset, to_usize(len)), huge, "{len} from {offset}");
+                assert_eq!(huge_pages(offset as u64, len), huge, "{len} from {offset}");
             }
         }
 
