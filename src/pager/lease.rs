@@ -229,7 +229,7 @@ impl State {
         }
         let bytes = self.place(key)?.padded;
         // Half of the streaming memory for blocks on their way in, the other half for those on their way out.
-        if self.frames.totals().ahead_bytes + to_u64(bytes) > self.streaming_bytes() / 2 {
+        if self.frames.totals().ahead_bytes + to_u64(bytes) > self.wanted_streaming_bytes() / 2 {
             return Ok(false);
         }
         match self.take_frame(bytes)? {

@@ -180,7 +180,8 @@ impl Pager {
         if self.is_in_place() {
             return 0;
         }
-        let streaming = self.lock().streaming_bytes();
+        // What no view takes, whichever way blocks are read.
+        let streaming = self.lock().pool.streaming_bytes();
         // While gradients wait, an update has its block and a reader one plane, whatever views hold.
         let needed = self.directory.extents.iter().map(|e| block_bytes(e) + plane_bytes(e)).max();
         if streaming - streaming / 4 >= needed.unwrap_or(0) { streaming / 4 } else { 0 }
@@ -192,7 +193,7 @@ impl Pager {
         const MANY: u64 = 4;
         const RUN_BYTES: u64 = 1 << 20;
         let plane = self.directory.extents.iter().map(plane_bytes).max().unwrap_or(0);
-        let free = self.lock().streaming_bytes() / 2;
+        let free = self.lock().pool.streaming_bytes() / 2;
         let bytes =
             plane.max(RUN_BYTES.min(free / MANY / crate::format::PAGE_BYTES * crate::format::PAGE_BYTES));
         let count = (free / bytes.max(1)).clamp(1, MANY);

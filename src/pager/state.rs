@@ -157,9 +157,9 @@ impl State {
         matches!(self.frames.get(key), Some(Frame::Ready { .. }))
     }
 
-    /// Bytes of the budget that blocks on their way may take: more than they need where they are read through maps, for a block
+    /// Bytes of the budget that blocks on their way take if they can have them: more than the pool keeps for them where they are read through maps, for a block
     /// that is read into the page cache and copied from there is on its way for longer.
-    pub(super) fn streaming_bytes(&self) -> u64 {
+    pub(super) fn wanted_streaming_bytes(&self) -> u64 {
         const ENOUGH_BYTES_MAPPED: u64 = 128 << 20;
         let needed = self.pool.streaming_bytes();
         if self.is_mapped {
@@ -190,7 +190,7 @@ impl State {
     /// Whether hot frames take memory that blocks on their way need.
     pub(super) fn is_too_hot(&self) -> bool {
         let budget = self.pool.budget_bytes();
-        !self.is_whole() && self.frames.totals().hot_bytes + self.streaming_bytes() > budget
+        !self.is_whole() && self.frames.totals().hot_bytes + self.wanted_streaming_bytes() > budget
     }
 
     /// Whether a frame that has just been changed is what the next commit will need of it.
