@@ -59,13 +59,14 @@ use wait::Attempt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum IoPath {
-    /// Direct where the file system can, mapped elsewhere.
+    /// Direct where the file system can, through the page cache elsewhere.
     #[default]
     Auto,
     /// Past the page cache (`O_DIRECT`).
     Direct,
-    /// Reads through memory maps; writes past the page cache where the file system can. Blocks on their way take up to 128 MiB
-    /// of the memory budget, half of it at most, and the page cache what it finds beside the budget.
+    /// Reads through the page cache, and shows views in place in maps; writes past the page cache where the file system can.
+    /// Blocks on their way take up to 128 MiB of the memory budget, half of it at most; the page cache keeps a MiB for each I/O
+    /// thread beside the budget, and what the system reads ahead.
     Mapped,
 }
 

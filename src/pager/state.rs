@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(super) pool: Pool,
     pub(super) queue: Arc<Queue<Completion>>,
     pub(super) path: IoPath,
-    /// Whether blocks are read through maps.
+    /// Whether blocks are read through the page cache.
     pub(super) is_mapped: bool,
     /// Blocks whose scratch plane was written out in this step, with the checksum of it.
     pub(super) scratch: HashMap<BlockIndex, u32>,
@@ -157,8 +157,8 @@ impl State {
         matches!(self.frames.get(key), Some(Frame::Ready { .. }))
     }
 
-    /// Bytes of the budget that blocks on their way take if they can have them: more than the pool keeps for them where they are read through maps, for a block
-    /// that is read into the page cache and copied from there is on its way for longer.
+    /// Bytes of the budget that blocks on their way take if they can have them: more than the pool keeps for them where they are
+    /// read through the page cache, for a block that is copied from there is on its way for longer.
     pub(super) fn wanted_streaming_bytes(&self) -> u64 {
         const ENOUGH_BYTES_MAPPED: u64 = 128 << 20;
         let needed = self.pool.streaming_bytes();

@@ -44,7 +44,7 @@ pub struct Stats {
     pub row_blocks_folded: u64,
     /// Reads that went past the page cache.
     pub reads_direct: u64,
-    /// Reads through a memory map.
+    /// Reads through the page cache, of blocks in a map or into memory.
     pub reads_mapped: u64,
     /// Time spent waiting for reads.
     pub stall_read_ns: u64,

@@ -143,9 +143,8 @@ mod linux {
         // - the range lies inside the file (checked by the caller), and no code of this crate ever shortens a file;
         // - the file is a regular one in the store's own directory, opened without following links;
         // - what is mapped is not written while the map lives. A reader maps the generation that it has pinned, which
-        //   the writer leaves alone. The writer maps the newest bytes of a block, committed or not: as a view, which
-        //   borrows the store so that no block can change, or for the moment of a read, during which the pager lets
-        //   nobody else have the block. The map is read-only, so that nothing is written through it either.
+        //   the writer leaves alone. The writer maps the newest bytes of a block, committed or not, as a view, which
+        //   borrows the store so that no block can change. The map is read-only, so that nothing is written through it either.
         // What cannot be ruled out: a program that ignores the lock and writes (the bytes change under a `&[u8]`) or
         // shortens the file (SIGBUS at the next touch); and a page that was present, was evicted under memory
         // pressure, and can no longer be read from the medium (SIGBUS). The bytes are plain numbers under a
