@@ -10,7 +10,7 @@ use super::{Mapped, SECTOR_BYTES};
 use crate::error::{Error, Result};
 
 /// The size and alignment of a huge page on the machines that have them.
-pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// An area of zeroed memory that begins at a multiple of [`SECTOR_BYTES`].
 ///

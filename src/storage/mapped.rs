@@ -113,14 +113,12 @@ fn copy(file: &File, path: &Path, offset: u64, len_bytes: usize) -> Result<Box<d
 mod linux {
     use std::fs::File;
     use std::io;
-    use std::ops::Range;
     use std::path::Path;
 
     use memmap2::{Advice, Mmap, MmapOptions};
     use rustix::io::Errno;
 
     use crate::error::{Error, Result};
-    use crate::storage::buffer::HUGE_PAGE_BYTES;
     use crate::storage::{Mapped, check};
 
     struct FileMap(Mmap);
@@ -150,23 +148,12 @@ mod linux {
         // pressure, and can no longer be read from the medium (SIGBUS). The bytes are plain numbers under a
         // checksum, never lengths or pointers that are followed. Foreign files are therefore never mapped but read.
         let map = unsafe { MmapOptions::new().offset(offset).len(len_bytes).map(file) }.map_err(failed)?;
-        // A disk reads into pages of 4 KiB at half of its speed. Where the file system has no large ones, nothing is lost.
-        let huge = huge_pages(offset, len_bytes);
-        let _advised = map.advise_range(Advice::HugePage, huge.start, huge.len());
         match populate(&map) {
             Ok(()) => Ok(Some(FileMap(map))),
             Err(Errno::INVAL) => Ok(None),
             Err(Errno::FAULT | Errno::IO) => Err(failed(unreadable(file, offset, len_bytes))),
             Err(errno) => Err(failed(errno.into())),
         }
-    }
-
-    /// The part of a range of a file that whole huge pages can hold: of fewer bytes, the page cache would read more than is asked
-    /// for.
-    fn huge_pages(offset: u64, len_bytes: usize) -> Range<usize> {
-        let before = offset.wrapping_neg() % HUGE_PAGE_BYTES as u64;
-        let before = usize::try_from(before).unwrap_or(len_bytes).min(len_bytes);
-        before..len_bytes - (len_bytes - before) % HUGE_PAGE_BYTES
     }
 
     /// Makes all pages present; the kernel answers with an error where touching a page would raise a signal.
@@ -207,21 +194,6 @@ mod linux {
                 error.to_string(),
                 "cannot map segment at byte 0 (12288 bytes): the file ends at byte 4096"
             );
-        }
-
-        #[test]
-        fn huge_pages_hold_nothing_that_was_not_asked_for() {
-            const MIB: usize = 1 << 20;
-            for (offset, len, huge) in [
-                (0, 2 * MIB, 0..2 * MIB),
-                (4 * MIB, 5 * MIB, 0..4 * MIB),
-                (3 * MIB, 4 * MIB, MIB..3 * MIB),
-                (4096, 4 * MIB, 2 * MIB - 4096..4 * MIB - 4096),
-                (3 * MIB, 2 * MIB, MIB..MIB),
-                (4096, 4096, 4096..4096),
-            ] {
-                assert_eq!(huge_pages(offset as u64, len), huge, "{len} from {offset}");
-            }
         }
 
         #[test]
