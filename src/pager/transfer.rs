@@ -10,7 +10,7 @@ use crate::format::Uuid;
 use crate::format::checksum::{block_crc, crc32};
 use crate::format::directory::Dtype;
 use crate::layout::block_elements;
-use crate::storage::{Buffer, Caching, SECTOR_BYTES, Segment};
+use crate::storage::{Buffer, Caching, Segment};
 use crate::store::{Home, Written};
 use crate::units::{SlotIndex, to_u64, to_usize};
 
@@ -254,50 +254,13 @@ fn fill_buffer(
         ReadPath::Direct => {
             file.read_at(buffer.get_mut(..padded).unwrap_or_default(), *offset).map_err(ReadFailure::Io)
         }
-        ReadPath::Cached => read_cached(file.as_ref(), buffer.get_mut(..bytes).unwrap_or_default(), *offset)
-            .map_err(ReadFailure::Io),
+        ReadPath::Cached => {
+            let result = file.read_at(buffer.get_mut(..bytes).unwrap_or_default(), *offset);
+            // The page cache keeps nothing of it: a limit of memory may count it, and then blocks drive each other out.
+            file.forget(*offset, to_u64(padded));
+            result.map_err(ReadFailure::Io)
+        }
     };
     let result = result.and_then(|()| check.verify(buffer.get(..bytes).unwrap_or_default()));
     (to_u64(padded), result)
-}
-
-/// Reads through the page cache, which keeps little of it: where a limit of memory counts the page cache too, whole blocks of
-/// several threads drive each other out before they are read.
-fn read_cached(file: &dyn Segment, bytes: &mut [u8], offset: u64) -> Result<()> {
-    const AT_ONCE_BYTES: u64 = 1 << 20;
-    let whole = to_u64(bytes.len()).next_multiple_of(SECTOR_BYTES);
-    let (mut left, mut at) = (bytes, offset);
-    while !left.is_empty() {
-        // To a boundary in the file: large pages of the cache lie on such, and are given back whole or not at all.
-        let len = to_usize(AT_ONCE_BYTES - at % AT_ONCE_BYTES).min(left.len());
-        let (part, rest) = left.split_at_mut(len);
-        file.read_at(part, at)?;
-        file.forget(at, to_u64(len).next_multiple_of(SECTOR_BYTES));
-        (left, at) = (rest, at + to_u64(len));
-    }
-    // Again what lay in larger pages than the parts.
-    file.forget(offset, whole);
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::{Access, Allocation, MemoryVolume, Volume};
-
-    #[test]
-    fn what_is_read_through_the_page_cache_in_parts_is_the_range_asked_for() {
-        const LEN: usize = 3 << 20;
-        let volume = MemoryVolume::new("store");
-        volume.create("a", to_u64(LEN), Allocation::Full).unwrap();
-        let content: Vec<u8> = (0..to_u64(LEN)).map(|i| (i ^ (i >> 12)).to_le_bytes()[0]).collect();
-        volume.open("a", Access::Write, Caching::Cached).unwrap().write_at(&content, 0).unwrap();
-        let file = volume.open("a", Access::Read, Caching::Cached).unwrap();
-        for (offset, len) in [(4096, 2 << 20), (1 << 20, 1 << 20), (4096, 100), (0, LEN), (5 << 18, 1)] {
-            let mut bytes = vec![0; len];
-            read_cached(file.as_ref(), &mut bytes, to_u64(offset)).unwrap();
-            assert!(bytes == content[offset..offset + len], "{len} bytes from {offset}");
-        }
-        assert!(read_cached(file.as_ref(), &mut [0; 4097], to_u64(LEN) - 4096).is_err(), "past the end");
-    }
 }
