@@ -77,7 +77,8 @@ impl Options {
         self
     }
 
-    /// Threads that read and write blocks, 1 to 64 (default 8). Results do not depend on it. [Example](Self#example).
+    /// Threads that read and write blocks, 1 to 64 (default [`IoPath::io_threads`]: 8, or 4 through the page cache). Results do
+    /// not depend on it. [Example](Self#example).
     #[must_use]
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.io_threads = Some(threads);
@@ -144,7 +145,7 @@ impl Options {
         if self.in_place {
             return Ok(0);
         }
-        match self.io_threads.unwrap_or(8) {
+        match self.io_threads.unwrap_or_else(|| self.io_path.io_threads()) {
             threads @ 1..=64 => Ok(threads),
             threads => Err(Error::invalid("I/O threads", threads, "1 to 64")),
         }

@@ -65,9 +65,27 @@ pub enum IoPath {
     /// Past the page cache (`O_DIRECT`).
     Direct,
     /// Reads through the page cache, and shows views in place in maps; writes past the page cache where the file system can.
-    /// Blocks on their way take up to 128 MiB of the memory budget, half of it at most; the page cache keeps a MiB for each I/O
+    /// Blocks on their way take up to 128 MiB of the memory budget, half of it at most; the page cache keeps a block for each I/O
     /// thread beside the budget, and what the system reads ahead.
     Mapped,
+}
+
+impl IoPath {
+    /// Threads that read and write blocks unless [`Options::io_threads`](crate::Options::io_threads) says otherwise: 8, and
+    /// half as many where each has a block in the page cache, for which a limit of memory may leave little room.
+    ///
+    /// ```
+    /// use paramstore::IoPath;
+    ///
+    /// assert_eq!((IoPath::Auto.io_threads(), IoPath::Mapped.io_threads()), (8, 4));
+    /// ```
+    #[must_use]
+    pub fn io_threads(self) -> usize {
+        match self {
+            Self::Auto | Self::Direct => 8,
+            Self::Mapped => 4,
+        }
+    }
 }
 
 /// One plane of one block.

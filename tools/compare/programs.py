@@ -40,6 +40,8 @@ def build_ours():
 def build_baselines(names):
     """Has DeepSpeed compile its extensions now: under a memory limit its compiler would need hours."""
     if "deepspeed_pipelined" in names:
+        # ninja, which it calls, is beside the interpreter: found there even if the environment is not activated.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         build = ("from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder; "
                  "[builder().load(verbose=False) for builder in (AsyncIOBuilder, CPUAdamBuilder)]")
         subprocess.run([sys.executable, "-c", build], stdout=sys.stderr, check=True)

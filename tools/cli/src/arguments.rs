@@ -503,9 +503,9 @@ pub(crate) struct SweepArguments {
     /// Threads that compute, 1 to 1024 [default: one for each processor]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Threads that read and write blocks, 1 to 64
-    #[arg(long, value_name = "T", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) io_threads: u16,
+    /// Threads that read and write blocks, 1 to 64 [default: 8, on the mapped path 4]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) io_threads: Option<u16>,
     /// Bytes of a block's parameters, a power of two from 4KiB to 256MiB [default: 4MiB or less, by size and memory]
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub(crate) block_bytes: Option<u64>,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::machine;
 use super::raw_copy::BUFFER_BYTES;
-use super::sweep::{LimitKind, Measured, Round};
+use super::sweep::{LimitKind, Measured, Round, io_threads};
 use crate::arguments::{Path, SweepArguments};
 use crate::human::{bytes, counted, grouped, percent, seconds};
 
@@ -28,7 +28,7 @@ pub(super) fn to_json(arguments: &SweepArguments, measured: &Measured) -> Value 
         "state": arguments.state,
         "path": path(arguments.path),
         "threads": threads(arguments),
-        "io_threads": arguments.io_threads,
+        "io_threads": io_threads(arguments),
         "commit_every": arguments.commit_every,
         "steps": arguments.steps,
         "block_bytes": measured.block_bytes,

@@ -101,14 +101,24 @@ fn schema(arguments: &SweepArguments) -> Result<Schema, Failure> {
     Ok(schema)
 }
 
-fn options(arguments: &SweepArguments) -> Options {
-    let path = match arguments.path {
+fn io_path(arguments: &SweepArguments) -> IoPath {
+    match arguments.path {
         Path::Auto => IoPath::Auto,
         Path::Direct => IoPath::Direct,
         Path::Mapped => IoPath::Mapped,
-    };
-    let options =
-        Options::new().memory_budget(arguments.memory).io_path(path).io_threads(arguments.io_threads.into());
+    }
+}
+
+/// The I/O threads in force.
+pub(super) fn io_threads(arguments: &SweepArguments) -> usize {
+    arguments.io_threads.map_or_else(|| io_path(arguments).io_threads(), usize::from)
+}
+
+fn options(arguments: &SweepArguments) -> Options {
+    let options = Options::new()
+        .memory_budget(arguments.memory)
+        .io_path(io_path(arguments))
+        .io_threads(io_threads(arguments));
     match arguments.threads {
         Some(threads) => options.threads(threads.into()),
         None => options,
