@@ -72,7 +72,8 @@ pub enum IoPath {
 
 impl IoPath {
     /// Threads that read and write blocks unless [`Options::io_threads`](crate::Options::io_threads) says otherwise: 8, and
-    /// half as many where each has a block in the page cache, for which a limit of memory may leave little room.
+    /// half as many where each has a block in the page cache, for which a limit of memory may leave little room. (`Auto` keeps its 8
+    /// on a file system without direct I/O, which shows only when blocks are read.)
     ///
     /// ```
     /// use paramstore::IoPath;

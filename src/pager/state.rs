@@ -30,7 +30,7 @@ pub(crate) struct State {
     pub(super) queue: Arc<Queue<Completion>>,
     pub(super) path: IoPath,
     /// Whether blocks are read through the page cache.
-    pub(super) is_mapped: bool,
+    pub(super) is_cached: bool,
     /// Blocks whose scratch plane was written out in this step, with the checksum of it.
     pub(super) scratch: HashMap<BlockIndex, u32>,
     /// Reads that failed, told to whoever leases the block.
@@ -84,7 +84,7 @@ impl State {
             pool: Pool::new(settings.budget_bytes, super::block_bytes_max(&directory)),
             queue,
             path: settings.path,
-            is_mapped: settings.path == IoPath::Mapped,
+            is_cached: settings.path == IoPath::Mapped,
             scratch: HashMap::new(),
             failed: HashMap::new(),
             checked: Checked::default(),
@@ -160,10 +160,10 @@ impl State {
     /// Bytes of the budget that blocks on their way take if they can have them: more than the pool keeps for them where they are
     /// read through the page cache, for a block that is copied from there is on its way for longer.
     pub(super) fn wanted_streaming_bytes(&self) -> u64 {
-        const ENOUGH_BYTES_MAPPED: u64 = 128 << 20;
+        const ENOUGH_BYTES_CACHED: u64 = 128 << 20;
         let needed = self.pool.streaming_bytes();
-        if self.is_mapped {
-            needed.max(ENOUGH_BYTES_MAPPED.min(self.pool.budget_bytes() / 2))
+        if self.is_cached {
+            needed.max(ENOUGH_BYTES_CACHED.min(self.pool.budget_bytes() / 2))
         } else {
             needed
         }

@@ -45,7 +45,7 @@ pub struct Stats {
     /// Reads that went past the page cache.
     pub reads_direct: u64,
     /// Reads through the page cache, of blocks in a map or into memory.
-    pub reads_mapped: u64,
+    pub reads_cached: u64,
     /// Time spent waiting for reads.
     pub stall_read_ns: u64,
     /// Time spent waiting for writes to give memory back.
@@ -84,7 +84,7 @@ impl Stats {
             row_log_bytes_written: self.row_log_bytes_written.saturating_sub(earlier.row_log_bytes_written),
             row_blocks_folded: self.row_blocks_folded.saturating_sub(earlier.row_blocks_folded),
             reads_direct: self.reads_direct.saturating_sub(earlier.reads_direct),
-            reads_mapped: self.reads_mapped.saturating_sub(earlier.reads_mapped),
+            reads_cached: self.reads_cached.saturating_sub(earlier.reads_cached),
             stall_read_ns: self.stall_read_ns.saturating_sub(earlier.stall_read_ns),
             stall_write_ns: self.stall_write_ns.saturating_sub(earlier.stall_write_ns),
             stall_update_ns: self.stall_update_ns.saturating_sub(earlier.stall_update_ns),

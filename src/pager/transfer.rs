@@ -35,13 +35,7 @@ enum ReadFailure {
 /// Where the bytes of a frame come from.
 enum Source {
     Birth { birth: Birth, dtype: Dtype, elements: usize },
-    File { file: Arc<dyn Segment>, offset: u64, path: ReadPath, check: Check },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ReadPath {
-    Direct,
-    Cached,
+    File { file: Arc<dyn Segment>, offset: u64, caching: Caching, check: Check },
 }
 
 #[derive(Clone, Copy)]
@@ -73,8 +67,8 @@ impl State {
         self.stats.blocks_missed += 1;
         match &source {
             Source::Birth { .. } => self.stats.blocks_born += 1,
-            Source::File { path: ReadPath::Direct, .. } => self.stats.reads_direct += 1,
-            Source::File { path: ReadPath::Cached, .. } => self.stats.reads_mapped += 1,
+            Source::File { caching: Caching::Direct, .. } => self.stats.reads_direct += 1,
+            Source::File { caching: Caching::Cached, .. } => self.stats.reads_cached += 1,
         }
         self.set(key, Frame::Reading { bytes: buffer.len() });
         self.queue.submit_first(move || {
@@ -119,18 +113,17 @@ impl State {
     }
 
     fn file_source(&mut self, segment: usize, home: Home, offset: u64, check: Check) -> Result<Source> {
-        let (caching, path) = match self.path {
-            IoPath::Mapped => (Caching::Cached, ReadPath::Cached),
-            IoPath::Direct | IoPath::Auto => (Caching::Direct, ReadPath::Direct),
+        let mut caching = match self.path {
+            IoPath::Mapped => Caching::Cached,
+            IoPath::Direct | IoPath::Auto => Caching::Direct,
         };
         let mut file = self.store.segment(segment, home, caching)?;
-        let mut path = path;
         if self.path == IoPath::Auto && !file.is_direct() {
-            file = self.store.segment(segment, home, Caching::Cached)?;
-            path = ReadPath::Cached;
-            self.is_mapped = true;
+            caching = Caching::Cached;
+            file = self.store.segment(segment, home, caching)?;
+            self.is_cached = true;
         }
-        Ok(Source::File { file, offset, path, check })
+        Ok(Source::File { file, offset, caching, check })
     }
 
     /// Starts to write a changed frame into its home of the working generation; `keep` says whether it stays near.
@@ -244,17 +237,17 @@ fn fill_buffer(
     bytes: usize,
     padded: usize,
 ) -> (u64, Result<(), ReadFailure>) {
-    let Source::File { file, offset, path, check } = source else {
+    let Source::File { file, offset, caching, check } = source else {
         if let Source::Birth { birth, dtype, elements } = source {
             birth.fill(*dtype, *elements, buffer.get_mut(..bytes).unwrap_or_default());
         }
         return (0, Ok(()));
     };
-    let result = match path {
-        ReadPath::Direct => {
+    let result = match caching {
+        Caching::Direct => {
             file.read_at(buffer.get_mut(..padded).unwrap_or_default(), *offset).map_err(ReadFailure::Io)
         }
-        ReadPath::Cached => {
+        Caching::Cached => {
             let result = file.read_at(buffer.get_mut(..bytes).unwrap_or_default(), *offset);
             // The page cache keeps nothing of it: a limit of memory may count it, and then blocks drive each other out.
             file.forget(*offset, to_u64(padded));

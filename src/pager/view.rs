@@ -345,7 +345,7 @@ impl Pager {
         }
         let stats = &mut self.lock().stats;
         stats.bytes_read += to_u64(mapped);
-        stats.reads_mapped += to_u64(together.shown.len());
+        stats.reads_cached += to_u64(together.shown.len());
         let begin = together.begin * size;
         Ok(Bytes::InPlace(map, begin..begin + len))
     }
